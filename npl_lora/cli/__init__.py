@@ -1,0 +1,28 @@
+"""The command line. Thin: it parses, calls, and prints."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from .._extras import MissingExtraError
+from . import check
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="npl-lora", description="Check implementations of LoRA against a reference whose gradients are proved."
+    )
+    parser.add_argument("--version", action="version", version=f"npl-lora {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check.add_command(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except MissingExtraError as error:
+        print(f"npl-lora: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("npl-lora: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,124 @@
+"""npl-lora check: ask an implementation every case, judge the answers, and report."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .._extras import require
+from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.subjects import Subject
+from ..oracle.subjects.command import CommandSubject
+from ..oracle.subjects.shipped import SHIPPED, missing, missing_sentence
+
+_EXIT = {"pass": 0, "fail": 1, "error": 2}
+
+_DESCRIPTION = """\
+Ask an implementation of LoRA every case of every contract that it bears, and judge its answers.
+
+TARGET is one of
+  mine.py                     every function in the file that bears a contract's name
+  mine.py:f                   one function; its name is the contract, unless --contract gives it
+  package.module:attribute    importable code: a module, class, object or function
+  self, peft, loralib         a subject that ships with npl-lora
+With no target: self, and every shipped subject whose library is installed."""
+
+_EPILOG = f"""\
+contracts: {", ".join(CONTRACTS)}
+exit status: 0 all that was asked is right, 1 something is wrong, 2 nothing could be checked"""
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="check an implementation",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to check, see above")
+    parser.add_argument("--exec", metavar="COMMAND", dest="command", help="check a program: './mine {case} {result}'")
+    parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="ask this contract only")
+    parser.add_argument("--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)")
+    parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
+    parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+    parser.set_defaults(run=run)
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in DTYPES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(DTYPES)}")
+    return names
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check every target in turn, print a table for each, and return the exit status."""
+    require("rich", "cli", "the command line")
+    from .report import Screen
+
+    if arguments.command and arguments.targets:
+        return _refuse("--exec checks one program: give it or TARGET, not both")
+    if arguments.command and not arguments.contract:
+        return _refuse(f"--exec needs --contract, one of {', '.join(CONTRACTS)}")
+    screen = Screen()
+    reports = []
+    for name, opened in _openers(arguments):
+        report = _check_one(name, opened, arguments, screen)
+        screen.show(report)
+        reports.append(report)
+    if not arguments.command and not arguments.targets:
+        screen.not_installed([missing_sentence(name) for name in SHIPPED if missing(name)])
+    verdict = overall(reports)
+    if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
+        return _refuse(problem)
+    return _EXIT[verdict]
+
+
+def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subject]]]:
+    """The targets asked for, with what opens each."""
+    contract, timeout = arguments.contract, arguments.timeout
+    if arguments.command:
+        return [(arguments.command, lambda: CommandSubject(arguments.command, contract, timeout=timeout))]
+    targets = arguments.targets or [name for name in SHIPPED if not missing(name)]
+    return [(target, lambda target=target: open_subject(target, contract, timeout)) for target in targets]
+
+
+def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Namespace, screen) -> Report:
+    with screen.progress(name) as on_case:
+        try:
+            subject = opened()
+        except TargetError as error:
+            return Report(name, problem=str(error))
+        try:
+            return check(subject, dtypes=arguments.dtype, contract=arguments.contract, on_case=on_case)
+        finally:
+            subject.close()
+
+
+def _write_json(file: Path, reports: list[Report], verdict: str) -> str:
+    """Write the report; return what went wrong, or nothing."""
+    bodies = [report.as_json() for report in reports]
+    whole = bodies[0] if len(bodies) == 1 else {"protocol": 1, "verdict": verdict, "targets": bodies}
+    try:
+        file.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        return f"--json {file}: {error.strerror}"
+    return ""
+
+
+def _refuse(sentence: str) -> int:
+    print(f"npl-lora check: {sentence}", file=sys.stderr)
+    return 2

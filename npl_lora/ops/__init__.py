@@ -1,0 +1,54 @@
+"""The definition: LoRA and what surrounds it, one op a file, forward and pullback side by side.
+
+For reading and trusting, not for speed. Every op is a pure function that returns its value and its pullback (see
+`_interface`); nothing but NumPy, or whatever array namespace the inputs come from, lies below. Reading order: linear,
+lora_linear, merge, embedding, lora_embedding, dropout, softmax, attention, rope, lora_attention; then the rest.
+"""
+
+from ._interface import Pullback
+from .attention import attention
+from .cross_entropy import cross_entropy
+from .dropout import dropout
+from .embedding import embedding
+from .gated_mlp import gated_mlp
+from .gelu import gelu, gelu_tanh
+from .glu import glu
+from .layer_norm import layer_norm
+from .linear import linear
+from .lora_attention import lora_attention
+from .lora_embedding import lora_embedding
+from .lora_linear import lora_linear
+from .lora_mlp import lora_mlp
+from .mean_squared_error import mean_squared_error
+from .merge import merge, unmerge
+from .relu import relu
+from .rms_norm import rms_norm
+from .rope import rope
+from .silu import silu
+from .softmax import softmax
+
+__all__ = [
+    "Pullback",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gated_mlp",
+    "gelu",
+    "gelu_tanh",
+    "glu",
+    "layer_norm",
+    "linear",
+    "lora_attention",
+    "lora_embedding",
+    "lora_linear",
+    "lora_mlp",
+    "mean_squared_error",
+    "merge",
+    "relu",
+    "rms_norm",
+    "rope",
+    "silu",
+    "softmax",
+    "unmerge",
+]

@@ -1,0 +1,114 @@
+"""Bad input is refused at the door, with one sentence: the argument's name, what was expected, what came.
+
+The letters in shapes are the same everywhere: N tokens, B batch, T positions, H heads, G key/value heads, D head size,
+S key positions, V vocabulary, r rank, in, out, C width, F inner width. "..." stands for any leading axes.
+"""
+
+import math
+from typing import Any
+
+_KINDS = {
+    "number": ("a floating or complex dtype", ("real floating", "complex floating")),
+    "integer": ("an integer dtype", ("integral",)),
+    "bool": ("a bool dtype", ("bool",)),
+}
+
+
+def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
+    """Check arrays against shapes written in letters; return their namespace and the sizes of the letters.
+
+    Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and an array that
+    is None is absent. A letter is bound where it first occurs and must agree after that:
+    `A has shape (16, 8), expected (r, in) = (8, 16)`. A tuple in place of the letters is an exact shape, None any shape.
+    """
+    sizes: dict[str, Any] = {}
+    namespace = None
+    for name, (array, shape, *rest) in arguments.items():
+        if array is None:
+            continue
+        namespace = _namespace(name, array, namespace)
+        _check_kind(name, array, namespace, rest[0] if rest else "number")
+        if shape is not None:
+            _check_shape(name, array, shape, sizes)
+    return namespace, sizes
+
+
+def _namespace(name: str, array: Any, seen: Any) -> Any:
+    if not hasattr(array, "__array_namespace__"):
+        raise TypeError(f"{name} is a {type(array).__name__}, expected an array")
+    namespace = array.__array_namespace__()
+    if seen is not None and namespace is not seen:
+        raise TypeError(f"{name} is an array of {namespace.__name__}, expected one of {seen.__name__} like the others")
+    return namespace
+
+
+def _check_kind(name: str, array: Any, xp: Any, kind: str) -> None:
+    if kind == "number" and array.dtype == object:  # Python integers, for exact checks
+        return
+    expected, kinds = _KINDS[kind]
+    if not xp.isdtype(array.dtype, kinds):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {expected}")
+
+
+def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> None:
+    got = tuple(array.shape)
+    if isinstance(shape, tuple):
+        if got != shape:
+            raise ValueError(f"{name} has shape {got}, expected {shape}")
+        return
+    letters = shape.split()
+    fixed = [letter for letter in letters if letter != "..."]
+    leading = got[: len(got) - len(fixed)] if "..." in letters else ()
+    fits = len(got) == len(leading) + len(fixed) and ("..." not in letters or sizes.get("...", leading) == leading)
+    for letter, size in zip(fixed, got[len(leading) :], strict=False):
+        fits = fits and sizes.get(letter, size) == size
+    if not fits:
+        raise ValueError(f"{name} has shape {got}, expected ({', '.join(letters)}) = {_known(letters, sizes)}")
+    sizes.update(zip(fixed, got[len(leading) :], strict=True))
+    if "..." in letters:
+        sizes["..."] = leading
+
+
+def _known(letters: list[str], sizes: dict[str, Any]) -> str:
+    known = [", ".join(map(str, sizes[a])) if a == "..." and a in sizes else str(sizes.get(a, a)) for a in letters]
+    return f"({', '.join(part for part in known if part)}{',' if len(letters) == 1 else ''})"
+
+
+def check_number(name: str, value: Any) -> Any:
+    """A Python number: a NumPy scalar would decide the dtype of what it multiplies."""
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float, complex)):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, expected a finite number")
+    return value
+
+
+def check_integer(name: str, value: Any, at_least: int | None = None, below: int | None = None) -> int:
+    """A Python integer in at_least <= value < below."""
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected an integer")
+    if (at_least is not None and value < at_least) or (below is not None and value >= below):
+        low = "" if at_least is None else f"{at_least} <= "
+        high = "" if below is None else f" < {below}"
+        raise ValueError(f"{name} is {value}, expected {low}{name}{high}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Any) -> Any:
+    """One of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_ids(name: str, ids: Any, size: int, xp: Any) -> None:
+    """Every entry in 0 <= id < size. A negative index would silently count from the end."""
+    if math.prod(ids.shape) == 0:
+        return
+    low, high = int(xp.min(ids)), int(xp.max(ids))
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} has values from {low} to {high}, expected 0 <= {name} < {size}")

@@ -1,0 +1,59 @@
+"""rope: rotary position embedding. Pairs of coordinates are turned by an angle that grows with the position.
+
+    phi = p theta^(-2i / D)     for position p and pair i < D/2
+    y_a = x_a cos phi - x_b sin phi
+    y_b = x_b cos phi + x_a sin phi
+
+Pair i is (a, b) = (i, i + D/2) in the half-rotation layout (Llama in Hugging Face's files, GPT-NeoX) and (2i, 2i + 1) in
+the interleaved one (the paper, Meta's files, GPT-J). They differ by a permutation of the rows of W_q and W_k.
+
+Derivation. y = R x with R a rotation for each pair, constant in x. So dx = R^T dy, the rotation by -phi: the same formula
+with sin negated.
+
+Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
+"""
+
+from ._checks import check_inputs, check_integer, check_number
+from ._interface import Array, Pullback
+from ._namespace import rotary_dtype, table_for
+
+
+def rope(
+    x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool = False
+) -> tuple[Array, Pullback]:
+    """y = x with each pair of coordinates turned by its position's angle.
+
+    x (..., T, D), D even -> y (..., T, D). Positions run from start. theta: the base of the frequencies.
+    Angles are computed in float64 (longdouble for longdouble) and their cos and sin rounded to x's dtype.
+    The pullback differentiates x. Raises ValueError for an odd D.
+    """
+    xp, n = check_inputs(x=(x, "... T D"))
+    theta = check_number("theta", theta)
+    check_integer("start", start)
+    if n["D"] % 2:
+        raise ValueError(f"x has head size D = {n['D']}, expected an even one")
+    cos, sin = _tables(xp, x, n["T"], n["D"], theta, start)
+    y = _rotate(xp, x, cos, sin, interleaved)
+
+    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+        return {"x": _rotate(xp, dy, cos, -sin, interleaved)} if "x" in wrt else {}
+
+    return y, Pullback(backward, y, inputs=("x",))
+
+
+def _tables(xp: Array, x: Array, T: int, D: int, theta: float, start: int) -> tuple[Array, Array]:
+    """cos phi and sin phi, (T, D/2) each."""
+    dtype = rotary_dtype(x)
+    frequency = float(theta) ** (xp.arange(D // 2, dtype=dtype) * (-2.0 / D))
+    position = xp.arange(T, dtype=dtype) + start
+    phi = xp.expand_dims(position, axis=1) * xp.expand_dims(frequency, axis=0)
+    return table_for(xp.cos(phi), x), table_for(xp.sin(phi), x)
+
+
+def _rotate(xp: Array, u: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
+    half = u.shape[-1] // 2
+    if interleaved:
+        a, b = u[..., 0::2], u[..., 1::2]
+        return xp.reshape(xp.stack((a * cos - b * sin, b * cos + a * sin), axis=-1), u.shape)
+    a, b = u[..., :half], u[..., half:]
+    return xp.concat((a * cos - b * sin, b * cos + a * sin), axis=-1)

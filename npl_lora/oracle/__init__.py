@@ -1,0 +1,27 @@
+"""The oracle: contracts and cases, subjects, tolerance, verdicts and reports.
+
+    from npl_lora.oracle import check, open_subject
+    report = check(open_subject("mine.py"))
+    report.verdict            # "pass", "fail" or "error"
+
+Reading order: case, contracts/lora_linear, rounding, judge, check, subjects.
+"""
+
+from .case import Case
+from .check import DTYPES, CaseReport, ContractReport, Report, check, overall
+from .contracts import CONTRACTS
+from .subjects import TargetError
+from .subjects.shipped import open_subject
+
+__all__ = [
+    "CONTRACTS",
+    "DTYPES",
+    "Case",
+    "CaseReport",
+    "ContractReport",
+    "Report",
+    "TargetError",
+    "check",
+    "open_subject",
+    "overall",
+]

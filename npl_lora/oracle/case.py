@@ -1,0 +1,33 @@
+"""A case: one concrete question put to a subject. Named arrays and a configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Case:
+    """`case["x"]` is a NumPy array, `"mask" in case` tells whether an optional one is there, `case.config` is a dict.
+
+    contract: what is asked, "lora_linear" for one. id: names the case within all contracts. dtype: the name of the
+    floating dtype that the arrays are stored in and that the answers are judged by.
+    """
+
+    contract: str
+    id: str
+    dtype: str
+    config: dict[str, Any]
+    arrays: Mapping[str, np.ndarray] = field(repr=False)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.arrays
+
+    def copy(self) -> "Case":
+        """The same case on writable copies, to be given away."""
+        arrays = {name: array.copy() for name, array in self.arrays.items()}
+        return Case(self.contract, self.id, self.dtype, dict(self.config), arrays)

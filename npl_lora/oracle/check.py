@@ -1,0 +1,122 @@
+"""Checking a subject: every case of every contract that it bears, one by one, and the report of it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .case import Case
+from .contracts import CONTRACTS
+from .judge import OutputVerdict, judge, right_answer
+from .subjects import Answer, Subject
+
+DTYPES = ("float64", "float32", "float16")
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """One case's verdict ("pass", "fail" or "absent"), one line of what there is to say, and each output's verdict."""
+
+    id: str
+    dtype: str
+    verdict: str
+    message: str
+    outputs: dict[str, OutputVerdict] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        outputs = {
+            name: {"verdict": o.verdict, "error": o.error, "allowed": o.allowed, "note": o.note}
+            for name, o in self.outputs.items()
+        }
+        return {"id": self.id, "dtype": self.dtype, "verdict": self.verdict, "message": self.message, "outputs": outputs}
+
+
+@dataclass(frozen=True)
+class ContractReport:
+    """A contract's cases. It fails when one fails, is absent when all are, and passes else."""
+
+    contract: str
+    cases: tuple[CaseReport, ...]
+
+    @property
+    def verdict(self) -> str:
+        return _overall([case.verdict for case in self.cases], nothing="absent")
+
+    def as_json(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, "diagnosis": [], "cases": [case.as_json() for case in self.cases]}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A target's contracts. Its verdict is "error" when nothing could be checked; `problem` says why, if it is known."""
+
+    target: str
+    contracts: tuple[ContractReport, ...] = ()
+    problem: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return _overall([contract.verdict for contract in self.contracts], nothing="error")
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as the protocol has it."""
+        contracts = {contract.contract: contract.as_json() for contract in self.contracts}
+        report = {"protocol": 1, "target": self.target, "verdict": self.verdict, "diagnosis": [], "contracts": contracts}
+        return {**report, "message": self.problem} if self.problem else report
+
+
+def _overall(verdicts: Iterable[str], nothing: str) -> str:
+    verdicts = set(verdicts)
+    return "fail" if "fail" in verdicts else "pass" if "pass" in verdicts else nothing
+
+
+def overall(reports: Iterable[Report]) -> str:
+    """The verdict on several targets: one that could not be checked at all is an error, unless another is wrong."""
+    verdicts = {report.verdict for report in reports}
+    return "fail" if "fail" in verdicts else "error" if "error" in verdicts or not verdicts else "pass"
+
+
+def check(
+    subject: Subject,
+    *,
+    dtypes: Iterable[str] = DTYPES,
+    contract: str | None = None,
+    on_case: Callable[[str, str, int, int], None] | None = None,
+) -> Report:
+    """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
+
+    on_case(target, case id, cases done, cases in all) is called before each case.
+    """
+    names, dtypes = [name for name in subject.contracts if contract in (None, name)], tuple(dtypes)
+    if not names:
+        return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
+    asked = {name: [case for dtype in dtypes for case in CONTRACTS[name].cases(dtype)] for name in names}
+    total, done = sum(map(len, asked.values())), 0
+    contracts = []
+    for name, cases in asked.items():
+        reports = []
+        for case in cases:
+            if on_case is not None:
+                on_case(subject.name, case.id, done, total)
+            reports.append(check_case(case, subject.ask(case)))
+            done += 1
+        proof = getattr(subject, "proof", None)  # only the package's own ops have one
+        reports.extend(proof(name) if proof is not None else ())
+        contracts.append(ContractReport(name, tuple(reports)))
+    return Report(subject.name, tuple(contracts))
+
+
+def check_case(case: Case, answer: Answer) -> CaseReport:
+    """Judge what came back for a case: each call's outputs, the first that fails deciding."""
+    if answer.absent is not None:
+        return CaseReport(case.id, case.dtype, "absent", answer.absent or "not supported")
+    if answer.error is not None or not answer.outputs:
+        return CaseReport(case.id, case.dtype, "fail", answer.error or "no answer")
+    right = right_answer(case)
+    for call, outputs in enumerate(answer.outputs):
+        verdicts = judge(case, right, outputs)
+        failed = [name for name, output in verdicts.items() if output.verdict != "pass"]
+        if failed:
+            again = "a second call differs: " if call else ""
+            message = again + "; ".join(f"{name}: {verdicts[name].note}" for name in failed)
+            return CaseReport(case.id, case.dtype, "fail", message, verdicts)
+    return CaseReport(case.id, case.dtype, "pass", "", verdicts)

@@ -1,0 +1,23 @@
+"""Contracts: what an implementation can be asked to do, one a file.
+
+Each file holds a contract's cases and its right answer. The answer is a composition of ops, so it runs on NumPy arrays
+(the right values), on complex ones (derivatives) and on error-carrying ones (how far a right answer may be off).
+"""
+
+from . import cross_entropy, lora_attention, lora_embedding, lora_linear, lora_merge, lora_mlp, train_steps
+from ._contract import Contract
+
+CONTRACTS: dict[str, Contract] = {
+    contract.name: contract
+    for contract in (
+        lora_linear.CONTRACT,
+        lora_merge.CONTRACT,
+        lora_embedding.CONTRACT,
+        lora_attention.CONTRACT,
+        lora_mlp.CONTRACT,
+        cross_entropy.CONTRACT,
+        train_steps.CONTRACT,
+    )
+}
+
+__all__ = ["CONTRACTS", "Contract"]

@@ -1,0 +1,49 @@
+"""cross_entropy: the loss of next-token prediction over an accumulation window, and its gradient."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ... import ops
+from ._contract import Array, Config, Contract, Draw
+
+
+def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
+    """Position t predicts the label at t + 1."""
+    return ops.cross_entropy(
+        arrays["logits"][:, :-1, :], arrays["labels"][:, 1:], ignore_index=config["ignore_index"]
+    )
+
+
+def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+    """loss, dlogits. How the batch is cut into micro-batches does not change what is right."""
+    loss, pullback = forward(arrays, config)
+    xp, last = arrays["logits"].__array_namespace__(), arrays["logits"][:, -1:, :]
+    return {"loss": loss, "dlogits": xp.concat((pullback(1.0)["logits"], xp.zeros_like(last)), axis=1)}
+
+
+def _batch(
+    draw: Draw, B: int, T: int, V: int, ignored: list[list[int]], config: Config
+) -> tuple[dict[str, np.ndarray], Config]:
+    """ignored: for each batch row, the positions whose label does not count."""
+    labels = draw.rng.integers(0, V, size=(B, T))
+    for row, positions in enumerate(ignored):
+        labels[row, positions] = config["ignore_index"]
+    return {"logits": draw.normal(B, T, V, std=2.0), "labels": labels}, config
+
+
+def _config(ignore_index: int, accumulation: int) -> Config:
+    return {"ignore_index": ignore_index, "accumulation": accumulation}
+
+
+CONTRACT = Contract(
+    "cross_entropy",
+    answer,
+    {
+        "ignored": lambda draw: _batch(draw, 2, 5, 7, [[0, 3], [1]], _config(-100, 1)),
+        "accumulated": lambda draw: _batch(draw, 4, 5, 9, [[2, 3, 4], [], [1], [0]], _config(-100, 2)),
+        "empty-micro-batch": lambda draw: _batch(draw, 4, 4, 6, [[1, 2, 3], [1, 2, 3], [2], []], _config(-1, 2)),
+        "nothing-counts": lambda draw: _batch(draw, 2, 3, 5, [[1, 2], [0, 1, 2]], _config(-100, 1)),
+    },
+    forward,
+)

@@ -1,0 +1,77 @@
+"""lora_attention: self-attention with LoRA on q, k, v and o, forward and backward."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ... import ops
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, scale
+
+
+def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
+    how = {name: config[name] for name in ("n_heads", "n_kv_heads", "causal", "rope_theta")}
+    return ops.lora_attention(**inputs(arrays), scale=scale(config), **how)
+
+
+def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+    """y, dx and dA_n, dB_n for n of q, k, v, o."""
+    y, pullback = forward(arrays, config)
+    return {"y": y, **gradients(pullback(arrays["dy"]))}
+
+
+def _block(
+    draw: Draw, B: int, T: int, C: int, D: int, hidden: list[list[int]] | None, **config: Any
+) -> tuple[dict[str, np.ndarray], Config]:
+    """hidden: for each batch row, the positions whose keys may not be seen.
+
+    Weights of q and k are half the usual size: scores of a few units keep the softmax from saturating, and so its errors,
+    and with them what must be allowed, small.
+    """
+    q, kv = config["n_heads"] * D, config["n_kv_heads"] * D
+    arrays = {"x": draw.normal(B, T, C)}
+    for n, (out, in_) in {"q": (q, C), "k": (kv, C), "v": (kv, C), "o": (C, q)}.items():
+        small = 0.5 if n in "qk" else 1.0
+        arrays[f"W{n}"] = draw.normal(out, in_, std=small * in_**-0.5)
+        arrays[f"A_{n}"] = draw.normal(config["r"], in_, std=in_**-0.5)
+        arrays[f"B_{n}"] = draw.normal(out, config["r"], std=small * config["r"] ** -0.5)
+    arrays["dy"] = draw.normal(B, T, C)
+    if hidden is not None:
+        arrays["key_mask"] = np.asarray([[t not in row for t in range(T)] for row in hidden])
+    return arrays, config
+
+
+def _causal_rope(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    config = lora(3, 2, n_heads=4, n_kv_heads=2, causal=True, rope_theta=10000.0)
+    return _block(draw, 2, 5, 9, 4, None, **config)
+
+
+def _padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    """Padding on the right of one row and within another: every query sees a key."""
+    config = lora(2, 3, use_rslora=True, n_heads=4, n_kv_heads=2, causal=True, rope_theta=500.0)
+    return _block(draw, 3, 4, 7, 4, [[3], [], [1, 2]], **config)
+
+
+def _left_padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    """Padding on the left: the first queries of the row may see no key, and give zeros before Wo."""
+    config = lora(2, 3, n_heads=2, n_kv_heads=1, causal=True, rope_theta=10000.0)
+    return _block(draw, 2, 4, 7, 4, [[0, 1], []], **config)
+
+
+def _bidirectional(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    """No rope, no causal mask, as many key/value heads as heads in three groups of one."""
+    config = lora(3, 4, n_heads=3, n_kv_heads=3, causal=False, rope_theta=None)
+    return _block(draw, 2, 4, 8, 2, [[], [0, 3]], **config)
+
+
+CONTRACT = Contract(
+    "lora_attention",
+    answer,
+    {
+        "causal-rope": _causal_rope,
+        "padded-rslora": _padded,
+        "left-padded": _left_padded,
+        "bidirectional": _bidirectional,
+    },
+    forward,
+)

@@ -1,0 +1,39 @@
+"""lora_embedding: a table of tokens with LoRA, forward and backward."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ... import ops
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, scale
+
+
+def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
+    return ops.lora_embedding(**inputs(arrays), scale=scale(config), padding_idx=config["padding_idx"])
+
+
+def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+    """y, dA, dB."""
+    y, pullback = forward(arrays, config)
+    return {"y": y, **gradients(pullback(arrays["dy"]))}
+
+
+def _table(draw: Draw, ids: list, V: int, D: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
+    """The ids repeat within a row and across rows, and the padding token is among them."""
+    r, tokens = config["r"], np.asarray(ids, dtype=np.int64)
+    A, B = draw.normal(r, V), draw.normal(D, r, std=r**-0.5)
+    return {"ids": tokens, "E": draw.normal(V, D), "A": A, "B": B, "dy": draw.normal(*tokens.shape, D)}, config
+
+
+_ROWS = [[3, 0, 3, 7, 10], [1, 3, 0, 0, 9]]
+
+CONTRACT = Contract(
+    "lora_embedding",
+    answer,
+    {
+        "repeated-ids": lambda draw: _table(draw, _ROWS, 11, 6, lora(4, 10, padding_idx=None)),
+        "padding-rslora": lambda draw: _table(draw, _ROWS, 11, 7, lora(3, 2, use_rslora=True, padding_idx=0)),
+        "padding-inside": lambda draw: _table(draw, [5, 2, 5, 5, 2, 8], 9, 5, lora(2, 5, padding_idx=5)),
+    },
+    forward,
+)

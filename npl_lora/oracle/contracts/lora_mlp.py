@@ -1,0 +1,38 @@
+"""lora_mlp: the gated MLP with LoRA on all three projections, forward and backward."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ... import ops
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, scale
+
+
+def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
+    return ops.lora_mlp(**inputs(arrays), scale=scale(config), activation=config["activation"])
+
+
+def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+    """y, dx and dA_n, dB_n for n of gate, up, down."""
+    y, pullback = forward(arrays, config)
+    return {"y": y, **gradients(pullback(arrays["dy"]))}
+
+
+def _block(draw: Draw, leading: tuple[int, ...], C: int, F: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
+    arrays = {"x": draw.normal(*leading, C)}
+    for n, (out, in_) in {"gate": (F, C), "up": (F, C), "down": (C, F)}.items():
+        arrays[f"W_{n}"] = draw.weight(out, in_)
+        arrays[f"A_{n}"], arrays[f"B_{n}"] = draw.factors(out, in_, config["r"])
+    return {**arrays, "dy": draw.normal(*leading, C)}, config
+
+
+CONTRACT = Contract(
+    "lora_mlp",
+    answer,
+    {
+        "silu": lambda draw: _block(draw, (2, 3), 7, 10, lora(3, 2, activation="silu")),
+        "gelu-rslora": lambda draw: _block(draw, (5,), 8, 11, lora(2, 3, use_rslora=True, activation="gelu")),
+        "gelu-tanh": lambda draw: _block(draw, (2, 2), 9, 6, lora(4, 6, activation="gelu_tanh")),
+    },
+    forward,
+)

@@ -1,0 +1,78 @@
+"""train_steps: a few optimiser steps on A and B, with accumulation."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ... import ops
+from ...training import AdamWState, adamw, sgd
+from ._contract import Array, Config, Contract, Draw, lora, scale
+
+Gradients = Callable[[Array, Array, Array, Array, Array, float], tuple[Array, Array, Array]]
+
+
+def loss_and_pullback(
+    X: Array, Y: Array, W: Array, A: Array, B: Array, s: float
+) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+    """The mean squared error over all elements of X (k, N, in) and Y (k, N, out); its pullback to A and B."""
+    prediction, layer_pullback = ops.lora_linear(X, W, A, B, scale=s)
+    loss, loss_pullback = ops.mean_squared_error(prediction, Y)
+    return loss, lambda dloss: layer_pullback(loss_pullback(dloss)["prediction"], wrt=("A", "B"))
+
+
+def loss_and_gradients(X: Array, Y: Array, W: Array, A: Array, B: Array, s: float) -> tuple[Array, Array, Array]:
+    """loss, dA, dB, from the pullbacks."""
+    loss, pullback = loss_and_pullback(X, Y, W, A, B, s)
+    grads = pullback(1.0)
+    return loss, grads["A"], grads["B"]
+
+
+def answer(
+    arrays: Mapping[str, Array], config: Config, gradients: Gradients = loss_and_gradients
+) -> dict[str, Array]:
+    """losses, each before its step; A_after, B_after, W_after. gradients: whoever computes them."""
+    X, Y, W, A, B = (arrays[name] for name in ("X", "Y", "W", "A", "B"))
+    xp = X.__array_namespace__()
+    state = {"A": AdamWState(), "B": AdamWState()}
+    losses = []
+    for start in range(0, X.shape[0], config["accumulation"]):
+        window = slice(start, start + config["accumulation"])
+        loss, dA, dB = gradients(X[window], Y[window], W, A, B, scale(config))
+        losses.append(loss)
+        A, state["A"] = _step(A, dA, state["A"], config)
+        B, state["B"] = _step(B, dB, state["B"], config)
+    return {"losses": xp.stack(tuple(losses), axis=0), "A_after": A, "B_after": B, "W_after": W}
+
+
+def _step(p: Array, g: Array, state: AdamWState, config: Config) -> tuple[Array, AdamWState]:
+    if config["optimizer"] == "sgd":
+        return sgd(p, g, lr=config["lr"], weight_decay=config["weight_decay"]), state
+    how = {name: config[name] for name in ("lr", "weight_decay", "betas", "eps")}
+    return adamw(p, g, state, **how)
+
+
+def _run(draw: Draw, K: int, N: int, out: int, in_: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
+    A, B = draw.factors(out, in_, config["r"])
+    X, Y = draw.normal(K, N, in_), draw.normal(K, N, out, std=2.0)
+    return {"X": X, "Y": Y, "W": draw.weight(out, in_), "A": A, "B": B}, config
+
+
+def _optimizer(name: str, lr: float, weight_decay: float, accumulation: int) -> Config:
+    """Rates and betas are dyadic: they are the same number in every dtype."""
+    how = {"optimizer": name, "lr": lr, "weight_decay": weight_decay, "accumulation": accumulation}
+    return {**how, "betas": [0.875, 0.96875], "eps": 2.0**-12}
+
+
+CONTRACT = Contract(
+    "train_steps",
+    answer,
+    {
+        "sgd": lambda draw: _run(draw, 3, 4, 6, 5, {**lora(2, 3), **_optimizer("sgd", 0.125, 0.25, 1)}),
+        "sgd-accumulated": lambda draw: _run(
+            draw, 4, 3, 5, 7, {**lora(3, 2, use_rslora=True), **_optimizer("sgd", 0.25, 0.125, 2)}
+        ),
+        "adamw-accumulated": lambda draw: _run(
+            draw, 4, 4, 6, 5, {**lora(2, 3), **_optimizer("adamw", 0.0625, 0.25, 2)}
+        ),
+    },
+)

@@ -1,0 +1,343 @@
+"""Arrays that carry the rounding error of whoever else computed them.
+
+How far may a right answer in float16 be from the exact one? Run the ops themselves on arrays that hold, for each number,
+
+    value       the number, in float64
+    size        the same expression with every term taken in absolute value
+    error       a bound of |what a right implementation has there - value|
+    variance    of that difference, if every rounding is an independent draw
+
+The ops take their functions from their arrays, so nothing of LoRA's mathematics is repeated here: this file knows how
+each elementary operation passes errors on, and what it adds. To first order, with u the unit roundoff of stored values
+and v that of sums:
+
+                error                                                variance
+    a + b       error_a + error_b                  + u size          var_a + var_b                    + (u value)^2 / 3
+    a b         error_a size_b + size_a error_b    + u size          b^2 var_a + a^2 var_b            + (u value)^2 / 3
+    sum_K a_k   sum of the errors                  + (K v + u) size  sum of the variances + K v^2 sum a_k^2 + (u value)^2 / 3
+    f(a)        |f'| error_a                       + 4u |f(a)|       f'^2 var_a                       + (4u f(a))^2 / 3
+    c a         |c| error_a                        + 2u size         c^2 var_a + 2 (u c a)^2 / 3
+
+and the least subnormal number for every store. Elementary functions are taken to be good to 2 units in the last place.
+
+`error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 3.1
+and 3.5). `size` stands where the textbook's running bound has |value|: that makes it hold for every order of summation
+and association, x (W + s B A)^T included, and not only for the op's own. Through one or two products it is sharp. Through a
+whole attention block it multiplies worst cases that never meet, and allows a hundred per cent in float32.
+
+`variance` is what happens (Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019: errors grow
+like the root of the number of roundings). A right answer is allowed `Precision.deviations` = 12 standard deviations. Of
+the 10^4 numbers that a check looks at the worst lies at 4; the other factor of 3 is for roundings that are not
+independent (alpha / sqrt(r), rounded once, moves every term of a sum the same way: by at most the root of the number of
+terms more, 15 here) and for other associations.
+
+What is allowed is the smaller of `Precision.margin` * error and `deviations` * sqrt(variance). The number of stores differs
+between associations: with s B A = (sqrt(s) B)(sqrt(s) A), both roots rounded and both products stored, the low-rank term
+is rounded 8 times where the op rounds 6 times; no association within the protocol that we know of needs twice as many,
+and margin = 2 covers them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_HOPELESS = 1e30  # a worst case beyond this says nothing; kept finite, for 0 times infinity is not a number
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic that a right implementation may use for a case: see "Right" in the protocol.
+
+    store: the unit roundoff of stored values. tiny: the most that underflow takes from one. accumulate: the unit
+    roundoff of sums, float32's at least; twice as much for float16, for accumulators of matrix units truncate.
+    """
+
+    store: float
+    tiny: float
+    accumulate: float
+    margin: float = 2.0
+    deviations: float = 12.0
+
+
+PRECISIONS = {
+    "float64": Precision(2.0**-53, 2.0**-1074, 2.0**-53),
+    "float32": Precision(2.0**-24, 2.0**-150, 2.0**-24),
+    "float16": Precision(2.0**-11, 2.0**-25, 2.0**-23),
+}
+
+
+class Rounded:
+    """One array with its rounding errors. Integers and booleans are exact: their size, error and variance are None."""
+
+    __array_priority__ = 1000.0
+
+    def __init__(self, xp: "RoundingNamespace", value: Any, size: Any = None, error: Any = None, var: Any = None) -> None:
+        self.xp = xp
+        self.value = np.asarray(value)
+        self.size = size
+        self.error = error
+        self.var = var
+
+    def __array_namespace__(self, api_version: str | None = None) -> "RoundingNamespace":
+        return self.xp
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.value.ndim
+
+    @property
+    def dtype(self) -> Any:
+        return self.value.dtype
+
+    @property
+    def T(self) -> "Rounded":
+        return self.xp._each(np.transpose, self)
+
+    @property
+    def mT(self) -> "Rounded":
+        return self.xp._each(np.matrix_transpose, self)
+
+    def __getitem__(self, key: Any) -> "Rounded":
+        return self.xp._each(lambda t: t[key], self)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def _exact(self, value: Any) -> "Rounded":
+        return Rounded(self.xp, value)
+
+    def __eq__(self, other: object) -> "Rounded":  # type: ignore[override]
+        return self._exact(self.value == _value(other))
+
+    def __ne__(self, other: object) -> "Rounded":  # type: ignore[override]
+        return self._exact(self.value != _value(other))
+
+    def __lt__(self, other: Any) -> "Rounded":
+        return self._exact(self.value < _value(other))
+
+    def __le__(self, other: Any) -> "Rounded":
+        return self._exact(self.value <= _value(other))
+
+    def __gt__(self, other: Any) -> "Rounded":
+        return self._exact(self.value > _value(other))
+
+    def __ge__(self, other: Any) -> "Rounded":
+        return self._exact(self.value >= _value(other))
+
+    def __and__(self, other: Any) -> "Rounded":
+        return self._exact(self.value & _value(other))
+
+    def __neg__(self) -> "Rounded":
+        return Rounded(self.xp, -self.value, self.size, self.error, self.var)
+
+    def __add__(self, other: Any) -> "Rounded":
+        if self.size is None:
+            return self._exact(self.value + _value(other))
+        b = self.xp._lift(other)
+        return self.xp._stored(self.value + b.value, self.size + b.size, self.error + b.error, self.var + b.var)
+
+    def __sub__(self, other: Any) -> "Rounded":
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> "Rounded":
+        return -self + other
+
+    def __mul__(self, other: Any) -> "Rounded":
+        b = self.xp._lift(other)
+        error = self.size * b.error + self.error * b.size + self.error * b.error
+        var = self.value**2 * b.var + self.var * b.value**2 + self.var * b.var
+        return self.xp._stored(self.value * b.value, self.size * b.size, error, var)
+
+    def __truediv__(self, other: Any) -> "Rounded":
+        b = self.xp._lift(other)
+        value, size, divisor = self.value / b.value, self.size / np.abs(b.value), np.abs(b.value)
+        error = (self.error + size * b.error) / np.where(b.error < divisor, divisor - b.error, _HOPELESS**-1)
+        var = (self.var + value**2 * b.var) / divisor**2
+        return self.xp._stored(value, size, error, var)
+
+    def __rtruediv__(self, other: Any) -> "Rounded":
+        return self.xp._lift(other) / self
+
+    def __rpow__(self, base: float) -> "Rounded":
+        value, log_base = base**self.value, abs(math.log(base))
+        return self.xp._function(value, value * np.expm1(log_base * self.error), (value * log_base) ** 2 * self.var)
+
+    def __matmul__(self, other: "Rounded") -> "Rounded":
+        a, b, K = self, other, self.shape[-1]
+        size = a.size @ b.size
+        error = a.size @ b.error + a.error @ b.size + a.error @ b.error + self.xp._sum_error(K, size)
+        squares = (a.value**2) @ (b.value**2)
+        var = (a.value**2) @ b.var + a.var @ (b.value**2) + a.var @ b.var + self.xp._sum_variance(K, squares)
+        return self.xp._stored(a.value @ b.value, size, error, var)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+def _value(other: Any) -> Any:
+    return other.value if isinstance(other, Rounded) else other
+
+
+class RoundingNamespace:
+    """The functions of the array API that the ops use, on Rounded arrays of one precision."""
+
+    __name__ = "rounding"
+    float32, float64, int64, bool = np.float32, np.float64, np.int64, np.bool_
+    isdtype, finfo = staticmethod(np.isdtype), staticmethod(np.finfo)
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
+
+    # Making arrays
+
+    def exact(self, array: np.ndarray) -> Rounded:
+        """An input: a number that both sides were given exactly."""
+        if array.dtype.kind in "biu":
+            return Rounded(self, array)
+        value = array.astype(np.float64)
+        return Rounded(self, value, np.abs(value), np.zeros(value.shape), np.zeros(value.shape))
+
+    def _lift(self, other: Any) -> Rounded:
+        """A constant of the formula is rounded where it is stored."""
+        if isinstance(other, Rounded):
+            return other
+        size, u = np.abs(np.float64(other)), self.precision.store
+        return Rounded(self, float(other), size, u * size, (u * size) ** 2 / 3.0)
+
+    def arange(self, *span: int, dtype: Any = np.int64) -> Rounded:
+        return self.exact(np.arange(*span, dtype=dtype))
+
+    def zeros_like(self, x: Rounded) -> Rounded:
+        return self.exact(np.zeros_like(x.value))
+
+    def ones_like(self, x: Rounded) -> Rounded:
+        return self.exact(np.ones_like(x.value))
+
+    def full_like(self, x: Rounded, fill: float) -> Rounded:
+        return self.exact(np.full_like(x.value, fill))
+
+    def astype(self, x: Rounded, dtype: Any) -> Rounded:
+        """Only booleans and integers change kind; how numbers are stored is the precision's to say."""
+        return x if x.size is not None else self.exact(x.value.astype(dtype))
+
+    # Moving numbers about: a value and its errors go together
+
+    def _each(self, move: Any, *arrays: Rounded) -> Rounded:
+        if arrays[0].size is None:
+            return Rounded(self, move(*(a.value for a in arrays)))
+        parts = ("value", "size", "error", "var")
+        return Rounded(self, *(move(*(getattr(a, part) for a in arrays)) for part in parts))
+
+    def reshape(self, x: Rounded, shape: tuple[int, ...]) -> Rounded:
+        return self._each(lambda t: np.reshape(t, shape), x)
+
+    def permute_dims(self, x: Rounded, axes: tuple[int, ...]) -> Rounded:
+        return self._each(lambda t: np.permute_dims(t, axes), x)
+
+    def expand_dims(self, x: Rounded, axis: int) -> Rounded:
+        return self._each(lambda t: np.expand_dims(t, axis), x)
+
+    def broadcast_to(self, x: Rounded, shape: tuple[int, ...]) -> Rounded:
+        return self._each(lambda t: np.broadcast_to(t, shape), x)
+
+    def take(self, x: Rounded, indices: Rounded, axis: int) -> Rounded:
+        return self._each(lambda t: np.take(t, indices.value, axis=axis), x)
+
+    def concat(self, arrays: tuple[Rounded, ...], axis: int) -> Rounded:
+        return self._each(lambda *t: np.concat(t, axis=axis), *arrays)
+
+    def stack(self, arrays: tuple[Rounded, ...], axis: int) -> Rounded:
+        return self._each(lambda *t: np.stack(t, axis=axis), *arrays)
+
+    def where(self, condition: Rounded, a: Rounded, b: Rounded) -> Rounded:
+        return self._each(lambda s, t: np.where(condition.value, s, t), a, b)
+
+    # Looking at numbers
+
+    def max(self, x: Rounded, axis: int | None = None, keepdims: Any = False) -> Rounded:
+        """Exact: softmax and cross-entropy subtract it, and subtracting any other number changes nothing."""
+        return self.exact(np.max(x.value, axis=axis, keepdims=keepdims))
+
+    def min(self, x: Rounded) -> Rounded:
+        return self.exact(np.min(x.value))
+
+    def isfinite(self, x: Rounded) -> Rounded:
+        return Rounded(self, np.isfinite(x.value))
+
+    # Arithmetic
+
+    def _stored(self, value: Any, size: Any, error: Any, var: Any) -> Rounded:
+        u, tiny = self.precision.store, self.precision.tiny
+        error = np.fmin(error + u * size + tiny, _HOPELESS)
+        return Rounded(self, value, size, error, var + (u * np.asarray(value)) ** 2 / 3.0 + tiny**2)
+
+    def _sum_error(self, terms: int, size: Any) -> Any:
+        return terms * self.precision.accumulate * size
+
+    def _sum_variance(self, terms: int, squares: Any) -> Any:
+        return terms * self.precision.accumulate**2 * squares
+
+    def sum(self, x: Rounded, axis: int | None = None, keepdims: Any = False) -> Rounded:
+        if x.size is None:
+            return Rounded(self, np.sum(x.value, axis=axis, keepdims=keepdims))
+        parts = (x.value, x.size, x.error, x.var, x.value**2)
+        value, size, error, var, squares = (np.sum(t, axis=axis, keepdims=keepdims) for t in parts)
+        terms = x.value.size if axis is None else x.shape[axis]
+        return self._stored(
+            value, size, error + self._sum_error(terms, size), var + self._sum_variance(terms, squares)
+        )
+
+    def _function(self, value: Any, error: Any, var: Any, absolute: float = 0.0) -> Rounded:
+        """An elementary function's own rounding, 4u of its value or of 1: _stored adds the first u of the four."""
+        own = 3.0 * self.precision.store * np.maximum(np.abs(value), absolute)
+        return self._stored(value, np.abs(value), error + own, var + 5.0 * own**2 / 9.0)
+
+    def exp(self, x: Rounded) -> Rounded:
+        value = np.exp(x.value)
+        error = value * np.expm1(np.minimum(x.error, 60.0))
+        return self._function(value, error, value**2 * np.expm1(np.minimum(x.var, 60.0)))
+
+    def log(self, x: Rounded) -> Rounded:
+        error = -np.log1p(-np.minimum(x.error / x.value, 1.0 - 2.0**-50))
+        return self._function(np.log(x.value), error, x.var / x.value**2)
+
+    def sqrt(self, x: Rounded) -> Rounded:
+        """|sqrt(a + e) - sqrt(a)| <= e / sqrt(a), and <= sqrt(e)."""
+        value = np.sqrt(x.value)
+        root = np.maximum(value, 1.0 / _HOPELESS)
+        error = np.minimum(x.error / root, np.sqrt(x.error))
+        return self._function(value, error, np.minimum(x.var / (4.0 * root**2), np.sqrt(x.var)))
+
+    def cos(self, x: Rounded) -> Rounded:
+        return self._function(np.cos(x.value), x.error, np.sin(x.value) ** 2 * x.var)
+
+    def sin(self, x: Rounded) -> Rounded:
+        return self._function(np.sin(x.value), x.error, np.cos(x.value) ** 2 * x.var)
+
+    # Functions that right implementations compute as (1 + f) / 2: their error is relative to 1, not to the result
+
+    def sigmoid(self, x: Rounded) -> Rounded:
+        """The logistic function; its slope is at most 1/4."""
+        e = np.exp(-np.abs(x.value))
+        value = np.where(x.value >= 0, 1.0, e) / (1.0 + e)
+        return self._function(value, x.error / 4.0, (e / (1.0 + e) ** 2) ** 2 * x.var, absolute=1.0)
+
+    def normal_cdf(self, x: Rounded) -> Rounded:
+        """Phi; its slope phi is at most 1 / sqrt(2 pi) < 0.4."""
+        value = np.vectorize(lambda t: 0.5 * math.erfc(-t / math.sqrt(2.0)), otypes=[np.float64])(x.value)
+        return self._function(value, 0.4 * x.error, _normal_pdf(x.value) ** 2 * x.var, absolute=1.0)
+
+    def normal_pdf(self, x: Rounded) -> Rounded:
+        """phi; its slope -x phi is at most 1 / sqrt(2 pi e) < 0.25."""
+        value = _normal_pdf(x.value)
+        return self._function(value, 0.25 * x.error, (x.value * value) ** 2 * x.var, absolute=1.0)
+
+
+def _normal_pdf(x: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)

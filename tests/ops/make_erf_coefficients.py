@@ -1,0 +1,78 @@
+"""Compute the tables of npl_lora/ops/_erf.py with mpmath and print them: `python make_erf_coefficients.py`.
+
+Every polynomial interpolates its function at the Chebyshev nodes of its interval, which is within a small factor of the
+best polynomial, and is then written in powers of the variable: on intervals this short the powers are well conditioned.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mpmath as mp
+
+DIGITS = 60
+STEP = mp.mpf(1) / 2  # the centres are 0, STEP, 2 STEP, ..., FAR
+FAR = 4  # beyond this, a polynomial in 1 / (pi x^2)
+NEAR_DEGREE, FAR_DEGREE, ERF_DEGREE = 15, 15, 9
+
+
+def interpolate(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
+    """The coefficients, lowest first, of the polynomial that equals f at the Chebyshev nodes of [low, high]."""
+    n = degree + 1
+    middle, half = (low + high) / 2, (high - low) / 2
+    nodes = [middle + half * mp.cos(mp.pi * (2 * k + 1) / (2 * n)) for k in range(n)]
+    return list(mp.lu_solve(mp.matrix([[x**k for k in range(n)] for x in nodes]), mp.matrix([f(x) for x in nodes])))
+
+
+def erfcx(x: mp.mpf) -> mp.mpf:
+    return mp.exp(x * x) * mp.erfc(x)
+
+
+def erf_over_x(z: mp.mpf) -> mp.mpf:
+    """erf(x) / x - 1 with z = x^2."""
+    return mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1
+
+
+def near_row(centre: mp.mpf) -> list[mp.mpf]:
+    """The polynomial of erfcx(centre + d) in d; what rounding the first coefficient loses comes second."""
+    first, *others = interpolate(lambda d: erfcx(centre + d), -STEP / 2, STEP / 2, NEAR_DEGREE)
+    return [first, first - mp.mpf(float(first)), *others]
+
+
+def far_factor(v: mp.mpf) -> mp.mpf:
+    """The r of erfcx(x) = f (1 + v r), f = 1 / (sqrt(pi) x), v = f^2."""
+    f = mp.sqrt(v)
+    return (erfcx(1 / (mp.sqrt(mp.pi) * f)) / f - 1) / v
+
+
+def literal(name: str, values: Sequence[mp.mpf], indent: str = "") -> list[str]:
+    """The lines of `name = (values)`, three numbers a line; or of a nameless tuple in a tuple."""
+    numbers = [f"{float(v)!r}," for v in values]
+    lines = [indent + "    " + " ".join(numbers[i : i + 3]) for i in range(0, len(numbers), 3)]
+    return [f"{indent}{name} = (" if name else f"{indent}(", *lines, f"{indent})," if indent else ")"]
+
+
+def tables() -> str:
+    """The text of the tables, as it stands in _erf.py."""
+    with mp.workdps(DIGITS):
+        erf_near = interpolate(erf_over_x, mp.mpf(0), STEP**2, ERF_DEGREE)
+        columns = list(zip(*(near_row(j * STEP) for j in range(int(FAR / STEP) + 1)), strict=True))
+        inv_sqrt_pi = 1 / mp.sqrt(mp.pi)
+        far = interpolate(far_factor, mp.mpf(0), (inv_sqrt_pi / (FAR + STEP / 2)) ** 2, FAR_DEGREE)
+        lost = inv_sqrt_pi / mp.mpf(float(inv_sqrt_pi)) - 1  # what rounding 1 / sqrt(pi) lost, given back
+        sqrt_half = mp.sqrt(mp.mpf(1) / 2)
+        sqrt_half_short = mp.nint(sqrt_half * 2**26) / 2**26
+        lines = [
+            f"_INV_SQRT_PI = {float(inv_sqrt_pi)!r}",
+            f"_SQRT_HALF = {float(sqrt_half)!r}",
+            f"_SQRT_HALF_SHORT = {float(sqrt_half_short)!r}  # 26 bits",
+            f"_SQRT_HALF_REST = {float(sqrt_half - sqrt_half_short)!r}",
+            *literal("_ERF", erf_near),
+            *literal("_FAR", [lost, *far]),
+            "_NEAR = (",
+            *(line for column in columns for line in literal("", column, "    ")),
+            ")",
+        ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(tables())
