@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .._extras import require
@@ -91,9 +92,9 @@ def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subj
     """The targets asked for, with what opens each."""
     contract, timeout = arguments.contract, arguments.timeout
     if arguments.command:
-        return [(arguments.command, lambda: CommandSubject(arguments.command, contract, timeout=timeout))]
+        return [(arguments.command, partial(CommandSubject, arguments.command, contract, timeout))]
     targets = arguments.targets or [name for name in SHIPPED if not missing(name)]
-    return [(target, lambda target=target: open_subject(target, contract, timeout)) for target in targets]
+    return [(target, partial(open_subject, target, contract, timeout)) for target in targets]
 
 
 def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Namespace, screen) -> Report:

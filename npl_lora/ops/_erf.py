@@ -1,22 +1,25 @@
-"""erf and its relatives, elementwise, from tables of our own: the Python array API standard has none of them.
+"""erf and its relatives, elementwise. The Python array API standard has none of them.
 
-All rest on E(x) = exp(x^2) erfc(x), which is smooth and falls slowly from 1 to 1 / (sqrt(pi) x); with a = |x|:
+All rest on E(x) = exp(x^2) erfc(x), which is smooth and falls slowly from 1, later as 1 / (sqrt(pi) x). For
+a >= 0:
 
-    erfc(a) = exp(-a^2) E(a)                               erfc(-a) = 2 - erfc(a)
-    Phi(-a) = exp(-a^2 / 2) E(a / sqrt(2)) / 2             Phi(a) = 1 - Phi(-a)
-    erf(x)  = x + x p(x^2)  for a < 1/2                    erf(x) = sign(x) (1 - erfc(a))  beyond
+    erfc(a) = exp(-a^2) E(a)                              erfc(-a) = 2 - erfc(a)
+    Phi(-a) = exp(-a^2 / 2) E(a / sqrt(2)) / 2            Phi(a) = 1 - Phi(-a)
+    erf(a)  = a + a p(a^2) up to 1/2, then 1 - erfc(a)    erf(-a) = -erf(a)
 
-E(a) is a polynomial around the nearest multiple of 1/2 up to 4.25, and beyond, with f = 1 / (sqrt(pi) a), it is
-f + f p(f^2). Rounding a^2 would cost a^2 ulps in exp(-a^2): so a is split into hi, of 20 binary places, whose square is
-exact, and the rest, which enters as a correction of 1e-4 at most. E itself is kept as lead + rest, lead without error and
-rest small, and the corrections are added to rest: so little more than two roundings and that of exp remain.
+E(a) is a polynomial around the nearest multiple of 1/2 up to 4.25; beyond, with f = 1 / (sqrt(pi) a), it is
+f + f p(f^2). The polynomials interpolate at Chebyshev nodes, with errors below 1e-18.
+exp(-a^2) would lose a^2 ulps if a^2 were rounded. So a is split into hi, of 20 binary places, whose square is
+exact, and the rest, which enters as a correction of 3e-5 at most. E is kept as lead + rest, lead short and
+without error, rest small; all corrections are added to rest, and the errors left are exp's and one rounding.
 
-Largest errors in float64, over 500 000 random and boundary points, in ulp: MEASURED.
+Largest error seen in float64, in ulp, over random points and those next to the multiples of 1/16, against 40
+digits: erf 1.1, erfc 1.6, erfcx 1.0, exp_minus_half_square 1.1, normal_cdf 1.6. NumPy's exp has 0.5 of them.
 
-Complex numbers are for the complex step, with |Im x| tiny. They run through the same polynomials, branches chosen and
-constants split off by the real part, so Im f(x + ih) / h is the derivative of the approximation itself, never of the
-formula; it is within DERIV of the true derivative, relatively. float32, complex64 and float16 are computed in double
-precision and rounded; longdouble has the accuracy of float64.
+Complex numbers are for the complex step, with |Im x| tiny. They go through the same polynomials; branches and
+splits follow the real part. So Im f(x + ih) / h is the derivative of the approximation, not of the formula,
+and it is within 1e-15 of the true derivative, relatively. float16, float32 and complex64 are computed in
+double precision and rounded at the end; longdouble gets the accuracy of float64.
 """
 
 import math
@@ -24,7 +27,9 @@ from typing import Any
 
 Array = Any  # an array of NumPy, CuPy or any other namespace of the Python array API standard
 
-# The tables are computed and printed by tests/ops/make_erf_coefficients.py.
+# Printed by tests/ops/make_erf_coefficients.py. The lowest coefficient of a polynomial comes first.
+# _ERF: erf(x) / x - 1 in x^2. _FAR: erfcx(x) / f - 1 in f^2, where f has the rounding error of _INV_SQRT_PI.
+# _NEAR: a tuple has one coefficient, for the centres 0, 1/2, ..., 4; the first two sum to the constant one.
 # fmt: off
 _INV_SQRT_PI = 0.5641895835477563
 _SQRT_HALF = 0.7071067811865476
@@ -46,14 +51,14 @@ _FAR = (
 )
 _NEAR = (
     (
-        1.0, 0.6156903441929259, 0.427583576155807,
-        0.3215854164543175, 0.25539567631050575, 0.2108063640611436,
-        0.17900115118138996, 0.1552936556088943, 0.13699945762506138,
+        1.0, 0.6156903505325317, 0.42758357524871826,
+        0.32158541679382324, 0.25539565086364746, 0.21080636978149414,
+        0.17900115251541138, 0.15529364347457886, 0.13699942827224731,
     ),
     (
-        -1.8119446958210482e-19, -2.3133252603625387e-17, 5.234823824313954e-18,
-        1.7007896545966752e-17, -4.2760327326013584e-18, -5.627727354481198e-18,
-        -5.427217824076544e-18, -1.3558445847821652e-18, 7.196568130363344e-18,
+        -1.8119446958210482e-19, -6.33960586342195e-09, 9.070887426910868e-10,
+        -3.395057398332665e-10, 2.5446858282927577e-08, -5.7203505599778895e-09,
+        -1.3340214265338304e-09, 1.2134315439980851e-08, 2.935281407543632e-08,
     ),
     (
         -1.1283791670955126, -0.5126888229025867, -0.27321201478389856,
@@ -135,16 +140,16 @@ _NEAR = (
 
 _EXPM1 = (1.0, 1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0)  # (exp(r) - 1) / r, for |r| < 1e-4
 _NEAR_END = 4.25  # the last interval ends here
-_HUGE = 2.0**27  # beyond this, erfcx(x) = 1 / (sqrt(pi) x) to the last digit, and the other functions are constant
+_HUGE = 2.0**27  # from here on, erfcx(x) = 1 / (sqrt(pi) x) to the last digit; the others are constant
 
 
 def erf(x: Array) -> Array:
-    """erf(x) = 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x, for every x: within 2 ulp, and exactly odd."""
+    """erf(x) = 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x, for all x: within 2 ulp and exactly odd."""
     return _elementwise(_erf, x)
 
 
 def erfc(x: Array) -> Array:
-    """erfc(x) = 1 - erf(x) without the cancellation, for every x: within 2 ulp, down to the subnormal numbers."""
+    """erfc(x) = 1 - erf(x) without cancellation, for all x: within 2 ulp, down to the subnormal numbers."""
     return _elementwise(_erfc, x)
 
 
@@ -154,12 +159,12 @@ def erfcx_nonneg(x: Array) -> Array:
 
 
 def exp_minus_half_square(x: Array) -> Array:
-    """exp(-x^2 / 2), for every x: within 2 ulp, down to the subnormal numbers."""
+    """exp(-x^2 / 2), for all x: within 2 ulp, down to the subnormal numbers."""
     return _elementwise(_exp_minus_half_square, x)
 
 
 def normal_cdf(x: Array) -> Array:
-    """Phi(x) = erfc(-x / sqrt(2)) / 2, for every x: within 2 ulp, down to the subnormal numbers."""
+    """Phi(x) = erfc(-x / sqrt(2)) / 2, for all x: within 2 ulp, down to the subnormal numbers."""
     return _elementwise(_normal_cdf, x)
 
 
@@ -180,14 +185,14 @@ def _erfc_right(xp: Any, x: Array) -> Array:
     """erfc(x) = exp(-x^2) erfcx(x), for Re x >= 0."""
     e, m = _exp_minus_square(xp, x, 1.0)
     lead, rest = _erfcx_parts(xp, x)
-    return e * (lead + (rest + (lead + rest) * m))
+    return _product(e, lead, rest + (lead + rest) * m)
 
 
 def _erfcx(xp: Any, x: Array) -> Array:
-    re = _real(xp, x)
     lead, rest = _erfcx_parts(xp, _right(xp, x))
-    huge = _INV_SQRT_PI / xp.where(re > _HUGE, x, xp.ones_like(x))  # erfcx to the last digit, for such x
-    return xp.where(re < 0.0, xp.full_like(x, math.nan), xp.where(re > _HUGE, huge, lead + rest))
+    huge = _real(xp, x) >= _HUGE
+    y = xp.where(huge, _INV_SQRT_PI / xp.where(huge, x, xp.ones_like(x)), lead + rest)
+    return xp.where(_real(xp, x) < 0.0, xp.full_like(x, math.nan), y)
 
 
 def _exp_minus_half_square(xp: Any, x: Array) -> Array:
@@ -200,13 +205,14 @@ def _normal_cdf(xp: Any, x: Array) -> Array:
     e, m = _exp_minus_square(xp, right, 0.5)
     y = _SQRT_HALF * right
     lead, rest = _erfcx_parts(xp, y)
-    rest = rest + 2.0 * (y * (lead + rest) - _INV_SQRT_PI) * _lost_by_sqrt_half(xp, right, y)  # erfcx'(y) = 2 (...)
-    left = 0.5 * (lead + (rest + (lead + rest) * m)) * e  # Phi(-|x|)
+    slope = 2.0 * (y * (lead + rest) - _INV_SQRT_PI)  # erfcx'(y) = 2 y erfcx(y) - 2 / sqrt(pi)
+    rest = rest + slope * _lost_by_sqrt_half(xp, right, y)
+    left = _product(e, 0.5 * lead, 0.5 * (rest + (lead + rest) * m))  # Phi(-|x|)
     return xp.where(_real(xp, x) < 0.0, left, 1.0 - left)
 
 
 def _lost_by_sqrt_half(xp: Any, x: Array, y: Array) -> Array:
-    """x / sqrt(2) - y, where y is the rounded product. Both factors are split, and hi * _SQRT_HALF_SHORT is exact."""
+    """x / sqrt(2) - y, where y is the rounded product. Both factors are split; the largest part is exact."""
     hi = _short(xp, x, 20)
     return (_SQRT_HALF_SHORT * hi - y) + (_SQRT_HALF_REST * hi + _SQRT_HALF * (x - hi))
 
@@ -219,7 +225,7 @@ def _exp_minus_square(xp: Any, x: Array, scale: float) -> tuple[Array, Array]:
 
 
 def _erfcx_parts(xp: Any, x: Array) -> tuple[Array, Array]:
-    """(lead, rest) with erfcx(x) = lead + rest for Re x >= 0: lead is exact, and rest small beside it."""
+    """(lead, rest) with erfcx(x) = lead + rest for Re x >= 0: lead has 25 bits, rest is small beside it."""
     near = _real(xp, x) <= _NEAR_END
     near_lead, near_rest = _erfcx_near(xp, xp.where(near, x, xp.zeros_like(x)))
     far_lead, far_rest = _erfcx_far(xp, xp.where(near, xp.full_like(x, _NEAR_END), x))
@@ -227,7 +233,7 @@ def _erfcx_parts(xp: Any, x: Array) -> tuple[Array, Array]:
 
 
 def _erfcx_near(xp: Any, x: Array) -> tuple[Array, Array]:
-    """erfcx around the nearest multiple of 1/2: its value there, and a polynomial in the distance, which is exact."""
+    """erfcx around the nearest multiple of 1/2: its value there, and a polynomial in the (exact) distance."""
     j = xp.round(2.0 * _real(xp, x))
     d = x - 0.5 * j
     index = xp.astype(j, xp.int64)
@@ -238,12 +244,20 @@ def _erfcx_near(xp: Any, x: Array) -> tuple[Array, Array]:
 def _erfcx_far(xp: Any, x: Array) -> tuple[Array, Array]:
     """erfcx(x) = f + f * (a polynomial in f^2), f = 1 / (sqrt(pi) x).
 
-    f is split too: lead has so few bits that lead * hi is exact, and so is what lead * x lacks to 1 / sqrt(pi).
+    f is split too: lead has so few bits that lead * hi is exact. What lead lacks to f is
+    (1 / sqrt(pi) - lead * x) / x.
     """
     f = _INV_SQRT_PI / x
     lead, hi = _short(xp, f, 24), _short(xp, x, 20)
     rest = ((_INV_SQRT_PI - lead * hi) - lead * (x - hi)) / x
     return lead, rest + f * _horner(_FAR, f * f)
+
+
+def _product(e: Array, lead: Array, rest: Array) -> Array:
+    """e * (lead + rest), with one rounding that counts: high has 26 bits of e, so high * lead is exact."""
+    shifted = (2.0**27 + 1.0) * e
+    high = shifted - (shifted - e)
+    return high * lead + ((e - high) * lead + e * rest)
 
 
 def _short(xp: Any, x: Array, bits: int) -> Array:
@@ -264,18 +278,18 @@ def _real(xp: Any, x: Array) -> Array:
 
 
 def _right(xp: Any, x: Array) -> Array:
-    """Whichever of x and -x lies on the right, and no further out than _HUGE, where all is constant or 1 / x."""
+    """Whichever of x and -x lies on the right, and no further out than _HUGE."""
     re = _real(xp, x)
     return xp.where(xp.abs(re) < _HUGE, xp.where(re < 0.0, -x, x), xp.full_like(x, _HUGE))
 
 
 def _elementwise(kernel: Any, x: Array) -> Array:
-    """kernel(x) in double precision at least, without NaNs and in one dimension; then x's own dtype, NaNs and shape."""
+    """kernel(x), which sees double precision, no NaN and one dimension; then x's own dtype, NaN and shape."""
     xp = x.__array_namespace__()
     wide = x.dtype
     if xp.finfo(x.dtype).eps > 2.0**-50:
         wide = xp.complex128 if xp.isdtype(x.dtype, "complex floating") else xp.float64
-    t = xp.reshape(xp.astype(x, wide), (-1,))
+    t = xp.astype(xp.reshape(x, (-1,)), wide)
     nan = xp.isnan(t)
     y = kernel(xp, xp.where(nan, xp.zeros_like(t), t))
     return xp.reshape(xp.astype(xp.where(nan, t, y), x.dtype), x.shape)

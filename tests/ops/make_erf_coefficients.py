@@ -1,7 +1,8 @@
 """Compute the tables of npl_lora/ops/_erf.py with mpmath and print them: `python make_erf_coefficients.py`.
 
-Every polynomial interpolates its function at the Chebyshev nodes of its interval, which is within a small factor of the
-best polynomial, and is then written in powers of the variable: on intervals this short the powers are well conditioned.
+Every polynomial interpolates its function at the Chebyshev nodes of its interval, which is within a small
+factor of the best polynomial, and is then written in powers of the variable: on intervals this short the
+highest powers contribute least, and rounding them does no harm.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ NEAR_DEGREE, FAR_DEGREE, ERF_DEGREE = 15, 15, 9
 
 
 def interpolate(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
-    """The coefficients, lowest first, of the polynomial that equals f at the Chebyshev nodes of [low, high]."""
+    """The coefficients, lowest first, of the polynomial that is f at the Chebyshev nodes of [low, high]."""
     n = degree + 1
     middle, half = (low + high) / 2, (high - low) / 2
     nodes = [middle + half * mp.cos(mp.pi * (2 * k + 1) / (2 * n)) for k in range(n)]
-    return list(mp.lu_solve(mp.matrix([[x**k for k in range(n)] for x in nodes]), mp.matrix([f(x) for x in nodes])))
+    powers = mp.matrix([[x**k for k in range(n)] for x in nodes])
+    return list(mp.lu_solve(powers, mp.matrix([f(x) for x in nodes])))
 
 
 def erfcx(x: mp.mpf) -> mp.mpf:
@@ -31,10 +33,15 @@ def erf_over_x(z: mp.mpf) -> mp.mpf:
     return mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1
 
 
+def short(value: mp.mpf, bits: int) -> mp.mpf:
+    """The value rounded to `bits` binary places."""
+    return mp.nint(value * 2**bits) / 2**bits
+
+
 def near_row(centre: mp.mpf) -> list[mp.mpf]:
-    """The polynomial of erfcx(centre + d) in d; what rounding the first coefficient loses comes second."""
+    """The polynomial of erfcx(centre + d) in d, the first coefficient cut in two after 24 binary places."""
     first, *others = interpolate(lambda d: erfcx(centre + d), -STEP / 2, STEP / 2, NEAR_DEGREE)
-    return [first, first - mp.mpf(float(first)), *others]
+    return [short(first, 24), first - short(first, 24), *others]
 
 
 def far_factor(v: mp.mpf) -> mp.mpf:
@@ -59,12 +66,11 @@ def tables() -> str:
         far = interpolate(far_factor, mp.mpf(0), (inv_sqrt_pi / (FAR + STEP / 2)) ** 2, FAR_DEGREE)
         lost = inv_sqrt_pi / mp.mpf(float(inv_sqrt_pi)) - 1  # what rounding 1 / sqrt(pi) lost, given back
         sqrt_half = mp.sqrt(mp.mpf(1) / 2)
-        sqrt_half_short = mp.nint(sqrt_half * 2**26) / 2**26
         lines = [
             f"_INV_SQRT_PI = {float(inv_sqrt_pi)!r}",
             f"_SQRT_HALF = {float(sqrt_half)!r}",
-            f"_SQRT_HALF_SHORT = {float(sqrt_half_short)!r}  # 26 bits",
-            f"_SQRT_HALF_REST = {float(sqrt_half - sqrt_half_short)!r}",
+            f"_SQRT_HALF_SHORT = {float(short(sqrt_half, 26))!r}  # 26 bits",
+            f"_SQRT_HALF_REST = {float(sqrt_half - short(sqrt_half, 26))!r}",
             *literal("_ERF", erf_near),
             *literal("_FAR", [lost, *far]),
             "_NEAR = (",

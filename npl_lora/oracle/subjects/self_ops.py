@@ -13,10 +13,12 @@ import numpy as np
 
 from ... import ops
 from ...gradcheck import gradcheck
+from ...gradcheck.exact import draw
+
 from ..case import Case
 from ..check import CaseReport
 from ..contracts import CONTRACTS, train_steps
-from ..contracts._contract import Array, scale
+from ..contracts._contract import Array, Config, Draw, inputs, scale
 from ..judge import OutputVerdict
 from . import Answer
 
@@ -49,11 +51,14 @@ def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     forward = CONTRACTS[case.contract].forward
     assert forward is not None
     _, pullback = forward(arrays, case.config)
-    dy = arrays.get("dy", 1.0)
-    outputs = {"loss" if case.contract == "cross_entropy" else "y": forward(_merged(case, arrays), case.config)[0]}
+    lora, dy = "alpha" in case.config, arrays.get("dy", 1.0)
+    value, _ = forward(merged(arrays, scale(case.config)) if lora else arrays, case.config)
+    outputs = {"y" if lora else "loss": value}
     for name in pullback.inputs:
         if name not in pullback.frozen:
             outputs[f"d{name}"] = complex_step(lambda changed: forward(changed, case.config)[0], arrays, name, dy)
+    if case.config.get("padding_idx") is not None:
+        outputs["dA"][:, case.config["padding_idx"]] = 0.0  # by convention, not the derivative: it is meant to stay as it is
     return outputs
 
 
@@ -68,14 +73,13 @@ def complex_step(f: Callable[[Arrays], Array], arrays: Arrays, name: str, dy: Ar
     return gradient
 
 
-def _merged(case: Case, arrays: Arrays) -> Arrays:
+def merged(arrays: Arrays, s: Array) -> dict[str, Array]:
     """The same question with s B A moved from the factors into the weights. (Not where dropout parts the two paths.)"""
     changed = dict(arrays)
     for weight in [] if "mask" in arrays else [name for name in arrays if name[0] in "WE"]:
         n = weight[1:].lstrip("_")
         A, B = (f"{factor}_{n}" if n else factor for factor in "AB")
-        how = {"scale": scale(case.config), "fan_in_fan_out": weight == "E"}
-        changed[weight] = ops.merge(arrays[weight], arrays[A], arrays[B], **how)[0]
+        changed[weight], _ = ops.merge(arrays[weight], arrays[A], arrays[B], scale=s, fan_in_fan_out=weight == "E")
         changed[B] = arrays[B] * 0
     return changed
 
@@ -100,8 +104,36 @@ def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     return train_steps.answer(arrays, case.config, gradients)
 
 
-_POLYNOMIALS: dict[str, str] = {"lora_linear": "dropout", "lora_merge": "fan-in-fan-out", "lora_embedding": "padding-inside"}
+# The contracts whose op is a polynomial: the op, and the case whose shapes, ids and switches the integers take.
+_POLYNOMIALS = {
+    "lora_linear": (ops.lora_linear, "dropout", ()),
+    "lora_merge": (ops.merge, "fan-in-fan-out", ("fan_in_fan_out",)),
+    "lora_embedding": (ops.lora_embedding, "repeated-ids", ("padding_idx",)),
+}
 
 
 def _prove(contract: str) -> CaseReport:
-    raise NotImplementedError
+    """The pullback against the exact derivative, and the merged road against the unmerged one, over the integers."""
+    op, name, switches = _POLYNOMIALS[contract]
+    arrays, config = CONTRACTS[contract].draws[name](Draw("integers", "float64"))
+    how = {switch: config[switch] for switch in switches}
+    report = gradcheck(op, {**inputs(arrays), "scale": 1.0}, method="exact", **how)
+    outputs = {
+        f"d{r.name}": OutputVerdict("pass" if r.ok else "fail", 0.0 if r.ok else None, 0.0, r.note) for r in report.results
+    }
+    if contract != "lora_merge":
+        outputs["y"] = _same_roads(op, {n: a for n, a in inputs(arrays).items() if n != "mask"}, how)
+    failed = [n for n, output in outputs.items() if output.verdict == "fail"]
+    message = f"wrong over the integers: {', '.join(failed)}" if failed else "; ".join(report.remarks)
+    verdict = "fail" if failed or not report.ok else "pass"
+    return CaseReport(f"{contract}/exact/integers", "integer", verdict, message, outputs)
+
+
+def _same_roads(op: Callable[..., tuple[Array, ops.Pullback]], arrays: Arrays, how: Config) -> OutputVerdict:
+    """op on random integers, merged and not: equal, or one of the two is wrong."""
+    rng = np.random.default_rng(0)
+    drawn = draw({**arrays, "scale": 1.0}, rng)
+    s = drawn.pop("scale")
+    apart, together = (op(**a, scale=s, **how)[0] for a in (drawn, merged(drawn, s)))
+    same = np.array_equal(apart, together)
+    return OutputVerdict("pass" if same else "fail", 0.0 if same else None, 0.0, "" if same else "merged differs")

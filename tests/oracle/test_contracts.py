@@ -1,0 +1,92 @@
+"""The cases break every setting that hides a fault, are the same everywhere, and fit float16."""
+
+import numpy as np
+import pytest
+
+from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
+
+ALL = [case for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype)]
+LORA = [case for case in ALL if "alpha" in case.config]
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
+def test_the_configuration_is_exact_in_the_cases_dtype(case):
+    for number in numbers(case.config):
+        assert float(np.dtype(case.dtype).type(number)) == number
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
+def test_a_case_is_drawn_the_same_every_time_and_in_every_dtype(case):
+    name = case.id.split("/")[1]
+    again = {c.id: c for c in CONTRACTS[case.contract].cases(case.dtype)}[case.id]
+    wide = {c.id: c for c in CONTRACTS[case.contract].cases("float64")}[f"{case.contract}/{name}/float64"]
+    for array_name, array in case.arrays.items():
+        np.testing.assert_array_equal(array, again[array_name])
+        np.testing.assert_array_equal(array, wide[array_name].astype(array.dtype))
+
+
+@pytest.mark.parametrize("case", LORA, ids=lambda c: c.id)
+def test_no_setting_hides_a_fault(case):
+    config, arrays = case.config, case.arrays
+    assert config["r"] > 1
+    assert config["alpha"] != config["r"]
+    factors = {name: a for name, a in arrays.items() if name[0] in "AB"}
+    assert all(np.count_nonzero(a) > a.size / 2 for a in factors.values())
+
+
+def some(contract, condition):
+    return any(condition(case) for case in CONTRACTS[contract].cases("float32"))
+
+
+def test_some_case_of_each_contract_breaks_what_the_others_leave():
+    for contract in ("lora_linear", "lora_merge", "lora_embedding", "lora_attention", "lora_mlp", "train_steps"):
+        assert some(contract, lambda c: c.config["use_rslora"]), contract
+    assert all(c["W"].shape[0] != c["W"].shape[1] for c in CONTRACTS["lora_linear"].cases("float32"))
+    assert some("lora_linear", lambda c: "mask" in c and np.any(c["mask"] == 0) and np.any(c["mask"] > 1))
+    assert some("lora_linear", lambda c: c["x"].ndim == 3 and c["x"].shape[0] > 1)
+    assert some("lora_embedding", lambda c: np.any(c["ids"] == c.config["padding_idx"]))
+    assert all(len(np.unique(c["ids"])) < c["ids"].size for c in CONTRACTS["lora_embedding"].cases("float32"))
+    assert some("lora_attention", lambda c: 1 < c.config["n_kv_heads"] < c.config["n_heads"])
+    assert some("lora_attention", lambda c: "key_mask" in c and not c["key_mask"][:, 0].all())
+    assert some("train_steps", lambda c: c.config["accumulation"] > 1)
+
+
+def test_accumulated_cases_have_unequal_token_counts_and_an_empty_micro_batch():
+    counts = []
+    for case in CONTRACTS["cross_entropy"].cases("float32"):
+        parts = np.split(case["labels"][:, 1:], case.config["accumulation"])
+        counts.append([int(np.sum(part != case.config["ignore_index"])) for part in parts])
+    assert any(len(c) > 1 and len(set(c)) > 1 and min(c) > 0 for c in counts)
+    assert any(len(c) > 1 and min(c) == 0 < max(c) for c in counts)
+    assert [0] in counts
+
+
+class Peaks(RoundingNamespace):
+    """The same namespace, that remembers the largest number it stored."""
+
+    peak = 0.0
+
+    def _stored(self, value, size, error, var):
+        self.peak = max(self.peak, float(np.max(np.abs(value), initial=0.0)))
+        return super()._stored(value, size, error, var)
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if c.dtype == "float16"], ids=lambda c: c.id)
+def test_nothing_overflows_float16_in_any_association(case):
+    """The largest number anywhere, with the division by r or by sqrt(D) left to the end, and
+    four times as much for partial sums whose terms cancel later, still fits."""
+    xp = Peaks(PRECISIONS["float16"])
+    CONTRACTS[case.contract].answer({name: xp.exact(a) for name, a in case.arrays.items()}, case.config)
+    divisors = [case.config.get("r", 1)]
+    if "n_heads" in case.config:
+        divisors.append((case["Wq"].shape[0] / case.config["n_heads"]) ** 0.5)
+    assert 4 * max(divisors) * xp.peak < float(np.finfo(np.float16).max)
