@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,15 +39,16 @@ class Screen:
         if report.problem:
             self._out.print(f"[bold]{escape(report.target)}[/]  {verdict}  {escape(report.problem)}")
             return
-        table = Table(title=f"[bold]{escape(report.target)}[/]  {verdict}", title_justify="left", title_style="")
-        table.add_column("contract", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-        table.add_column("cases", justify="right", no_wrap=True)
-        table.add_column("worst: error / allowed", no_wrap=True)
-        table.add_column("what went wrong", overflow="fold")
+        table = Table(title=f"[bold]{escape(report.target)}[/]  {verdict}", title_justify="left", title_style="", box=SIMPLE)
+        for header in ("contract", "verdict", "cases", "worst output", "error", "allowed"):
+            table.add_column(header, no_wrap=True, justify="right" if header in ("cases", "error", "allowed") else "left")
         for contract in report.contracts:
             table.add_row(*_row(contract))
         self._out.print(table)
+        for contract in report.contracts:
+            if what := _what(contract):
+                self._out.print(f"[{_STYLE[contract.verdict]}]{contract.contract}[/]: {escape(what)}", soft_wrap=True)
+        self._out.print()
 
     def not_installed(self, sentences: list[str]) -> None:
         """Shipped subjects that were not checked, and why."""
@@ -54,25 +56,25 @@ class Screen:
             self._out.print(f"[dim]not checked:[/] {escape(sentence)}")
 
 
-def _row(contract: ContractReport) -> tuple[str, str, str, str, str]:
-    verdict = contract.verdict
+def _row(contract: ContractReport) -> tuple[str, ...]:
     passed = sum(case.verdict == "pass" for case in contract.cases)
     asked = sum(case.verdict != "absent" for case in contract.cases)
-    cases = f"{passed} of {asked}" if asked else "-"
-    return contract.contract, f"[{_STYLE[verdict]}]{verdict}[/]", cases, _worst(contract), escape(_what(contract))
+    cases = f"{passed}/{asked}" if asked else "-"
+    return contract.contract, f"[{_STYLE[contract.verdict]}]{contract.verdict}[/]", cases, *_worst(contract)
 
 
-def _worst(contract: ContractReport) -> str:
-    """The output that came closest to what is allowed, or went furthest beyond it."""
-    worst, text = -1.0, ""
-    for case in contract.cases:
-        for name, output in case.outputs.items():
-            if output.error is None or output.allowed is None:
-                continue
-            ratio = output.error / output.allowed if output.allowed else (float("inf") if output.error else 0.0)
-            if ratio > worst:
-                worst, text = ratio, f"{name}  {output.error:.1e} / {output.allowed:.1e}  {case.dtype}"
-    return text
+def _worst(contract: ContractReport) -> tuple[str, str, str]:
+    """The output that came closest to what is allowed, or went furthest beyond it; error and allowed."""
+    found = [(o, f"{name}, {c.dtype}") for c in contract.cases for name, o in c.outputs.items()]
+    judged = [(o.error, o.allowed, name) for o, name in found if o.error is not None and o.allowed is not None]
+    if not judged:
+        return "", "", ""
+    error, allowed, name = max(judged, key=lambda one: _ratio(one[0], one[1]))
+    return name, f"{error:.1e}", f"{allowed:.1e}"
+
+
+def _ratio(error: float, allowed: float) -> float:
+    return error / allowed if allowed else (float("inf") if error else 0.0)
 
 
 def _what(contract: ContractReport) -> str:

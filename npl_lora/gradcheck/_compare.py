@@ -35,7 +35,7 @@ def _compare_one(
         difference = np.abs(got - expected)
         passes = (difference <= allowed) & np.isfinite(allowed)  # NaN <= allowed is False
         units = np.where(difference == 0, 0.0, difference / scale)
-    units = np.where(np.isnan(units), np.inf, units)
+    units = np.where(np.isfinite(units), units, np.where(passes, 0.0, np.inf))
     ok = bool(passes.all())
     worst = np.unravel_index(np.argmax(units if ok else np.where(passes, -1.0, units)), expected.shape)
     note = "" if ok else _note(g, got, expected, passes, scale)

@@ -77,6 +77,18 @@ class Subject:
         if not same(self.y, self.value()):
             self._fault("", "a second call of the op gives another y: it keeps state or draws numbers")
 
+    def in_longdouble(self) -> "Subject":
+        """The same in longdouble. Raises CannotJudge where that has no more digits or does not run."""
+        if np.finfo(np.longdouble).eps > 0.01 * np.finfo(self.dy.dtype).eps:
+            raise CannotJudge("longdouble has no more digits")
+        inputs = {n: v.astype(np.longdouble) if is_floating(v) else v for n, v in self.inputs.items()}
+        try:
+            wide = Subject(self._op, inputs, self._config)
+            wide.ask(self.dy.astype(np.longdouble))
+        except Exception as error:
+            raise CannotJudge(f"the op does not run in longdouble ({error})") from error
+        return wide
+
     def _differentiable(self) -> tuple[str, ...]:
         candidates = self._pullback.inputs if self._named else self.inputs
         fit = [name for name in candidates if _fits(self.inputs.get(name))]

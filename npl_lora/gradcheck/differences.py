@@ -66,7 +66,7 @@ def _check_input(
         terms = terms + np.array([np.sum(np.abs(g * v)) for v in vs])
     scale = np.max(terms, initial=0.0)
     if scale and not np.max(error, initial=0.0) <= 1e-5 * scale:
-        raise CannotJudge(f"differences do not settle (estimated error {np.max(error):.0e}): a kink?")
+        raise CannotJudge(f"differences do not settle to better than {np.max(error):.0e}; try complex-step")
 
     def measure(g: Array) -> Array:
         return g if directions is None else np.array([np.sum(g * v) for v in vs])
@@ -102,7 +102,7 @@ def richardson(subject: Subject, direction: Mapping[str, Array]) -> tuple[Array,
 
 
 def _doubted(subject: Subject, direction: Mapping[str, Array], best: Array, error: Array) -> Array:
-    """The estimate, raised where a very short step disagrees: a kink between the two deceives the estimate."""
+    """The estimate, raised where a very short step disagrees: a kink in between deceives the estimate."""
     short, short_error = short_step(subject, direction)
     apart = np.abs(best - short)
     return np.where(apart > 1e-3 * np.abs(short) + 100.0 * short_error, apart, error)

@@ -12,13 +12,13 @@ each elementary operation passes errors on, and what it adds. To first order, wi
 and v that of sums:
 
                 error                                                variance
-    a + b       error_a + error_b                  + u size          var_a + var_b                    + (u value)^2 / 3
-    a b         error_a size_b + size_a error_b    + u size          b^2 var_a + a^2 var_b            + (u value)^2 / 3
-    sum_K a_k   sum of the errors                  + (K v + u) size  sum of the variances + K v^2 sum a_k^2 + (u value)^2 / 3
-    f(a)        |f'| error_a                       + 4u |f(a)|       f'^2 var_a                       + (4u f(a))^2 / 3
-    c a         |c| error_a                        + 2u size         c^2 var_a + 2 (u c a)^2 / 3
+    sum_K a_k   sum of the errors                + (K v + u) size    sum of the variances  + K v^2 Q + u^2 (Q + value^2) / 3
+    a b         error_a size_b + size_a error_b  + u size            b^2 var_a + a^2 var_b + (u value)^2 / 3
+    f(a)        |f'| error_a                     + 4u |f(a)|         f'^2 var_a            + (4u f(a))^2 / 3
+    c a         |c| error_a                      + 2u size           c^2 var_a             + 2 (u c a)^2 / 3
 
-and the least subnormal number for every store. Elementary functions are taken to be good to 2 units in the last place.
+and the least subnormal number for every store. Q is the sum of the terms' squares: where terms cancel, another association
+has rounded them before (W + s B A, stored, for one), so a sum is charged for a rounding of each term. Elementary functions are taken to be good to 2 units in the last place.
 
 `error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 3.1
 and 3.5). `size` stands where the textbook's running bound has |value|: that makes it hold for every order of summation
@@ -140,7 +140,8 @@ class Rounded:
         if self.size is None:
             return self._exact(self.value + _value(other))
         b = self.xp._lift(other)
-        return self.xp._stored(self.value + b.value, self.size + b.size, self.error + b.error, self.var + b.var)
+        squares = self.value**2 + b.value**2
+        return self.xp._stored(self.value + b.value, self.size + b.size, self.error + b.error, self.var + b.var, squares)
 
     def __sub__(self, other: Any) -> "Rounded":
         return self + (-other)
@@ -174,7 +175,7 @@ class Rounded:
         error = a.size @ b.error + a.error @ b.size + a.error @ b.error + self.xp._sum_error(K, size)
         squares = (a.value**2) @ (b.value**2)
         var = (a.value**2) @ b.var + a.var @ (b.value**2) + a.var @ b.var + self.xp._sum_variance(K, squares)
-        return self.xp._stored(a.value @ b.value, size, error, var)
+        return self.xp._stored(a.value @ b.value, size, error, var, squares)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -272,10 +273,11 @@ class RoundingNamespace:
 
     # Arithmetic
 
-    def _stored(self, value: Any, size: Any, error: Any, var: Any) -> Rounded:
+    def _stored(self, value: Any, size: Any, error: Any, var: Any, squares: Any = 0.0) -> Rounded:
+        """A result rounded where it is stored. squares: of the terms, for a sum."""
         u, tiny = self.precision.store, self.precision.tiny
         error = np.fmin(error + u * size + tiny, _HOPELESS)
-        return Rounded(self, value, size, error, var + (u * np.asarray(value)) ** 2 / 3.0 + tiny**2)
+        return Rounded(self, value, size, error, var + u**2 * (np.square(value) + squares) / 3.0 + tiny**2)
 
     def _sum_error(self, terms: int, size: Any) -> Any:
         return terms * self.precision.accumulate * size
@@ -289,9 +291,8 @@ class RoundingNamespace:
         parts = (x.value, x.size, x.error, x.var, x.value**2)
         value, size, error, var, squares = (np.sum(t, axis=axis, keepdims=keepdims) for t in parts)
         terms = x.value.size if axis is None else x.shape[axis]
-        return self._stored(
-            value, size, error + self._sum_error(terms, size), var + self._sum_variance(terms, squares)
-        )
+        error, var = error + self._sum_error(terms, size), var + self._sum_variance(terms, squares)
+        return self._stored(value, size, error, var, squares)
 
     def _function(self, value: Any, error: Any, var: Any, absolute: float = 0.0) -> Rounded:
         """An elementary function's own rounding, 4u of its value or of 1: _stored adds the first u of the four."""

@@ -123,3 +123,16 @@ def test_affine_refuses_what_is_not():
     report = gradcheck(op, inputs, method="differences", affine=True)
     assert report["v"].ok
     assert "not affine" in report["q"].note
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="longdouble is float64 here")
+@pytest.mark.parametrize("options", [dict(), dict(directions=2), dict(method="adjoint")])
+def test_saturated_softmax_is_rounding_and_a_fault_in_it_is_not(options):
+    def wrong(q, k, v):
+        y, right = ops.attention(q, k, v)
+        return y, lambda dy: right(dy) | {"v": 1.001 * right(dy)["v"]}
+
+    inputs = {name: 10.0 * normal(2, 3, 4, seed=seed) for seed, name in enumerate("qkv")}
+    assert_gradients(ops.attention, inputs, **options)
+    report = gradcheck(wrong, inputs, **options)
+    assert [result.name for result in report.results if not result.ok] == ["v"]

@@ -75,9 +75,9 @@ class Peaks(RoundingNamespace):
 
     peak = 0.0
 
-    def _stored(self, value, size, error, var):
+    def _stored(self, value, *errors):
         self.peak = max(self.peak, float(np.max(np.abs(value), initial=0.0)))
-        return super()._stored(value, size, error, var)
+        return super()._stored(value, *errors)
 
 
 @pytest.mark.parametrize("case", [c for c in ALL if c.dtype == "float16"], ids=lambda c: c.id)

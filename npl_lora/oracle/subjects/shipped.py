@@ -3,7 +3,7 @@
 import importlib.util
 
 from . import Subject, TargetError
-#from .process import ProcessSubject
+from .process import ProcessSubject
 from .self_ops import SelfSubject
 
 # What each shipped subject needs besides NumPy. All of it comes with the extra "torch".

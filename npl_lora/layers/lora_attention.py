@@ -1,0 +1,111 @@
+"""LoRAAttention: multi-head self-attention, frozen, with a trainable low-rank path beside each projection.
+
+    q, k, v = L_q(x), L_k(x), L_v(x);  y = L_o(attention(q, k, v)),  L_n(z) = z W_n^T + s (z A_n^T) B_n^T
+
+The mathematics, forward and backward, is ops.lora_attention's. This file holds the arrays.
+
+Source: Hu et al. 2021, section 4.2; Vaswani et al. 2017, section 3.2.2; Ainslie et al. 2023 for groups.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..ops._checks import check_inputs, check_integer
+from .init import factors, uniform
+from .parameters import count, counted, floating_dtype, frozen_copy, lora_scale
+
+
+class LoRAAttention:
+    """Self-attention over x (..., T, C) with LoRA on q, k, v and o, without bias and dropout.
+
+    embed_dim: C, which is n_heads H times the head size D.
+    n_kv_heads: G, which divides H; by default H. Fewer is grouped-query attention.
+    causal: position t sees positions up to t.
+    rope_theta: the base of rope, None for no rope. With it, D must be even.
+    weights: a mapping with Wq (C, C), Wk and Wv (G D, C) and Wo (C, C), copied; by default each is drawn from
+        U(-1/sqrt(C), 1/sqrt(C)).
+    rank, alpha, use_rslora, init, rng, dtype: as in LoRALinear.
+
+    Attributes: trainable {"A_q", "B_q", ..., "B_o"} and frozen {"Wq", "Wk", "Wv", "Wo"}, the layer's own
+    arrays, which the call reads; rank, alpha, scale, embed_dim, n_heads, n_kv_heads, causal, rope_theta.
+    Raises TypeError and ValueError for what does not fit.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        n_heads: int,
+        rank: int,
+        *,
+        n_kv_heads: int | None = None,
+        alpha: float | None = None,
+        use_rslora: bool = False,
+        causal: bool = True,
+        rope_theta: float | None = None,
+        init: str = "course",
+        rng: np.random.Generator | int | None = None,
+        dtype: Any = np.float32,
+        weights: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.embed_dim = check_integer("embed_dim", embed_dim, 1)
+        self.n_heads = check_integer("n_heads", n_heads, 1)
+        self.n_kv_heads = self.n_heads if n_kv_heads is None else check_integer("n_kv_heads", n_kv_heads, 1)
+        if self.embed_dim % self.n_heads:
+            raise ValueError(f"embed_dim is {embed_dim}, expected a multiple of n_heads = {n_heads}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads is {n_heads}, expected a multiple of n_kv_heads = {n_kv_heads}")
+        self.causal, self.rope_theta = causal, rope_theta
+        self.rank = check_integer("rank", rank, 1)
+        self.alpha = self.rank if alpha is None else alpha
+        self.scale = lora_scale(self.rank, self.alpha, use_rslora)
+        dtype, rng = floating_dtype(dtype), np.random.default_rng(rng)
+
+        C, kv = self.embed_dim, self.n_kv_heads * (self.embed_dim // self.n_heads)
+        rows = {"q": C, "k": kv, "v": kv, "o": C}
+        self.trainable: dict[str, np.ndarray] = {}
+        for n, out in rows.items():
+            self.trainable[f"A_{n}"], self.trainable[f"B_{n}"] = factors(out, C, self.rank, init, rng, dtype)
+        if weights is None:
+            weights = {f"W{n}": uniform((out, C), C, rng, dtype) for n, out in rows.items()}
+        if set(weights) != {f"W{n}" for n in rows}:
+            got = ", ".join(sorted(weights)) or "nothing"
+            raise ValueError(f"weights has {got}, expected Wq, Wk, Wv and Wo")
+        self.frozen: dict[str, np.ndarray] = {}
+        for n, out in rows.items():
+            self.frozen[f"W{n}"] = frozen_copy(f"W{n}", weights[f"W{n}"], (out, C), dtype)
+
+    def __call__(self, x: Any, key_mask: Any = None) -> tuple[Any, ops.Pullback]:
+        """y, pullback = layer(x); pullback(dy) -> {"x": dx, "A_q": dA_q, "B_q": dB_q, ..., "B_o": dB_o}.
+
+        x (..., T, C), key_mask (..., T) bool, True where a key may be seen, or None -> y (..., T, C).
+        Raises what ops raises for an x or a key_mask that does not fit.
+        """
+        check_inputs(Wq=(self.frozen["Wq"], "HD C"), x=(x, "... T C"))  # Wq first: the sentence is about x
+        return ops.lora_attention(
+            x,
+            **self.frozen,
+            **self.trainable,
+            scale=self.scale,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            causal=self.causal,
+            rope_theta=self.rope_theta,
+            key_mask=key_mask,
+        )
+
+    @property
+    def n_trainable(self) -> int:
+        """r (in + out), summed over the four projections."""
+        return count(self.trainable)
+
+    @property
+    def n_frozen(self) -> int:
+        return count(self.frozen)
+
+    def __repr__(self) -> str:
+        parts = [f"embed_dim={self.embed_dim}", f"n_heads={self.n_heads}", f"n_kv_heads={self.n_kv_heads}"]
+        parts += [f"rank={self.rank}", f"alpha={self.alpha}", f"scale={self.scale}"]
+        return f"LoRAAttention({', '.join([*parts, counted(self.n_trainable, self.n_frozen)])})"

@@ -1,0 +1,79 @@
+"""loralib, the original implementation (Hu et al. 2021), as a subject. It has no rsLoRA and no attention or loss of its own.
+
+As in peft_library, the library computes everything; the dropout mask comes in through a module in its dropout's place.
+"""
+
+from typing import Any
+
+import loralib
+import numpy as np
+import torch
+
+from ..case import Case
+from .torch_tools import GivenMask, Outputs, leaf, run_steps, tensor
+
+torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
+
+
+def lora_linear(case: Case) -> Outputs:
+    """loralib.Linear."""
+    layer = _linear(case)
+    if "mask" in case:
+        layer.lora_dropout = GivenMask(tensor(case["mask"]))
+    x = leaf(case["x"])
+    y = layer(x)
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dx": x.grad, "dA": layer.lora_A.grad, "dB": layer.lora_B.grad}
+
+
+def lora_merge(case: Case) -> Outputs:
+    """loralib.Linear, which merges in eval() and takes it back in train()."""
+    layer = _linear(case)
+    layer.eval()
+    W_merged = layer.weight.detach().clone()
+    layer.train()
+    return {"W_merged": W_merged, "W_unmerged": layer.weight}
+
+
+def lora_embedding(case: Case) -> Outputs:
+    """loralib.Embedding."""
+    V, D = case["E"].shape
+    layer = loralib.Embedding(V, D, r=_rank(case), lora_alpha=case.config["alpha"], padding_idx=case.config["padding_idx"])
+    layer = layer.to(getattr(torch, case.dtype))
+    _set(layer.weight, case["E"])
+    _set(layer.lora_A, case["A"])
+    _set(layer.lora_B, case["B"])
+    y = layer(tensor(case["ids"]))
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dA": layer.lora_A.grad, "dB": layer.lora_B.grad}
+
+
+def train_steps(case: Case) -> Outputs:
+    """loralib.Linear trained by torch.optim."""
+    layer = _linear(case)
+    trained = [layer.lora_A, layer.lora_B]
+    after = {"A_after": layer.lora_A, "B_after": layer.lora_B, "W_after": layer.weight}
+    return {**run_steps(case, layer, trained), **after}
+
+
+def _rank(case: Case) -> int:
+    if case.config["use_rslora"]:
+        raise NotImplementedError("loralib has no rsLoRA")
+    return case.config["r"]
+
+
+def _linear(case: Case) -> Any:
+    out, in_ = case["B"].shape[0], case["A"].shape[1]
+    how = {"lora_alpha": case.config["alpha"], "fan_in_fan_out": case.config.get("fan_in_fan_out", False)}
+    layer = loralib.Linear(in_, out, r=_rank(case), bias="b" in case, **how).to(getattr(torch, case.dtype))
+    _set(layer.weight, case["W"])
+    _set(layer.lora_A, case["A"])
+    _set(layer.lora_B, case["B"])
+    if "b" in case:
+        _set(layer.bias, case["b"])
+    return layer
+
+
+def _set(parameter: Any, value: np.ndarray) -> None:
+    with torch.no_grad():
+        parameter.copy_(tensor(value))

@@ -1,0 +1,152 @@
+"""npl-lora check, from the outside: exit status, report, table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import npl_lora
+from npl_lora.oracle import CONTRACTS, DTYPES
+
+EXAMPLES = Path(npl_lora.__file__).parents[1] / "examples"
+RIGHT, WRONG = EXAMPLES / "my_lora.py", EXAMPLES / "my_lora_with_a_fault.py"
+
+
+def npl_lora_check(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "npl_lora", "check", *map(str, words)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def report_of(tmp_path, *words):
+    done = npl_lora_check(*words, "--json", tmp_path / "report.json")
+    return done, json.loads((tmp_path / "report.json").read_text())
+
+
+def write(tmp_path, body):
+    file = tmp_path / "mine.py"
+    file.write_text("import numpy as np\n" + body)
+    return file
+
+
+def test_self_is_right_in_every_contract(tmp_path):
+    done, report = report_of(tmp_path, "self")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["verdict"] == "pass"
+    assert set(report["contracts"]) == set(CONTRACTS)
+    for contract in report["contracts"].values():
+        assert {case["dtype"] for case in contract["cases"]} >= set(DTYPES)
+        assert {case["verdict"] for case in contract["cases"]} == {"pass"}
+    proofs = [c["message"] for t in report["contracts"].values() for c in t["cases"] if c["dtype"] == "integer"]
+    assert len(proofs) == 3
+    assert all("probability < 2^-75" in message for message in proofs)
+
+
+def test_a_right_file_passes(tmp_path):
+    done, report = report_of(tmp_path, RIGHT)
+    assert done.returncode == 0, done.stdout
+    assert report["verdict"] == "pass"
+    assert report["protocol"] == 1
+    assert set(report) == {"protocol", "target", "verdict", "diagnosis", "contracts"}
+
+
+def test_a_planted_fault_is_located(tmp_path):
+    done, report = report_of(tmp_path, WRONG)
+    assert done.returncode == 1
+    cases = report["contracts"]["lora_linear"]["cases"]
+    for case in cases:
+        assert case["verdict"] == "fail"
+        assert {n for n, output in case["outputs"].items() if output["verdict"] == "fail"} == {"dB"}
+        assert case["outputs"]["dB"]["error"] > case["outputs"]["dB"]["allowed"]
+    assert "dB: 0.4 times the right answer, everywhere" in cases[0]["message"]
+    assert "fail" in done.stdout
+    assert "dB" in done.stdout
+
+
+def test_dtype_asks_only_these(tmp_path):
+    _, report = report_of(tmp_path, RIGHT, "--dtype", "float32,float16")
+    assert {case["dtype"] for case in report["contracts"]["lora_linear"]["cases"]} == {"float32", "float16"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ("def lora_linear(case): raise ValueError('no such thing')", 1, "ValueError: no such thing"),
+        ("def lora_linear(case): raise NotImplementedError('not yet')", 2, "not yet"),
+        ("def lora_linear(case): return {'y': np.nan}", 1, "dx is missing"),
+        ("def lora_linear(case): import os; os._exit(5)", 1, "5"),
+        ("def lora_linear(case): case['W'][0] = 0; return {}", 1, "changed its input W"),
+        ("def something_else(case): return {}", 2, "contract"),
+        ("import there_is_no_such_module", 2, "there_is_no_such_module"),
+    ],
+)
+def test_a_subject_that_misbehaves_gets_a_clear_line(tmp_path, body, status, words):
+    done = npl_lora_check(write(tmp_path, body), "--dtype", "float32")
+    assert done.returncode == status, done.stdout + done.stderr
+    assert words in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_subject_that_hangs_once_is_cut_off_and_the_check_goes_on(tmp_path):
+    body = (
+        "import time\nfrom npl_lora.oracle import CONTRACTS\n"
+        "def lora_merge(case):\n    if 'plain' in case.id: time.sleep(60)\n"
+        "    return CONTRACTS['lora_merge'].answer(case.arrays, case.config)\n"
+    )
+    file = write(tmp_path, body)
+    done, report = report_of(tmp_path, file, "--timeout", "1", "--dtype", "float32")
+    verdicts = {case["id"].split("/")[1]: case["verdict"] for case in report["contracts"]["lora_merge"]["cases"]}
+    assert done.returncode == 1
+    assert verdicts == {"plain": "fail", "rslora": "pass", "fan-in-fan-out": "pass", "square-fan-in-fan-out": "pass"}
+
+
+def test_a_program_is_asked_through_files(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, sys\nfrom safetensors import safe_open\nfrom safetensors.numpy import save_file\n"
+        "with safe_open(sys.argv[1], 'np') as f:\n"
+        "    case = {name: f.get_tensor(name) for name in f.keys()}\n"
+        "    config = json.loads(f.metadata()['config'])\n"
+        "s = config['alpha'] / config['r'] ** (0.5 if config['use_rslora'] else 1.0)\n"
+        "delta = case['W'].dtype.type(s) * (case['B'] @ case['A'])\n"
+        "W = case['W'] + (delta.T if config['fan_in_fan_out'] else delta)\n"
+        "save_file({'W_merged': W.copy(), 'W_unmerged': case['W']}, sys.argv[2])\n"
+    )
+    command = f"{sys.executable} {program} {{case}} {{result}}"
+    done, report = report_of(tmp_path, "--exec", command, "--contract", "lora_merge", "--dtype", "float32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["verdict"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["no_such_file.py"], "no_such_file.py"),
+        (["self", "--exec", "true", "--contract", "lora_linear"], "not both"),
+        (["--exec", "true {case} {result}"], "--exec needs --contract"),
+        (["--exec", "there_is_no_such_program {case} {result}", "--contract", "lora_linear"], "there_is_no_such_program"),
+        (["self", "--dtype", "float8"], "'float8' is not one of float64, float32, float16"),
+        (["self", "--timeout", "-1"], "'-1' is not a positive number of seconds"),
+        (["self", "--contract", "lora_nothing"], "lora_nothing"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_exit_2(words, sentence):
+    done = npl_lora_check(*words)
+    assert done.returncode == 2
+    assert sentence in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_said(tmp_path):
+    done = npl_lora_check("self", "--contract", "lora_merge", "--json", tmp_path / "no" / "such" / "folder.json")
+    assert done.returncode == 2
+    assert "No such file or directory" in done.stderr
+
+
+def test_several_targets_make_one_report(tmp_path):
+    done, report = report_of(tmp_path, RIGHT, WRONG)
+    assert done.returncode == 1
+    assert report["verdict"] == "fail"
+    assert [target["verdict"] for target in report["targets"]] == ["pass", "fail"]

@@ -1,0 +1,61 @@
+"""Every command and snippet in the README runs as printed. (The two that make virtual environments are run by .ci/run.)"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import npl_lora
+
+ROOT = Path(npl_lora.__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
+FILES = {code.split("\n", 1)[0].removeprefix("# "): code for kind, code in BLOCKS if code.startswith("# ")}
+COMMANDS = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("npl-lora")]
+
+
+def run(command, folder):
+    words = shlex.split(command)
+    return subprocess.run([sys.executable, "-m", "npl_lora", *words[1:]], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_snippets_run_in_order():
+    namespace = {}
+    for kind, code in BLOCKS:
+        if kind == "python" and code not in FILES.values():
+            exec(compile(code, "README.md", "exec"), namespace)
+    assert namespace["y"].shape == (2, 10, 512)
+
+
+def test_the_printed_comments_are_what_is_printed(capsys):
+    code = next(code for kind, code in BLOCKS if kind == "python" and "# (2, 10, 6)" in code)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == code.rsplit("# ", 1)[1]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "peft" not in c])
+def test_the_commands_run(command, tmp_path):
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    done = run(command, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "peft" in c])
+def test_the_commands_that_need_torch_run(command, tmp_path):
+    done = run(command, tmp_path)
+    assert done.returncode in (0, 1), done.stdout + done.stderr  # PEFT's true verdict is recorded elsewhere
+
+
+def test_there_are_commands_and_files():
+    assert len(COMMANDS) >= 2
+    assert "mine.py" in FILES
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
