@@ -4,6 +4,7 @@ The letters in shapes are the same everywhere: N tokens, B batch, T positions, H
 S key positions, V vocabulary, r rank, in, out, C width, F inner width. "..." stands for any leading axes.
 """
 
+import cmath
 import math
 from typing import Any
 
@@ -78,9 +79,10 @@ def check_number(name: str, value: Any) -> Any:
     """A Python number: a NumPy scalar would decide the dtype of what it multiplies."""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
+        value = float(value) if hasattr(value, "item") else value  # longdouble is its own Python number
     if isinstance(value, bool) or not isinstance(value, (int, float, complex)):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a number")
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, int) and not cmath.isfinite(value):
         raise ValueError(f"{name} is {value}, expected a finite number")
     return value
 

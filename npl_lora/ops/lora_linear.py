@@ -37,7 +37,7 @@ def lora_linear(
     The pullback differentiates x, A and B, and W and b when asked. Raises TypeError and ValueError for what does not fit.
     """
     xp, _ = check_inputs(
-        x=(x, "... in"), W=(W, "out in"), A=(A, "r in"), B=(B, "out r"), b=(b, "out"), mask=(mask, "... in")
+        W=(W, "out in"), x=(x, "... in"), A=(A, "r in"), B=(B, "out r"), b=(b, "out"), mask=(mask, "... in")
     )
     scale = check_number("scale", scale)
     xd = x if mask is None else x * mask

@@ -8,14 +8,16 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
-from ..._extras import require
+from ..._extras import MissingExtraError, require
 from ..case import Case
 from . import Answer, TargetError
-from .children import LastWords, ending, kill_group
-from .convert import AnswerError, describe, to_numpy
+from .children import LastWords, ending, kill_group, with_words
+from .convert import AnswerError, to_numpy
+from .one_line import describe
 
 _NOT_SUPPORTED = 77
 _LIMIT = 1 << 30  # bytes of a result
@@ -24,40 +26,42 @@ _LIMIT = 1 << 30  # bytes of a result
 class CommandSubject:
     """command: split as a POSIX shell would, then {case} and {result} put in; no shell runs. timeout: seconds a case.
 
-    Raises TargetError for a command that is not there or has no placeholders, MissingExtraError without safetensors.
+    Raises TargetError for a command that is not there or has no placeholders, and without safetensors.
     """
 
     def __init__(self, command: str, contract: str, timeout: float = 60.0) -> None:
-        self._safetensors = require("safetensors.numpy", "files", "--exec")
+        try:
+            self._safetensors = require("safetensors.numpy", "files", "--exec")
+            self._error = require("safetensors", "files", "--exec").SafetensorError
+        except MissingExtraError as error:
+            raise TargetError(str(error)) from None
         self.name = command
         self.contracts = (contract,)
         self._timeout = timeout
-        try:
-            self._words = shlex.split(command)
-        except ValueError as error:
-            raise TargetError(f"{command!r} cannot be split into words: {error}") from None
-        if not self._words or shutil.which(self._words[0]) is None:
-            raise TargetError(f"{self._words[0] if self._words else command!r}: no such program")
-        for placeholder in ("{case}", "{result}"):
-            if placeholder not in command:
-                raise TargetError(f"the command has no {placeholder}: it is where the file's name goes")
+        self._words = _split(command)
 
     def ask(self, case: Case) -> Answer:
         """Write the case, run the command, read the result."""
-        with tempfile.TemporaryDirectory(prefix="npl-lora-") as folder:
+        with tempfile.TemporaryDirectory(prefix="npl-lora-", ignore_cleanup_errors=True) as folder:
             asked, result = Path(folder, "case.safetensors"), Path(folder, "result.safetensors")
             metadata = {"protocol": "1", "contract": case.contract, "id": case.id, "dtype": case.dtype}
-            arrays = {name: np.ascontiguousarray(array) for name, array in case.arrays.items()}
+            arrays = {name: np.array(array, order="C") for name, array in case.arrays.items()}
             self._safetensors.save_file(arrays, asked, {**metadata, "config": json.dumps(case.config)})
-            answer = self._run(asked, result)
-            return answer if answer is not None else self._read(result)
+            return self._run(asked, result)
 
     def close(self) -> None:
         """Nothing runs between cases."""
 
-    def _run(self, asked: Path, result: Path) -> Answer | None:
-        """None when the command ended well; else what there is to say."""
-        words = [word.replace("{case}", str(asked)).replace("{result}", str(result)) for word in self._words]
+    def __enter__(self) -> "CommandSubject":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, asked: Path, result: Path) -> Answer:
+        words = [_fill(word, asked, result) for word in self._words]
         try:
             process = subprocess.Popen(
                 words,
@@ -73,26 +77,49 @@ class CommandSubject:
         try:
             status = process.wait(timeout=self._timeout)
         except subprocess.TimeoutExpired:
-            return Answer(error=f"took longer than {self._timeout:g} s")
+            kill_group(process)
+            return Answer(error=with_words(f"took longer than {self._timeout:g} s", last.line()))
         finally:
             kill_group(process)  # children that it left behind, too
         if status == _NOT_SUPPORTED:
             return Answer(absent=last.line() or "not supported")
-        return Answer(error=ending(process, last.line())) if status else None
+        if status:
+            return Answer(error=ending(process, last.line()))
+        try:
+            return Answer(outputs=(self._read(result),))
+        except AnswerError as error:
+            return Answer(error=with_words(str(error), last.line()))
 
-    def _read(self, result: Path) -> Answer:
+    def _read(self, result: Path) -> dict[str, np.ndarray]:
+        """The answers in a file that may be anything. Raises AnswerError for what is not a file of arrays."""
         try:
             status = os.lstat(result)
         except FileNotFoundError:
-            return Answer(error="wrote no result file")
-        if not stat.S_ISREG(status.st_mode):
-            return Answer(error="the result is not a regular file")
+            raise AnswerError("wrote no result file") from None
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer
+            raise AnswerError("the result is not a regular file")
         if status.st_size > _LIMIT:
-            return Answer(error=f"the result has {status.st_size:,} bytes, expected at most {_LIMIT:,}")
-        from safetensors import SafetensorError
-
+            raise AnswerError(f"the result file has {status.st_size:,} bytes, expected at most {_LIMIT:,}")
         try:
             tensors = self._safetensors.load_file(result)
-            return Answer(outputs=({name: to_numpy(name, array) for name, array in tensors.items()},))
-        except (SafetensorError, AnswerError, ValueError, KeyError, TypeError, OSError, MemoryError) as error:
-            return Answer(error=f"the result is not a safetensors file with floating arrays: {describe(error)}")
+        except (self._error, ValueError, KeyError, TypeError, AttributeError, OSError, MemoryError) as error:
+            raise AnswerError(f"the result file is not a valid safetensors file: {describe(error)}") from None
+        return {name: to_numpy(name, array) for name, array in tensors.items()}
+
+
+def _split(command: str) -> list[str]:
+    """The words of a command that can be run. Raises TargetError for one that cannot."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise TargetError(f"{command!r} cannot be split into words: {error}") from None
+    for placeholder in ("{case}", "{result}"):
+        if not any(placeholder in word for word in words):
+            raise TargetError(f"the command has no {placeholder}: it is where the file's name goes")
+    if shutil.which(words[0]) is None:
+        raise TargetError(f"{words[0]}: {'not executable' if Path(words[0]).exists() else 'no such program'}")
+    return words
+
+
+def _fill(word: str, asked: Path, result: Path) -> str:
+    return word.replace("{case}", str(asked)).replace("{result}", str(result))

@@ -1,9 +1,11 @@
 """What a subject may answer, turned into NumPy arrays. Nothing is imported for it: an array is known by what it can do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from .one_line import describe
 
 
 class AnswerError(Exception):
@@ -13,63 +15,91 @@ class AnswerError(Exception):
 def to_arrays(answer: Any) -> dict[str, np.ndarray]:
     """A mapping from name to array -> the same of NumPy arrays. Judging them is left to the judge."""
     if not isinstance(answer, Mapping):
-        raise AnswerError(f"returned a {type(answer).__name__}, expected a mapping from name to array")
+        raise AnswerError(f"returned {_a(answer)}, expected a mapping from name to array")
     arrays = {}
     for name, value in answer.items():
         if not isinstance(name, str):
             raise AnswerError(f"returned a mapping with the key {name!r}, expected names")
-        arrays[name] = to_numpy(name, value)
+        arrays[str(name)] = to_numpy(name, value)
     return arrays
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:
-    """One answer: NumPy, torch (any device, with or without grad), CuPy, JAX, MLX, a buffer, DLPack or a scalar."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # torch
-        value = value.detach().cpu().resolve_conj().resolve_neg()
-        if str(value.dtype) in _TORCH_NARROW:
-            value = value.float()
-        array = value.numpy()
-    elif hasattr(value, "get") and hasattr(value, "__cuda_array_interface__"):  # CuPy
-        array = value.get()
-    else:
-        array = _other(name, value)
-    return _native(name, array)
+    """One answer: NumPy, torch (any device, with or without grad), CuPy, JAX, MLX, a buffer, DLPack or a scalar.
+
+    The array is a copy, for a subject may use its own again in the next call.
+    """
+    problems = []
+    for way in _ways(value):
+        try:
+            array = way(value)
+        except Exception as error:  # somebody's array type, and it may fail in any way
+            problems.append(describe(error))
+        else:
+            return _native(name, array)
+    raise AnswerError(f"{name} is {_a(value)}, expected an array" + (f" ({problems[0]})" if problems else ""))
 
 
-# Dtypes that NumPy has no name for. float32 holds each of their values.
-_TORCH_NARROW = {f"torch.{name}" for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")}
-_NARROW = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+def _ways(value: Any) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What may turn this value into a NumPy array, best first."""
+    if isinstance(value, (str, bytes)):
+        return  # bytes are a buffer, but nobody's numbers
+    if hasattr(value, "detach") and hasattr(value, "resolve_conj"):
+        yield _torch
+        return
+    if hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
+        yield _cupy
+    if hasattr(value, "__array__") or isinstance(value, (int, float, complex)):
+        yield np.asarray
+    if str(getattr(value, "dtype", "")).endswith("mlx.core.bfloat16"):
+        yield _mlx_bfloat16
+    if not hasattr(value, "__array__"):
+        yield _buffer
+    if hasattr(value, "__dlpack__"):
+        yield np.from_dlpack
+        yield _dlpack_from_afar
 
 
-def _other(name: str, value: Any) -> np.ndarray:
-    dtype = str(getattr(value, "dtype", ""))
-    if dtype.startswith("mlx.") and dtype.split(".")[-1] == "bfloat16":
-        value = value.astype(type(value)(0.0).dtype)  # an MLX scalar is float32, and its buffer NumPy's
-    try:
-        if hasattr(value, "__array__") or isinstance(value, (int, float, complex, np.generic)):
-            return np.asarray(value)
-        if hasattr(value, "__dlpack__"):
-            return np.from_dlpack(value)
-        return np.asarray(memoryview(value))
-    except (TypeError, ValueError, BufferError, RuntimeError) as error:
-        kind = type(value).__name__
-        raise AnswerError(f"{name} is a {kind}, expected an array ({_first_line(str(error))})") from None
+def _torch(value: Any) -> np.ndarray:
+    value = value.detach().cpu().resolve_conj().resolve_neg()
+    if value.is_floating_point() and str(value.dtype) not in _TORCH_FLOATS:
+        value = value.float()  # bfloat16 and the eight-bit ones: NumPy has no name for them, float32 holds them all
+    return value.numpy()
+
+
+_TORCH_FLOATS = ("torch.float16", "torch.float32", "torch.float64")
+
+
+def _cupy(value: Any) -> np.ndarray:
+    return value.get()
+
+
+def _mlx_bfloat16(value: Any) -> np.ndarray:
+    float32 = type(value)(0.0).dtype  # MLX makes a Python float one
+    return np.asarray(memoryview(value.astype(float32)))
+
+
+def _buffer(value: Any) -> np.ndarray:
+    return np.asarray(memoryview(value))
+
+
+def _dlpack_from_afar(value: Any) -> np.ndarray:
+    return np.from_dlpack(value, device="cpu")  # from another device: NumPy 2.1 and an array that can
 
 
 def _native(name: str, array: Any) -> np.ndarray:
+    """A copy in a dtype that NumPy has by itself, in this machine's byte order."""
     array = np.asarray(array)
-    if array.dtype.name in _NARROW:
+    if array.dtype.isbuiltin == 2 and "float" in array.dtype.name:  # ml_dtypes' narrow ones
         return array.astype(np.float32)
-    if array.dtype.kind not in "fciub":
+    if array.dtype.isbuiltin == 2 or array.dtype.kind not in "fciub":
         raise AnswerError(f"{name} has dtype {array.dtype}, expected a floating dtype")
-    return array
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True, subok=False)
 
 
-def _first_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[0][:300] if lines else "no message"
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {_first_line(str(error))}"
+def _a(value: Any) -> str:
+    """The kind of a value, with its article: a list, an int, None."""
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"

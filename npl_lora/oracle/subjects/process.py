@@ -1,116 +1,101 @@
 """A Python subject, asked through a worker process: it may hang or crash, and the check goes on."""
 
-import contextlib
-import subprocess
 import sys
-import threading
-from typing import Any
+from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
 from ..case import Case
 from . import Answer, TargetError
-from .children import LastWords, ending, kill_group
-from .frames import FrameError, read_frame, write_frame
+from .conversation import Conversation, SilenceError
 
-_LOADING = 300.0  # seconds that importing a target may take
+# The worker is to be the same npl_lora as this one. With -P the current folder is not searched: a math.py that lies there
+# would become Python's own.
+_ROOT = str(Path(__file__).resolve().parents[3])
+_START = (
+    f"import sys; {_ROOT!r} in sys.path or sys.path.insert(0, {_ROOT!r}); "
+    "from npl_lora.oracle.subjects.worker import main; main()"
+)
+_TRIES = 2  # failed restarts, one after the other, until it is no longer tried
 
 
 class ProcessSubject:
     """target: a file, importable code or a shipped library; contract: ask it for this one. timeout: seconds a case.
 
-    Raises TargetError when the target cannot be loaded.
+    load_timeout: seconds that importing the target may take. Raises TargetError when the target cannot be loaded. Close
+    it, or use it in a with statement.
     """
 
-    def __init__(self, target: str, contract: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self, target: str, contract: str | None = None, timeout: float = 60.0, load_timeout: float = 300.0
+    ) -> None:
         self.name = target
         self._contract = contract
         self._timeout = timeout
-        self._process: subprocess.Popen[bytes] | None = None
-        self.contracts = tuple(self._start())
+        self._load_timeout = load_timeout
+        self._worker: Conversation | None = None
+        self._failures: list[str] = []
+        self.contracts = self._start()
 
     def ask(self, case: Case) -> Answer:
         """Both answers of the subject to a case; or why there are none."""
+        if case.contract not in self.contracts:
+            return Answer(absent=f"has no {case.contract}")
         try:
-            if self._process is None:
-                self._start()
-            header = {"contract": case.contract, "id": case.id, "dtype": case.dtype, "config": case.config}
-            reply, arrays = self._exchange(header, dict(case.arrays), self._timeout)
-        except (TargetError, _EndedError) as error:
+            worker = self._worker or self._restart()
+        except TargetError as error:
             return Answer(error=str(error))
+        header = {"contract": case.contract, "id": case.id, "dtype": case.dtype, "config": case.config}
+        try:
+            reply, arrays = worker.reply(self._timeout, (header, dict(case.arrays)))
+        except SilenceError as silence:
+            self._worker = None
+            return Answer(error=str(silence))
         if "calls" not in reply:
             return Answer(absent=reply.get("absent"), error=reply.get("error"))
         return Answer(outputs=tuple(_call(arrays, call) for call in range(reply["calls"])))
 
     def close(self) -> None:
         """End the worker."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            kill_group(process)
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
-    def _start(self) -> list[str]:
-        words = [sys.executable, "-m", "npl_lora.oracle.subjects.worker", self.name]
-        self._process = subprocess.Popen(
-            words + ([self._contract] if self._contract else []),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._words = LastWords(self._process.stderr)  # type: ignore[arg-type]
+    def __enter__(self) -> "ProcessSubject":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> tuple[str, ...]:
+        """Start the worker, and learn the contracts that the target bears."""
+        words = [sys.executable, "-P", "-c", _START, self.name]
+        worker = Conversation(words + ([self._contract] if self._contract else []))
         try:
-            reply, _ = self._exchange(None, {}, _LOADING)
-        except _EndedError as error:
-            raise TargetError(f"{self.name} cannot be loaded: {error}") from None
+            reply, _ = worker.reply(self._load_timeout)
+        except SilenceError as silence:
+            raise TargetError(f"{self.name} cannot be loaded: {silence}") from None
         if "problem" in reply:
-            self.close()
+            worker.close()
             raise TargetError(reply["problem"])
-        return reply["contracts"]
+        self._worker = worker
+        return tuple(reply["contracts"])
 
-    def _exchange(
-        self, header: dict[str, Any] | None, arrays: dict[str, np.ndarray], timeout: float
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Send a question, if there is one, and wait for a frame. Raises _EndedError, with the worker closed, if none comes.
-
-        A timer kills the worker when the time is over: that ends every read and write on its pipes.
-        """
-        process, late = self._process, threading.Event()
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def expire() -> None:
-            late.set()
-            kill_group(process)
-
-        timer = threading.Timer(timeout, expire)
-        timer.start()
+    def _restart(self) -> Conversation:
+        """Another worker, for the last one ended with the case before."""
+        if len(self._failures) == _TRIES:
+            raise TargetError(self._failures[-1])
         try:
-            if header is not None:
-                write_frame(process.stdin, header, arrays)
-            reply = read_frame(process.stdout)
-        except (FrameError, OSError, ValueError) as error:
-            timer.cancel()
-            why = f"took longer than {timeout:g} s" if late.is_set() else self._how_it_ended(process, error)
-            self.close()
-            raise _EndedError(why) from None
-        finally:
-            timer.cancel()
-        return reply
-
-    def _how_it_ended(self, process: subprocess.Popen[bytes], error: Exception) -> str:
-        try:
-            process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:  # alive, but it wrote what is no frame
-            return f"answered garbage: {error}"
-        return f"its process {ending(process, self._words.line())}"
-
-
-class _EndedError(Exception):
-    """The worker gave no answer, and why."""
+            self._start()
+        except TargetError as error:
+            self._failures.append(f"after its process ended it could not be started again: {error}")
+            raise TargetError(self._failures[-1]) from None
+        self._failures.clear()
+        assert self._worker is not None
+        return self._worker
 
 
 def _call(arrays: dict[str, np.ndarray], call: int) -> dict[str, np.ndarray]:

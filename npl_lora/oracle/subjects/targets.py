@@ -7,86 +7,149 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from . import CONTRACTS, TargetError
-from .convert import describe
+from .one_line import describe
 
 _LIBRARIES = {"peft": "npl_lora.oracle.subjects.peft_library", "loralib": "npl_lora.oracle.subjects.loralib_library"}
 
+Function = Callable[..., Any]
 
-def load(target: str, contract: str | None) -> dict[str, Callable[..., Any]]:
+
+def load(target: str, contract: str | None) -> dict[str, Function]:
     """The functions of a target by contract. Raises TargetError, one sentence, when there are none."""
-    found = _find(target)
+    if contract is not None and contract not in CONTRACTS:
+        raise TargetError(f"{contract} is not a contract; the contracts are {_known()}")
+    found, name = _find(target)
     if inspect.isclass(found):
-        found = found()
-    names = [contract] if contract else list(CONTRACTS)
-    functions = {name: getattr(found, name) for name in names if callable(getattr(found, name, None))}
-    if functions:
+        found = _instance(found, target)
+    functions = _named(found, target)
+    if not functions and callable(found):
+        functions = _single(found, name, target, contract)
+    if contract in functions:
+        return {contract: functions[contract]}
+    if contract is None and functions:
         return functions
-    if callable(found):
-        own = getattr(found, "__name__", "")
-        name = contract or own
-        if name in CONTRACTS:
-            return {name: found}
-        raise TargetError(f"{target}: {own or 'it'} is not the name of a contract: add --contract NAME, one of {_known()}")
     wanted = contract or f"a contract ({_known()})"
-    raise TargetError(f"{target} has no function that bears the name of {wanted}")
+    there = f" (there are: {', '.join(functions)})" if functions else ""
+    raise TargetError(f"{target} has no function that bears the name of {wanted}{there}")
 
 
 def _known() -> str:
     return ", ".join(CONTRACTS)
 
 
-def _find(target: str) -> Any:
+def _named(found: Any, target: str) -> dict[str, Function]:
+    """What bears the name of a contract in a module or an object."""
+    functions = {}
+    for name in CONTRACTS:
+        try:
+            function = getattr(found, name, None)
+        except Exception as error:  # a property of somebody's
+            raise TargetError(f"{target}: looking for {name} there raised {describe(error)}") from None
+        if callable(function) and not _is_borrowed(found, function):
+            functions[name] = function
+    return functions
+
+
+def _is_borrowed(found: Any, function: Function) -> bool:
+    """Whether a module merely imported this for its own use: torch's cross_entropy is no answer to a contract.
+
+    It is when it comes from elsewhere and could not be asked, for it takes more than a case.
+    """
+    if not isinstance(found, ModuleType) or getattr(function, "__module__", None) == found.__name__:
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return True
+    except ValueError:  # it has no signature that could be read
+        return False
+    return False
+
+
+def _single(function: Function, name: str, target: str, contract: str | None) -> dict[str, Function]:
+    """One function, asked the contract given, or the one that it is named for."""
+    for contract_name in (contract, name, getattr(function, "__name__", None)):
+        if contract_name in CONTRACTS:
+            return {contract_name: function}
+    raise TargetError(f"{target}: {name} is not the name of a contract: add --contract NAME, one of {_known()}")
+
+
+def _instance(kind: type, target: str) -> Any:
+    try:
+        return kind()
+    except Exception as error:  # anything may go wrong in somebody's class
+        raise TargetError(f"{target}: {kind.__name__}() raised {describe(error)}") from None
+
+
+def _find(target: str) -> tuple[Any, str]:
+    """What a target names, and the last part of its name."""
     if target in _LIBRARIES:
-        return _import(_LIBRARIES[target], target)
-    if Path(target).is_file():
-        return _load_file(Path(target))
+        return _import(_LIBRARIES[target], target), target
+    if Path(target).is_file():  # even with a colon in its name
+        return _load_file(Path(target)), target
     where, colon, attribute = target.rpartition(":")
     if not colon:
         where, attribute = target, ""
-    if where.endswith(".py") or os.sep in where:
-        if not Path(where).is_file():
-            raise TargetError(f"{where}: no such file")
-        module = _load_file(Path(where))
-    else:
-        sys.path.insert(0, os.getcwd())
-        module = _import(where, target)
-    return _attribute(module, attribute, target) if attribute else module
+    module = _load_file(Path(where)) if _is_path(where) else _import_from_here(where, target)
+    return (_attribute(module, attribute, target), attribute.rpartition(".")[2]) if attribute else (module, where)
+
+
+def _is_path(where: str) -> bool:
+    return where.endswith(".py") or os.sep in where or Path(where).is_file()
 
 
 def _attribute(module: Any, path: str, target: str) -> Any:
     found = module
     for name in path.split("."):
-        if not hasattr(found, name):
-            there = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))[:12])
-            raise TargetError(f"{target}: no {name} there (there are: {there or 'no names'})")
-        found = getattr(found, name)
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise TargetError(f"{target}: no {name} there (there are: {_names(found)})") from None
+        except Exception as error:  # a property of somebody's
+            raise TargetError(f"{target}: looking for {name} there raised {describe(error)}") from None
     return found
 
 
-def _import(name: str, target: str) -> Any:
+def _names(found: Any) -> str:
+    names = [name for name in sorted(getattr(found, "__dict__", {})) if not name.startswith("_")]
+    names = [name for name in names if not isinstance(found.__dict__[name], ModuleType)]
+    return ", ".join(names[:12] + ["…"] * (len(names) > 12)) or "no names"
+
+
+def _import_from_here(name: str, target: str) -> ModuleType:
+    sys.path.insert(0, os.getcwd())
+    return _import(name, target)
+
+
+def _import(name: str, target: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
+        if error.name and f"{name}.".startswith(f"{error.name}."):
             raise TargetError(f"{target}: no such file, module or shipped subject") from None
         raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
     except Exception as error:  # anything may go wrong in somebody's module
         raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
 
 
-def _load_file(file: Path) -> Any:
-    file = file.resolve()
-    sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    file = path.resolve()
+    # Under its own name, so that what it defines can be found again; but a file called numpy.py is not to become numpy.
+    name = file.stem if file.stem not in sys.modules else f"{file.stem}_target"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise TargetError(f"{file.name} is not a Python file")
+        raise TargetError(f"{path} is not a Python file (its name does not end in .py)")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
+    sys.path.insert(0, str(file.parent))
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # anything may go wrong in somebody's file
-        raise TargetError(f"{file.name} cannot be loaded: {describe(error)}") from None
+        raise TargetError(f"{path} cannot be loaded: {describe(error)}") from None
     return module

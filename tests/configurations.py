@@ -1,0 +1,188 @@
+"""Inputs for every op, in general position: a function of drawn sizes and switches; the seed draws the floats."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+sizes = st.integers(1, 4)
+DIMS = st.fixed_dictionaries(
+    {
+        "leading": st.lists(st.integers(0, 2), max_size=2).map(tuple),
+        "seed": st.integers(0, 2**32 - 1),
+        **{name: sizes for name in ("in", "out", "r", "V", "F")},
+        "T": st.integers(0, 3),
+        "S": st.integers(0, 4),
+        "G": st.integers(1, 2),
+        "per": st.integers(1, 2),
+        "half": st.integers(1, 2),
+        "start": st.integers(-2, 9),
+        "offset": st.integers(-2, 3),
+        "window": st.none() | st.integers(1, 3),
+        "scale": st.sampled_from([0.5, 2.5, -1.25]),
+        "activation": st.sampled_from(["silu", "gelu", "gelu_tanh", "relu"]),
+        **{name: st.booleans() for name in ("bias", "mask", "causal", "padding", "fan", "interleaved", "count", "rope")},
+    }
+)
+
+# Two points in general position, for tests that want few examples: no two sizes alike, every switch both ways.
+FIRST = {"leading": (2, 1), "seed": 1, "in": 3, "out": 4, "r": 2, "V": 5, "F": 4, "T": 3, "S": 4, "G": 2, "per": 2}
+FIRST |= {"half": 1, "start": 3, "offset": 1, "window": 3, "scale": 2.5, "activation": "gelu", "rope": True, "count": True}
+FIRST |= {"bias": True, "mask": True, "causal": True, "padding": True, "fan": True, "interleaved": True}
+SECOND = FIRST | {"leading": (2,), "seed": 2, "in": 4, "out": 3, "F": 2, "G": 1, "half": 2, "start": 0, "scale": -1.25}
+SECOND |= {"offset": 0, "window": None, "activation": "silu", "rope": False, "count": False, "bias": False}
+SECOND |= {"mask": False, "causal": False, "padding": False, "fan": False, "interleaved": False}
+THIRD = SECOND | {"activation": "gelu_tanh", "rope": True, "mask": True}
+POINTS = [FIRST, SECOND, THIRD]
+
+
+class Draw:
+    def __init__(self, d):
+        self.d = d
+        self.rng = np.random.default_rng(d["seed"])
+
+    def __call__(self, *shape):
+        return self.rng.standard_normal(shape)
+
+    def linear(self, names, out, in_):
+        """W, A, B under their names."""
+        W, A, B = names
+        return {W: self(out, in_), A: self(self.d["r"], in_), B: self(out, self.d["r"])}
+
+    def dropout(self, *shape):
+        return (self.rng.random(shape) < 0.75) / 0.75
+
+
+def linear(d):
+    f = Draw(d)
+    b = {"b": f(d["out"])} if d["bias"] else {}
+    return {"x": f(*d["leading"], d["in"]), "W": f(d["out"], d["in"]), **b}, {}
+
+
+def lora_linear(d):
+    f = Draw(d)
+    more = {"b": f(d["out"])} if d["bias"] else {}
+    more |= {"mask": f.dropout(*d["leading"], d["in"])} if d["mask"] else {}
+    return {"x": f(*d["leading"], d["in"]), **f.linear("WAB", d["out"], d["in"]), **more}, {"scale": d["scale"]}
+
+
+def _ids(f, d):
+    return f.rng.integers(0, d["V"], size=d["leading"])  # few tokens, so they repeat
+
+
+def embedding(d):
+    f = Draw(d)
+    return {"ids": _ids(f, d), "E": f(d["V"], d["out"])}, {"padding_idx": d["V"] // 2 if d["padding"] else None}
+
+
+def lora_embedding(d):
+    f = Draw(d)
+    inputs, config = embedding(d)
+    return {**inputs, "A": f(d["r"], d["V"]), "B": f(d["out"], d["r"])}, {**config, "scale": d["scale"]}
+
+
+def dropout(d):
+    f = Draw(d)
+    return {"x": f(*d["leading"], d["in"]), "mask": f.dropout(*d["leading"], d["in"])}, {}
+
+
+def merge(d):
+    f = Draw(d)
+    inputs = f.linear("WAB", d["out"], d["in"])
+    if d["fan"]:
+        inputs["W"] = f(d["in"], d["out"])
+    return inputs, {"scale": d["scale"], "fan_in_fan_out": d["fan"]}
+
+
+def unmerge(d):
+    inputs, config = merge(d)
+    return {"W_merged": inputs.pop("W"), **inputs}, config
+
+
+def softmax(d):
+    f = Draw(d)
+    x = 2.0 * f(*d["leading"], d["in"])
+    return {"x": x, **({"mask": f.rng.random(x.shape) < 0.6} if d["mask"] else {})}, {}
+
+
+def attention(d):
+    f, D = Draw(d), 2 * d["half"]
+    q = f(*d["leading"], d["G"] * d["per"], d["T"], D)
+    k, v = f(*d["leading"], d["G"], d["S"], D), f(*d["leading"], d["G"], d["S"], d["out"])
+    mask = {"key_mask": f.rng.random((*d["leading"], d["S"])) < 0.6} if d["mask"] else {}
+    config = {"causal": d["causal"], "offset": d["offset"], "window": d["window"]}
+    return {"q": q, "k": k, "v": v, **mask}, config | ({"scale": d["scale"]} if d["bias"] else {})
+
+
+def rope(d):
+    config = {"theta": 500.0 if d["bias"] else 10000.0, "start": d["start"], "interleaved": d["interleaved"]}
+    return {"x": Draw(d)(*d["leading"], d["T"], 2 * d["half"])}, config
+
+
+def layer_norm(d):
+    f = Draw(d)
+    return {"x": f(*d["leading"], d["in"]), "w": f(d["in"]), "b": f(d["in"])}, {"eps": 2.0**-7}
+
+
+def rms_norm(d):
+    f = Draw(d)
+    return {"x": f(*d["leading"], d["in"]), "w": f(d["in"])}, {"eps": 2.0**-10}
+
+
+def activation(d):
+    return {"z": 2.0 * Draw(d)(*d["leading"], d["in"])}, {}
+
+
+silu = gelu = gelu_tanh = relu = activation
+
+
+def glu(d):
+    f, shape = Draw(d), (*d["leading"], d["in"])
+    return {"gate": f(*shape), "up": f(*shape)}, {"activation": d["activation"]}
+
+
+def gated_mlp(d):
+    f, C, F = Draw(d), d["in"], d["F"]
+    weights = {"W_gate": f(F, C), "W_up": f(F, C), "W_down": f(C, F)}
+    return {"x": f(*d["leading"], C), **weights}, {"activation": d["activation"]}
+
+
+def lora_mlp(d):
+    f, C, F = Draw(d), d["in"], d["F"]
+    inputs = {"x": f(*d["leading"], C)}
+    for n, (out, in_) in {"gate": (F, C), "up": (F, C), "down": (C, F)}.items():
+        inputs |= f.linear((f"W_{n}", f"A_{n}", f"B_{n}"), out, in_)
+    return inputs, {"activation": d["activation"], "scale": d["scale"]}
+
+
+def lora_attention(d):
+    f, C, D, H, G = Draw(d), d["in"], 2 * d["half"], d["G"] * d["per"], d["G"]
+    inputs = {"x": f(*d["leading"], d["T"], C)}
+    for n, (out, in_) in {"q": (H * D, C), "k": (G * D, C), "v": (G * D, C), "o": (C, H * D)}.items():
+        inputs |= {name: 0.5 * a for name, a in f.linear((f"W{n}", f"A_{n}", f"B_{n}"), out, in_).items()}
+    if d["mask"]:
+        inputs["key_mask"] = f.rng.random((*d["leading"], d["T"])) < 0.6
+    config = {"scale": d["scale"], "n_heads": H, "n_kv_heads": G, "causal": d["causal"]}
+    return inputs, {**config, "rope_theta": 500.0 if d["rope"] else None}
+
+
+def cross_entropy(d):
+    f = Draw(d)
+    labels = f.rng.integers(0, d["V"], size=d["leading"])
+    labels = np.where(f.rng.random(d["leading"]) < 0.3, -7, labels)
+    config = {"ignore_index": -7, **({"count": 5} if d["count"] else {})}
+    return {"logits": 2.0 * f(*d["leading"], d["V"]), "labels": labels}, config
+
+
+def mean_squared_error(d):
+    f, shape = Draw(d), (*d["leading"], d["in"])
+    return {"prediction": f(*shape), "target": f(*shape)}, ({"count": 5} if d["count"] else {})
+
+
+OPS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "softmax", "attention"]
+OPS += ["rope", "layer_norm", "rms_norm", "silu", "gelu", "gelu_tanh", "relu", "glu", "gated_mlp", "lora_mlp"]
+OPS += ["lora_attention", "cross_entropy", "mean_squared_error"]
+POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge"]
+
+
+def build(name, d):
+    """inputs, config of the op of that name."""
+    return globals()[name](d)

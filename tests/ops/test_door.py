@@ -1,0 +1,75 @@
+"""Bad input is refused at the door: one sentence with the argument's name, what was expected, what came."""
+
+import numpy as np
+import pytest
+
+from npl_lora import ops
+
+f = np.ones
+x, W, A, B = f((2, 5)), f((3, 5)), f((4, 5)), f((3, 4))
+ids, E, EA, EB = np.array([0, 2]), f((6, 3)), f((2, 6)), f((3, 2))
+q, k, v = f((4, 3, 2)), f((2, 5, 2)), f((2, 5, 3))
+block = {"Wq": f((8, 5)), "Wk": f((4, 5)), "Wv": f((4, 5)), "Wo": f((5, 8))}
+block |= {"A_q": f((2, 5)), "B_q": f((8, 2)), "A_k": f((2, 5)), "B_k": f((4, 2))}
+block |= {"A_v": f((2, 5)), "B_v": f((4, 2)), "A_o": f((2, 8)), "B_o": f((5, 2))}
+mlp = {"W_gate": f((7, 5)), "W_up": f((7, 5)), "W_down": f((5, 7))}
+heads = {"scale": 1.0, "n_heads": 4, "n_kv_heads": 2}
+
+REFUSED = [
+    (lambda: ops.lora_linear(x, W, A.T, B, scale=1.0), ValueError, "A has shape (5, 4), expected (r, in) = (r, 5)"),
+    (lambda: ops.lora_linear(x, W, A, B.T, scale=1.0), ValueError, "B has shape (4, 3), expected (out, r) = (3, 4)"),
+    (lambda: ops.lora_linear(x.T, W, A, B, scale=1.0), ValueError, "x has shape (5, 2), expected (..., in) = (..., 5)"),
+    (lambda: ops.lora_linear(x, W, A, B, scale="1"), TypeError, "scale is a str, expected a number"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=True), TypeError, "scale is a bool, expected a number"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=float("nan")), ValueError, "scale is nan, expected a finite number"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=1.0, mask=x[:1]), ValueError, "mask has shape (1, 5), expected (..., in) = (2, 5)"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=1.0, b=f(4)), ValueError, "b has shape (4,), expected (out) = (3,)"),
+    (lambda: ops.linear(x.tolist(), W), TypeError, "x is a list, expected an array"),
+    (lambda: ops.linear(x.astype(int), W), TypeError, "x has dtype int64, expected a floating or complex dtype"),
+    (lambda: ops.linear(x, W[0]), ValueError, "W has shape (5,), expected (out, in) = (out, in)"),
+    (lambda: ops.embedding(ids - 1, E), ValueError, "ids has values from -1 to 1, expected 0 <= ids < 6"),
+    (lambda: ops.embedding(ids + 4, E), ValueError, "ids has values from 4 to 6, expected 0 <= ids < 6"),
+    (lambda: ops.embedding(ids.astype(float), E), TypeError, "ids has dtype float64, expected an integer dtype"),
+    (lambda: ops.embedding(ids, E, padding_idx=6), ValueError, "padding_idx is 6, expected 0 <= padding_idx < 6"),
+    (lambda: ops.lora_embedding(ids, E, EA, EB.T, scale=1.0), ValueError, "B has shape (2, 3), expected (D, r) = (3, 2)"),
+    (lambda: ops.merge(W, A, B, scale=1.0, fan_in_fan_out=True), ValueError, "W has shape (3, 5), expected (in, out) = (5, 3)"),
+    (lambda: ops.unmerge(W.T, A, B, scale=1.0), ValueError, "W_merged has shape (5, 3), expected (out, in) = (3, 5)"),
+    (lambda: ops.dropout(x, x.T), ValueError, "mask has shape (5, 2), expected (...) = (2, 5,)"),
+    (lambda: ops.softmax(x, mask=f((3, 5), bool)), ValueError, "mask has shape (3, 5), expected one that broadcasts to (2, 5)"),
+    (lambda: ops.softmax(x, mask=x), TypeError, "mask has dtype float64, expected a bool dtype"),
+    (lambda: ops.attention(q[:3], k, v), ValueError, "q has 3 heads and k has 2, expected a multiple"),
+    (lambda: ops.attention(q, k[..., :1], v), ValueError, "k has shape (2, 5, 1), expected (..., G, S, D) = (G, S, 2)"),
+    (lambda: ops.attention(q, k, v, window=0), ValueError, "window is 0, expected 1 <= window"),
+    (lambda: ops.attention(q, k, v, offset=0.5), TypeError, "offset is a float, expected an integer"),
+    (lambda: ops.rope(f((3, 5))), ValueError, "x has head size D = 5, expected an even one"),
+    (lambda: ops.rope(f((3, 4)), start="a"), TypeError, "start is a str, expected an integer"),
+    (lambda: ops.layer_norm(x, f(5), f(4)), ValueError, "b has shape (4,), expected (n) = (5,)"),
+    (lambda: ops.rms_norm(x, f(4)), ValueError, "w has shape (4,), expected (n) = (5,)"),
+    (lambda: ops.gelu(ids), TypeError, "z has dtype int64, expected a floating or complex dtype"),
+    (lambda: ops.glu(x, x, activation="swish"), ValueError, "activation is 'swish', expected one of 'silu', 'gelu'"),
+    (lambda: ops.gated_mlp(x, **mlp | {"W_up": W}), ValueError, "W_up has shape (3, 5), expected (F, C) = (7, 5)"),
+    (lambda: ops.lora_attention(x, **block, **heads | {"n_heads": 3}), ValueError, "Wq has 8 rows, expected a multiple of n_heads = 3"),
+    (lambda: ops.lora_attention(x, **block, **heads | {"n_kv_heads": 4}), ValueError, "Wk has 4 rows, expected n_kv_heads * D = 4 * 2"),
+    (lambda: ops.lora_attention(x, **block | {"B_v": f((8, 2))}, **heads), ValueError, "B_v has shape (8, 2), expected (GD, r) = (4, 2)"),
+    (lambda: ops.cross_entropy(x, ids + 4), ValueError, "labels has values from 4 to 6, expected 0 <= labels < 5"),
+    (lambda: ops.cross_entropy(x, ids, count=-1), ValueError, "count is -1, expected 0 <= count"),
+    (lambda: ops.cross_entropy(x, ids[:1]), ValueError, "labels has shape (1,), expected (...) = (2,)"),
+    (lambda: ops.mean_squared_error(x, x[:1]), ValueError, "target has shape (1, 5), expected (...) = (2, 5,)"),
+    (lambda: ops.linear(x, W)[1](x), ValueError, "dy has shape (2, 5), expected (2, 3)"),
+    (lambda: ops.linear(x, W)[1](f((2, 3)), wrt=("A",)), ValueError, "wrt names A, expected some of x, W"),
+    (lambda: ops.linear(x, W)[1](f((2, 3)), wrt="x"), TypeError, "wrt is the string 'x', expected a tuple of names"),
+]
+
+
+@pytest.mark.parametrize(("refused", "error", "sentence"), REFUSED, ids=[r[2][:40] for r in REFUSED])
+def test_one_sentence_with_name_expected_and_got(refused, error, sentence):
+    with pytest.raises(error) as caught:
+        refused()
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_from_numpy_do_not_decide_the_dtype():
+    single = [a.astype(np.float32) for a in (x, W, A, B)]
+    for scale in (np.float64(0.5), np.longdouble(0.5), np.array(0.5), 1):
+        assert ops.lora_linear(*single, scale=scale)[0].dtype == np.float32

@@ -1,0 +1,179 @@
+"""What must hold whatever the numbers are: identities, edge cases, conventions."""
+
+import numpy as np
+import pytest
+from configurations import DIMS, build
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npl_lora import ops
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@given(d=DIMS)
+def test_at_the_start_the_layer_is_its_base_and_only_dB_moves(d):
+    inputs, config = build("lora_linear", d | {"leading": (2, 3)})
+    inputs["B"] = np.zeros_like(inputs["B"])
+    y, pullback = ops.lora_linear(**inputs, **config)
+    base, _ = ops.linear(inputs["x"], inputs["W"], inputs.get("b"))
+    np.testing.assert_array_equal(y, base)
+    grads = pullback(normal(0, *y.shape))
+    assert not grads["A"].any()
+    assert "mask" in inputs or grads["B"].any()
+
+
+@given(d=DIMS)
+def test_merged_and_unmerged_agree(d):
+    inputs, config = build("lora_linear", d | {"mask": False})
+    W, _ = ops.merge(inputs["W"], inputs["A"], inputs["B"], scale=config["scale"])
+    merged, _ = ops.linear(inputs["x"], W, inputs.get("b"))
+    y, _ = ops.lora_linear(**inputs, **config)
+    size, _ = ops.lora_linear(**{n: np.abs(a) for n, a in inputs.items()}, scale=abs(config["scale"]))
+    assert np.all(np.abs(merged - y) <= 30 * 2.0**-53 * size)  # fewer than 30 roundings on either road
+
+
+@given(d=DIMS)
+def test_unmerge_undoes_merge_over_the_integers(d):
+    inputs, config = build("merge", d)
+    whole = {n: np.vectorize(int, otypes=[object])(1000 * a) for n, a in inputs.items()}
+    how = {"scale": 7, "fan_in_fan_out": config["fan_in_fan_out"]}
+    W, _ = ops.merge(**whole, **how)
+    back, _ = ops.unmerge(W, whole["A"], whole["B"], **how)
+    assert np.array_equal(back, whole["W"])
+
+
+@given(d=DIMS)
+def test_the_reference_free_identities_hold(d):
+    """J1: B^T dB = dA A^T. J2: <dB, B> = <dA, A>. J3: <dx, x> = <dy, y - b>."""
+    inputs, config = build("lora_linear", d)
+    y, pullback = ops.lora_linear(**inputs, **config)
+    dy = normal(1, *y.shape)
+    grads = pullback(dy)
+    A, B = inputs["A"], inputs["B"]
+    np.testing.assert_allclose(B.T @ grads["B"], grads["A"] @ A.T, atol=1e-11)
+    np.testing.assert_allclose(np.sum(grads["B"] * B), np.sum(grads["A"] * A), atol=1e-11)
+    np.testing.assert_allclose(np.sum(grads["x"] * inputs["x"]), np.sum(dy * (y - inputs.get("b", 0))), atol=1e-11)
+
+
+def test_repeated_ids_accumulate_and_the_padding_row_stays():
+    E, A, B = normal(0, 5, 3), normal(1, 2, 5), normal(2, 3, 2)
+    ids, dy = np.array([4, 1, 4, 4]), normal(3, 4, 3)
+    _, pullback = ops.lora_embedding(ids, E, A, B, scale=0.5, padding_idx=1)
+    grads = pullback(dy, wrt=("A", "E"))
+    np.testing.assert_allclose(grads["E"][4], dy[0] + dy[2] + dy[3])
+    assert not grads["E"][[0, 1, 2, 3]].any()
+    assert not grads["A"][:, [0, 1, 2, 3]].any()
+
+
+@given(seed=seeds)
+def test_a_query_that_sees_no_key_gives_zeros_and_passes_zeros_back(seed):
+    q, k, v, dy = normal(seed, 2, 4, 3), normal(seed + 1, 1, 4, 3), normal(seed + 2, 1, 4, 2), normal(seed + 3, 2, 4, 2)
+    key_mask = np.array([False, False, True, True])
+    y, pullback = ops.attention(q, k, v, causal=True, key_mask=key_mask)
+    grads = pullback(dy)
+    assert not y[:, :2].any()
+    assert not grads["q"][:, :2].any()
+    assert not grads["k"][:, :2].any()
+    assert not grads["v"][:, :2].any()
+    assert y[:, 2:].any()
+
+
+@given(seed=seeds)
+def test_causal_attention_with_a_cache_is_the_tail_of_the_whole(seed):
+    q, k, v = normal(seed, 2, 6, 4), normal(seed + 1, 1, 6, 4), normal(seed + 2, 1, 6, 3)
+    whole, _ = ops.attention(q, k, v, causal=True)
+    tail, _ = ops.attention(q[:, 4:], k, v, causal=True, offset=4)
+    np.testing.assert_allclose(tail, whole[:, 4:], rtol=1e-13, atol=1e-14)
+
+
+def test_a_window_of_one_sees_itself_alone():
+    q, k, v = normal(0, 2, 5, 4), normal(1, 2, 5, 4), normal(2, 2, 5, 3)
+    y, _ = ops.attention(q, k, v, window=1)
+    np.testing.assert_allclose(y, v, rtol=1e-15)
+
+
+def test_heads_share_keys_in_groups_of_neighbours():
+    q, k, v = normal(0, 4, 3, 2), normal(1, 2, 3, 2), normal(2, 2, 3, 2)
+    y, _ = ops.attention(q, k, v)
+    repeated, _ = ops.attention(q, np.repeat(k, 2, axis=0), np.repeat(v, 2, axis=0))
+    np.testing.assert_allclose(y, repeated, rtol=1e-14)
+
+
+@given(seed=seeds, start=st.integers(-5, 50))
+def test_rope_turns_and_keeps_lengths_and_sees_distances_alone(seed, start):
+    q, k = normal(seed, 1, 6), normal(seed + 1, 1, 6)
+    turned, _ = ops.rope(q, start=start)
+    np.testing.assert_allclose(np.linalg.norm(turned), np.linalg.norm(q))
+    apart = [ops.rope(q, start=s + 3)[0] @ ops.rope(k, start=s)[0].T for s in (0, start)]
+    np.testing.assert_allclose(*apart, atol=1e-13)
+
+
+@given(seed=seeds)
+def test_the_two_layouts_of_rope_differ_by_a_permutation(seed):
+    x = normal(seed, 4, 6)
+    paired = np.array([0, 3, 1, 4, 2, 5])  # half layout (i, i + 3) -> interleaved (2i, 2i + 1)
+    half, _ = ops.rope(x, start=2)
+    interleaved, _ = ops.rope(x[:, paired], start=2, interleaved=True)
+    np.testing.assert_array_equal(half[:, paired], interleaved)
+
+
+def test_softmax_takes_huge_numbers_and_nothing_at_all():
+    y, _ = ops.softmax(np.array([[1e308, 1e308], [-1e308, 1.0], [-np.inf, -np.inf]]))
+    np.testing.assert_array_equal(y, [[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]])
+    for shape in ((0, 3), (3, 0)):
+        assert ops.softmax(np.ones(shape))[0].shape == shape
+    q, k, v = np.ones((2, 3, 4)), np.ones((2, 0, 4)), np.ones((2, 0, 5))
+    assert not ops.attention(q, k, v)[0].any()
+
+
+@pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh, ops.silu], ids=lambda op: op.__name__)
+def test_the_far_left_tail_is_small_and_not_zero(op):
+    z = np.array([-8.0])
+    y, pullback = op(z)
+    assert -1e-2 < y[0] < 0
+    assert pullback(np.ones(1))["z"][0] < 0
+    far, far_pullback = op(np.array([-1e4, 1e4]))
+    np.testing.assert_array_equal(far, [0.0, 1e4])
+    np.testing.assert_array_equal(far_pullback(np.ones(2))["z"], [0.0, 1.0])
+
+
+def test_with_every_label_ignored_loss_and_gradient_are_zero_whatever_the_logits():
+    logits = np.array([[np.nan, 1.0], [np.inf, 2.0]])
+    with np.errstate(invalid="ignore"):  # inf - inf, at a place that counts for nothing
+        loss, pullback = ops.cross_entropy(logits, np.array([-100, -100]))
+        grads = pullback(1.0)
+    assert loss == 0
+    assert not grads["logits"].any()
+
+
+@given(seed=seeds, parts=st.integers(1, 4))
+def test_micro_batches_add_up_to_the_whole_window(seed, parts):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((8, 3, 5)), rng.integers(0, 5, (8, 3))
+    labels[rng.random(labels.shape) < 0.4] = -100
+    labels[:2] = -100
+    whole, pullback = ops.cross_entropy(logits, labels)
+    count = int(np.sum(labels != -100))
+    pieces = zip(np.array_split(logits, parts), np.array_split(labels, parts), strict=True)
+    answers = [ops.cross_entropy(*piece, count=count) for piece in pieces]
+    np.testing.assert_allclose(sum(loss for loss, _ in answers), whole, rtol=1e-13)
+    together = np.concatenate([part(1.0)["logits"] for _, part in answers])
+    np.testing.assert_allclose(together, pullback(1.0)["logits"], rtol=1e-13)
+
+
+def test_relu_has_slope_zero_at_zero():
+    _, pullback = ops.relu(np.array([-1.0, 0.0, 2.0]))
+    np.testing.assert_array_equal(pullback(np.ones(3))["z"], [0.0, 0.0, 1.0])
+
+
+def test_nan_in_one_row_stays_in_that_row():
+    x = normal(0, 3, 4)
+    x[1, 2] = np.nan
+    y, _ = ops.lora_linear(x, normal(1, 5, 4), normal(2, 2, 4), normal(3, 5, 2), scale=2.0)
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[[0, 2]]).all()
