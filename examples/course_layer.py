@@ -62,6 +62,4 @@ assert error < 1e-3, f"the planted change was not recovered: relative error {err
 layer.merge()
 y_merged, _ = layer(x)
 assert np.allclose(y_merged, target, atol=1e-3)
-print(
-    f"\nrecovered the planted change to {error:.1e}: {layer.n_trainable:,} numbers beside {layer.n_frozen:,}"
-)
+print(f"\nrecovered the planted change to {error:.1e}: {layer.n_trainable:,} numbers beside {layer.n_frozen:,}")

@@ -1,4 +1,5 @@
-"""What the tests of the ops share: derivatives by complex step, naive answers, and S, the size of a gradient's terms."""
+"""What the tests of the ops share: derivatives by complex step, naive answers, and S, the size of a gradient's
+terms."""
 
 import naive
 import numpy as np
@@ -57,7 +58,9 @@ def naive_answer(m, name, inputs, config, dy):
 
 def values(array, dtype=float):
     """Scalars of any kind as an array of numbers."""
-    return np.array([v.value if isinstance(v, scalars.Terms) else v for v in array.ravel()], dtype=dtype).reshape(array.shape)
+    return np.array([v.value if isinstance(v, scalars.Terms) else v for v in array.ravel()], dtype=dtype).reshape(
+        array.shape
+    )
 
 
 def term_sizes(name, inputs, config, dy):
@@ -75,4 +78,6 @@ def assert_close(got, expected, size, units, what):
     assert got.shape == expected.shape, (what, got.shape, expected.shape)
     error = np.abs(np.asarray(got, dtype=float) - expected)
     bad = ~(error <= units * size)
-    assert not bad.any(), f"{what}: worst {np.max(error[bad] / np.maximum(size[bad], 1e-300)):.3g} of S, {units:.3g} allowed"
+    assert not bad.any(), (
+        f"{what}: worst {np.max(error[bad] / np.maximum(size[bad], 1e-300)):.3g} of S, {units:.3g} allowed"
+    )

@@ -8,7 +8,7 @@ DIMS = st.fixed_dictionaries(
     {
         "leading": st.lists(st.integers(0, 2), max_size=2).map(tuple),
         "seed": st.integers(0, 2**32 - 1),
-        **{name: sizes for name in ("in", "out", "r", "V", "F")},
+        **dict.fromkeys(("in", "out", "r", "V", "F"), sizes),
         "T": st.integers(0, 3),
         "S": st.integers(0, 4),
         "G": st.integers(1, 2),
@@ -19,13 +19,24 @@ DIMS = st.fixed_dictionaries(
         "window": st.none() | st.integers(1, 3),
         "scale": st.sampled_from([0.5, 2.5, -1.25]),
         "activation": st.sampled_from(["silu", "gelu", "gelu_tanh", "relu"]),
-        **{name: st.booleans() for name in ("bias", "mask", "causal", "padding", "fan", "interleaved", "count", "rope")},
+        **{
+            name: st.booleans() for name in ("bias", "mask", "causal", "padding", "fan", "interleaved", "count", "rope")
+        },
     }
 )
 
 # Two points in general position, for tests that want few examples: no two sizes alike, every switch both ways.
 FIRST = {"leading": (2, 1), "seed": 1, "in": 3, "out": 4, "r": 2, "V": 5, "F": 4, "T": 3, "S": 4, "G": 2, "per": 2}
-FIRST |= {"half": 1, "start": 3, "offset": 1, "window": 3, "scale": 2.5, "activation": "gelu", "rope": True, "count": True}
+FIRST |= {
+    "half": 1,
+    "start": 3,
+    "offset": 1,
+    "window": 3,
+    "scale": 2.5,
+    "activation": "gelu",
+    "rope": True,
+    "count": True,
+}
 FIRST |= {"bias": True, "mask": True, "causal": True, "padding": True, "fan": True, "interleaved": True}
 SECOND = FIRST | {"leading": (2,), "seed": 2, "in": 4, "out": 3, "F": 2, "G": 1, "half": 2, "start": 0, "scale": -1.25}
 SECOND |= {"offset": 0, "window": None, "activation": "silu", "rope": False, "count": False, "bias": False}

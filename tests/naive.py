@@ -1,7 +1,7 @@
 """Every op a second time, in loops over scalars: no matrix product, no broadcasting, nothing shared with npl_lora.
 
-f(m, a, c, dy) -> y, gradients: m is the scalars' mathematics (see scalars.py), a the inputs as object arrays of scalars, c the
-configuration, dy like y. Backwards are written element by element, from the chain rule.
+f(m, a, c, dy) -> y, gradients: m is the scalars' mathematics (see scalars.py), a the inputs as object arrays of
+scalars, c the configuration, dy like y. Backwards are written element by element, from the chain rule.
 """
 
 import itertools
@@ -143,7 +143,7 @@ def attention(m, a, c, dy):
     y, dq, dk, dv = zeros(m, *dy.shape), zeros(m, *q.shape), zeros(m, *k.shape), zeros(m, *v.shape)
     for at in np.ndindex(*lead):
         for h, t in every(H, T):
-            u, me = at + (h // (H // G),), at + (h, t)
+            u, me = (*at, h // (H // G)), (*at, h, t)
             seen = [_sees(c, t, j, None if a.get("key_mask") is None else a["key_mask"][(*at, j)]) for j in range(S)]
             scores = [_dot(m, q[me], k[(*u, j)]) * scale for j in range(S)]
             p = softmax_row(m, scores, seen)

@@ -25,10 +25,7 @@ def test_importing_everything_but_the_command_line_needs_numpy_alone():
 
 
 def test_a_missing_extra_is_one_sentence():
-    code = (
-        "import sys\nsys.modules['rich'] = None\n"
-        "from npl_lora.cli import main\nsys.exit(main(['check', 'self']))"
-    )
+    code = "import sys\nsys.modules['rich'] = None\nfrom npl_lora.cli import main\nsys.exit(main(['check', 'self']))"
     done = python(code)
     assert done.returncode == 2
     assert done.stderr == "npl-lora: the command line needs rich: pip install 'npl-lora[cli]'\n"

@@ -1,4 +1,5 @@
-"""Every command and snippet in the README runs as printed. (The two that make virtual environments are run by .ci/run.)"""
+"""Every command and snippet in the README runs as printed. (The two that make virtual environments are run by
+.ci/run.)"""
 
 import re
 import shlex

@@ -41,7 +41,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to check, see above")
     parser.add_argument("--exec", metavar="COMMAND", dest="command", help="check a program: './mine {case} {result}'")
     parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="ask this contract only")
-    parser.add_argument("--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)")
+    parser.add_argument(
+        "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
+    )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
     parser.set_defaults(run=run)
@@ -92,7 +94,8 @@ def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subj
     """The targets asked for, with what opens each."""
     contract, timeout = arguments.contract, arguments.timeout
     if arguments.command:
-        return [(arguments.command, partial(CommandSubject, arguments.command, contract, timeout))]
+        opener: Callable[[], Subject] = partial(CommandSubject, arguments.command, contract, timeout)
+        return [(arguments.command, opener)]
     targets = arguments.targets or [name for name in SHIPPED if not missing(name)]
     return [(target, partial(open_subject, target, contract, timeout)) for target in targets]
 

@@ -39,9 +39,13 @@ class Screen:
         if report.problem:
             self._out.print(f"[bold]{escape(report.target)}[/]  {verdict}  {escape(report.problem)}")
             return
-        table = Table(title=f"[bold]{escape(report.target)}[/]  {verdict}", title_justify="left", title_style="", box=SIMPLE)
+        table = Table(
+            title=f"[bold]{escape(report.target)}[/]  {verdict}", title_justify="left", title_style="", box=SIMPLE
+        )
         for header in ("contract", "verdict", "cases", "worst output", "error", "allowed"):
-            table.add_column(header, no_wrap=True, justify="right" if header in ("cases", "error", "allowed") else "left")
+            table.add_column(
+                header, no_wrap=True, justify="right" if header in ("cases", "error", "allowed") else "left"
+            )
         for contract in report.contracts:
             table.add_row(*_row(contract))
         self._out.print(table)

@@ -25,9 +25,7 @@ def compare(
     return max(results, key=lambda result: (not result.ok, result.error))
 
 
-def _compare_one(
-    name: str, g: Array, got: Array, expected: Array, allowed: Array, scale: Array
-) -> InputResult:
+def _compare_one(name: str, g: Array, got: Array, expected: Array, allowed: Array, scale: Array) -> InputResult:
     if expected.size == 0:
         return InputResult(name, True, 0.0)
     allowed, scale = np.broadcast_to(allowed, expected.shape), np.broadcast_to(scale, expected.shape)

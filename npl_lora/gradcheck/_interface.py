@@ -96,9 +96,7 @@ class Subject:
         for name in candidates if self._named else ():
             if name not in fit and name not in self._config:
                 came = kind(self.inputs.get(name))
-                raise ValueError(
-                    f"the pullback differentiates {name}: it is {came}, expected a floating array"
-                )
+                raise ValueError(f"the pullback differentiates {name}: it is {came}, expected a floating array")
         if not names:
             raise ValueError("inputs has nothing to differentiate, expected at least one floating array")
         return names
@@ -108,9 +106,7 @@ class Subject:
         given = dy.copy()
         grads = self._call(given, names)
         if not isinstance(grads, Mapping):
-            raise CannotJudge(
-                f"the pullback returned {kind(grads)}, expected a mapping of names to gradients"
-            )
+            raise CannotJudge(f"the pullback returned {kind(grads)}, expected a mapping of names to gradients")
         if not same(given, dy):
             self._fault("", "the pullback changes dy")
         self._see_changes("the pullback")

@@ -20,9 +20,7 @@ from ._report import InputResult
 from .complex_step import along_directions, derivative, normal_like, refuse_unsafe
 
 
-def check(
-    subject: Subject, rng: np.random.Generator, rtol: float, directions: int | None
-) -> list[InputResult]:
+def check(subject: Subject, rng: np.random.Generator, rtol: float, directions: int | None) -> list[InputResult]:
     """One result for all inputs when the sums agree; one for each input when they do not."""
     names = tuple(subject.gradients)
     if not names:

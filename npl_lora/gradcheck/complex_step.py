@@ -42,9 +42,7 @@ RTOL = 1e-12
 HINT = "avoid abs, conj, .real, astype(float) and float buffers, or use method='differences'"
 
 
-def check(
-    subject: Subject, rng: np.random.Generator, rtol: float, directions: int | None
-) -> list[InputResult]:
+def check(subject: Subject, rng: np.random.Generator, rtol: float, directions: int | None) -> list[InputResult]:
     """One result for each input, from every element or from so many random directions."""
     return [_check_input(subject, name, rng, rtol, directions) for name in subject.gradients]
 

@@ -18,9 +18,9 @@ _KINDS = {
 def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
     """Check arrays against shapes written in letters; return their namespace and the sizes of the letters.
 
-    Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and an array that
-    is None is absent. A letter is bound where it first occurs and must agree after that:
-    `A has shape (16, 8), expected (r, in) = (8, 16)`. A tuple in place of the letters is an exact shape, None any shape.
+    Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and an array
+    that is None is absent. A letter is bound where it first occurs and must agree after that: `A has shape (16, 8),
+    expected (r, in) = (8, 16)`. A tuple in place of the letters is an exact shape, None any shape.
     """
     sizes: dict[str, Any] = {}
     namespace = None

@@ -1,7 +1,7 @@
 """Where the Python array API standard lacks something, the difference has a name here, and nowhere else.
 
-Everything else in ops is written in the standard's own functions, taken from the arrays (`__array_namespace__`), so that
-the same code runs on NumPy, CuPy, array-api-strict and on the oracle's error-carrying arrays.
+Everything else in ops is written in the standard's own functions, taken from the arrays (`__array_namespace__`), so
+that the same code runs on NumPy, CuPy, array-api-strict and on the oracle's error-carrying arrays.
 """
 
 import math

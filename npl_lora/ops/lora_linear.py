@@ -9,11 +9,11 @@ x~ = x o mask is what dropout lets through to the low-rank path; the base path s
 Derivation. L is a scalar and dy = dL/dy; <P, Q> = sum of P o Q. Change one input at a time and read its gradient off
 dL = <dy, change of y>, using <P, Q R> = <P R^T, Q> = <Q^T P, R>.
 
-    1. B:  change of y = s h (change of B)^T,      dL = <dy, s h dB'^T> = <s dy^T h, dB'>        dB = s dy^T h
-    2. h:  change of y = s (change of h) B^T,      dL = <s dy B, dh'>                            dh = s dy B
-    3. A:  change of h = x~ (change of A)^T,       dL = <dh, x~ dA'^T> = <dh^T x~, dA'>          dA = dh^T x~
-    4. x:  through the base path dy W, and through h: change of h = (change of x o mask) A^T,
-           dL = <dh A, dx' o mask>                                                               dx = dy W + mask o (dh A)
+    1. B:  change of y = s h (change of B)^T,    dL = <dy, s h dB'^T> = <s dy^T h, dB'>       dB = s dy^T h
+    2. h:  change of y = s (change of h) B^T,    dL = <s dy B, dh'>                           dh = s dy B
+    3. A:  change of h = x~ (change of A)^T,     dL = <dh, x~ dA'^T> = <dh^T x~, dA'>         dA = dh^T x~
+    4. x:  through the base path, dy W; and through h, with change of h = (dx' o mask) A^T,
+           dL = <dh A, dx' o mask> = <mask o (dh A), dx'>                       dx = dy W + mask o (dh A)
 
 The same s multiplies the path once in each of y, dA, dB and in the second half of dx: a scale that is missing or
 doubled in one of them is the commonest fault in hand-written LoRA. dA and dB sum over all leading axes, for every token
@@ -33,8 +33,8 @@ def lora_linear(
     """y = x W^T + b + scale ((x o mask) A^T) B^T.
 
     x (..., in), W (out, in), A (r, in), B (out, r), b (out,) or None, mask (..., in) or None: a dropout mask that is
-    already divided by 1 - p, a constant in the backward. -> y (..., out), in the inputs' dtype.
-    The pullback differentiates x, A and B, and W and b when asked. Raises TypeError and ValueError for what does not fit.
+    already divided by 1 - p, a constant in the backward. -> y (..., out), in the inputs' dtype. The pullback
+    differentiates x, A and B, and W and b when asked. Raises TypeError and ValueError for what does not fit.
     """
     xp, _ = check_inputs(
         W=(W, "out in"), x=(x, "... in"), A=(A, "r in"), B=(B, "out r"), b=(b, "out"), mask=(mask, "... in")

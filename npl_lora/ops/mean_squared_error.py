@@ -1,7 +1,7 @@
 """mean_squared_error: loss = mean of (prediction - target)^2 over all elements.
 
-Derivation. Each element enters once, squared: dprediction = dloss (2 / n)(prediction - target), n the number of elements.
-For a window of micro-batches n is that of the whole window, given as `count`. With no element the loss is 0.
+Derivation. Each element enters once, squared: dprediction = dloss (2 / n)(prediction - target), n the number of
+elements. For a window of micro-batches n is that of the whole window, given as `count`. With no element it is 0.
 """
 
 import math
@@ -13,8 +13,8 @@ from ._interface import Array, Pullback
 def mean_squared_error(prediction: Array, target: Array, *, count: int | None = None) -> tuple[Array, Pullback]:
     """loss = sum((prediction - target)^2) / count.
 
-    prediction (...), target (...) of the same shape -> loss (). count: the elements of the whole accumulation window; by
-    default those of this call. The pullback differentiates prediction.
+    prediction (...), target (...) of the same shape -> loss (). count: the elements of the whole accumulation window;
+    by default those of this call. The pullback differentiates prediction.
     """
     xp, _ = check_inputs(prediction=(prediction, "..."), target=(target, "..."))
     if count is None:

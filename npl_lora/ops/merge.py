@@ -1,6 +1,7 @@
 """merge and unmerge: W' = W + s B A, and back.
 
-With fan_in_fan_out, W is stored as (in, out), as GPT-2's Conv1D has it, and (s B A)^T is added; A and B keep their shapes.
+With fan_in_fan_out, W is stored as (in, out), as GPT-2's Conv1D has it, and (s B A)^T is added; A and B keep their
+shapes.
 
 Derivation. W' is affine in B and in A: dL = <dW', s (change of B) A> = <s dW' A^T, dB'>, and likewise for A:
 
@@ -16,9 +17,7 @@ from ._checks import check_inputs, check_number
 from ._interface import Array, Pullback
 
 
-def merge(
-    W: Array, A: Array, B: Array, *, scale: float, fan_in_fan_out: bool = False
-) -> tuple[Array, Pullback]:
+def merge(W: Array, A: Array, B: Array, *, scale: float, fan_in_fan_out: bool = False) -> tuple[Array, Pullback]:
     """W' = W + scale B A.
 
     W (out, in), or (in, out) with fan_in_fan_out; A (r, in), B (out, r) -> W', of W's shape.
@@ -34,9 +33,7 @@ def unmerge(
     return _add_delta(W_merged, A, B, -check_number("scale", scale), fan_in_fan_out, "W_merged")
 
 
-def _add_delta(
-    W: Array, A: Array, B: Array, scale: float, fan_in_fan_out: bool, name: str
-) -> tuple[Array, Pullback]:
+def _add_delta(W: Array, A: Array, B: Array, scale: float, fan_in_fan_out: bool, name: str) -> tuple[Array, Pullback]:
     check_inputs(A=(A, "r in"), B=(B, "out r"), **{name: (W, "in out" if fan_in_fan_out else "out in")})
     delta = scale * (B @ A)
     y = W + (delta.T if fan_in_fan_out else delta)

@@ -1,7 +1,7 @@
 """rms_norm: y = w o xhat, with xhat = x q and q = 1 / sqrt(mean(x^2) + eps).
 
-Derivation, with g = w o dy the gradient of xhat and means over the n features of one token. x enters xhat directly, with
-gradient g q, and through q: dq = sum(g o x) and dq/dx_i = -q^3 x_i / n. So
+Derivation, with g = w o dy the gradient of xhat and means over the n features of one token. x enters xhat directly,
+with gradient g q, and through q: dq = sum(g o x) and dq/dx_i = -q^3 x_i / n. So
 
     dx = q g - (q^3 x / n) sum(g o x) = q (g - xhat mean(g o xhat)),      dw = sum_n dy o xhat
 

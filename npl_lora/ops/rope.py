@@ -4,11 +4,11 @@
     y_a = x_a cos phi - x_b sin phi
     y_b = x_b cos phi + x_a sin phi
 
-Pair i is (a, b) = (i, i + D/2) in the half-rotation layout (Llama in Hugging Face's files, GPT-NeoX) and (2i, 2i + 1) in
-the interleaved one (the paper, Meta's files, GPT-J). They differ by a permutation of the rows of W_q and W_k.
+Pair i is (a, b) = (i, i + D/2) in the half-rotation layout (Llama in Hugging Face's files, GPT-NeoX) and (2i, 2i + 1)
+in the interleaved one (the paper, Meta's files, GPT-J). They differ by a permutation of the rows of W_q and W_k.
 
-Derivation. y = R x with R a rotation for each pair, constant in x. So dx = R^T dy, the rotation by -phi: the same formula
-with sin negated.
+Derivation. y = R x with R a rotation for each pair, constant in x. So dx = R^T dy, the rotation by -phi: the same
+formula with sin negated.
 
 Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 """
@@ -18,9 +18,7 @@ from ._interface import Array, Pullback
 from ._namespace import rotary_dtype, table_for
 
 
-def rope(
-    x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool = False
-) -> tuple[Array, Pullback]:
+def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool = False) -> tuple[Array, Pullback]:
     """y = x with each pair of coordinates turned by its position's angle.
 
     x (..., T, D), D even -> y (..., T, D). Positions run from start. theta: the base of the frequencies.

@@ -53,4 +53,6 @@ def _broadcast(xp: Array, mask: Array, shape: tuple[int, ...]) -> Array:
     try:
         return xp.broadcast_to(mask, shape)
     except ValueError:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected one that broadcasts to {tuple(shape)}") from None
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, expected one that broadcasts to {tuple(shape)}"
+        ) from None

@@ -27,7 +27,13 @@ class CaseReport:
             name: {"verdict": o.verdict, "error": o.error, "allowed": o.allowed, "note": o.note}
             for name, o in self.outputs.items()
         }
-        return {"id": self.id, "dtype": self.dtype, "verdict": self.verdict, "message": self.message, "outputs": outputs}
+        return {
+            "id": self.id,
+            "dtype": self.dtype,
+            "verdict": self.verdict,
+            "message": self.message,
+            "outputs": outputs,
+        }
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class ContractReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A target's contracts. Its verdict is "error" when nothing could be checked; `problem` says why, if it is known."""
+    """A target's contracts. Its verdict is "error" when nothing could be checked; `problem` says why, if it is
+    known."""
 
     target: str
     contracts: tuple[ContractReport, ...] = ()
@@ -60,7 +67,13 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report as the protocol has it."""
         contracts = {contract.contract: contract.as_json() for contract in self.contracts}
-        report = {"protocol": 1, "target": self.target, "verdict": self.verdict, "diagnosis": [], "contracts": contracts}
+        report = {
+            "protocol": 1,
+            "target": self.target,
+            "verdict": self.verdict,
+            "diagnosis": [],
+            "contracts": contracts,
+        }
         return {**report, "message": self.problem} if self.problem else report
 
 

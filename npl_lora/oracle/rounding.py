@@ -1,6 +1,7 @@
 """Arrays that carry the rounding error of whoever else computed them.
 
-How far may a right answer in float16 be from the exact one? Run the ops themselves on arrays that hold, for each number,
+How far may a right answer in float16 be from the exact one? Run the ops themselves on arrays that hold, for each of
+their numbers,
 
     value       the number, in float64
     size        the same expression with every term taken in absolute value
@@ -11,30 +12,32 @@ The ops take their functions from their arrays, so nothing of LoRA's mathematics
 each elementary operation passes errors on, and what it adds. To first order, with u the unit roundoff of stored values
 and v that of sums:
 
-                error                                                variance
-    sum_K a_k   sum of the errors                + (K v + u) size    sum of the variances  + K v^2 Q + u^2 (Q + value^2) / 3
-    a b         error_a size_b + size_a error_b  + u size            b^2 var_a + a^2 var_b + (u value)^2 / 3
-    f(a)        |f'| error_a                     + 4u |f(a)|         f'^2 var_a            + (4u f(a))^2 / 3
-    c a         |c| error_a                      + 2u size           c^2 var_a             + 2 (u c a)^2 / 3
+                error                                            variance
+    sum_K a_k   sum of the errors                + (K v + u) size  sum of variances      + K v^2 Q + u^2 (Q + value^2)/3
+    a b         error_a size_b + size_a error_b  + u size          b^2 var_a + a^2 var_b + (u value)^2 / 3
+    f(a)        |f'| error_a                     + 4u |f(a)|       f'^2 var_a            + (4u f(a))^2 / 3
+    c a         |c| error_a                      + 2u size         c^2 var_a             + 2 (u c a)^2 / 3
 
-and the least subnormal number for every store. Q is the sum of the terms' squares: where terms cancel, another association
-has rounded them before (W + s B A, stored, for one), so a sum is charged for a rounding of each term. Elementary functions are taken to be good to 2 units in the last place.
+and the least subnormal number for every store. Q is the sum of the terms' squares: where terms cancel, another
+association has rounded them before (W + s B A, stored, for one), so a sum is charged for a rounding of each term.
+Elementary functions are taken to be good to 2 units in the last place.
 
-`error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 3.1
-and 3.5). `size` stands where the textbook's running bound has |value|: that makes it hold for every order of summation
-and association, x (W + s B A)^T included, and not only for the op's own. Through one or two products it is sharp. Through a
-whole attention block it multiplies worst cases that never meet, and allows a hundred per cent in float32.
+`error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections
+3.1 and 3.5). `size` stands where the textbook's running bound has |value|: that makes it hold for every order of
+summation and association, x (W + s B A)^T included, and not only for the op's own. Through one or two products it is
+sharp. Through a whole attention block it multiplies worst cases that never meet, and allows a hundred per cent in
+float32.
 
-`variance` is what happens (Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019: errors grow
-like the root of the number of roundings). A right answer is allowed `Precision.deviations` = 12 standard deviations. Of
-the 10^4 numbers that a check looks at the worst lies at 4; the other factor of 3 is for roundings that are not
-independent (alpha / sqrt(r), rounded once, moves every term of a sum the same way: by at most the root of the number of
-terms more, 15 here) and for other associations.
+`variance` is what happens (Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019: errors
+grow like the root of the number of roundings). A right answer is allowed `Precision.deviations` = 12 standard
+deviations. Of the 10^4 numbers that a check looks at the worst lies at 4; the other factor of 3 is for roundings that
+are not independent (alpha / sqrt(r), rounded once, moves every term of a sum the same way: by at most the root of the
+number of terms more, 15 here) and for other associations.
 
-What is allowed is the smaller of `Precision.margin` * error and `deviations` * sqrt(variance). The number of stores differs
-between associations: with s B A = (sqrt(s) B)(sqrt(s) A), both roots rounded and both products stored, the low-rank term
-is rounded 8 times where the op rounds 6 times; no association within the protocol that we know of needs twice as many,
-and margin = 2 covers them.
+What is allowed is the smaller of `Precision.margin` * error and `deviations` * sqrt(variance). The number of stores
+differs between associations: with s B A = (sqrt(s) B)(sqrt(s) A), both roots rounded and both products stored, the
+low-rank term is rounded 8 times where the op rounds 6 times; no association within the protocol that we know of needs
+twice as many, and margin = 2 covers them.
 """
 
 import math
@@ -73,7 +76,9 @@ class Rounded:
 
     __array_priority__ = 1000.0
 
-    def __init__(self, xp: "RoundingNamespace", value: Any, size: Any = None, error: Any = None, var: Any = None) -> None:
+    def __init__(
+        self, xp: "RoundingNamespace", value: Any, size: Any = None, error: Any = None, var: Any = None
+    ) -> None:
         self.xp = xp
         self.value = np.asarray(value)
         self.size = size
@@ -141,7 +146,9 @@ class Rounded:
             return self._exact(self.value + _value(other))
         b = self.xp._lift(other)
         squares = self.value**2 + b.value**2
-        return self.xp._stored(self.value + b.value, self.size + b.size, self.error + b.error, self.var + b.var, squares)
+        return self.xp._stored(
+            self.value + b.value, self.size + b.size, self.error + b.error, self.var + b.var, squares
+        )
 
     def __sub__(self, other: Any) -> "Rounded":
         return self + (-other)

@@ -39,8 +39,8 @@ def adamw(
         m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
         p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, as torch has it (the decay
-    is multiplied by lr, eps stands outside the root).
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, as torch has it (the
+    decay is multiplied by lr, eps stands outside the root).
     """
     xp = g.__array_namespace__()
     b1, b2 = betas

@@ -126,7 +126,10 @@ def test_a_program_is_asked_through_files(tmp_path):
         (["no_such_file.py"], "no_such_file.py"),
         (["self", "--exec", "true", "--contract", "lora_linear"], "not both"),
         (["--exec", "true {case} {result}"], "--exec needs --contract"),
-        (["--exec", "there_is_no_such_program {case} {result}", "--contract", "lora_linear"], "there_is_no_such_program"),
+        (
+            ["--exec", "there_is_no_such_program {case} {result}", "--contract", "lora_linear"],
+            "there_is_no_such_program",
+        ),
         (["self", "--dtype", "float8"], "'float8' is not one of float64, float32, float16"),
         (["self", "--timeout", "-1"], "'-1' is not a positive number of seconds"),
         (["self", "--contract", "lora_nothing"], "lora_nothing"),

@@ -16,12 +16,7 @@ from npl_lora.oracle.case import Case
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NAMES = ("my_lora", "my_lora_with_a_fault")
-CASES = [
-    (leading, use_rslora, full)
-    for leading in ((), (7,), (2, 3, 4))
-    for use_rslora in (0, 1)
-    for full in (0, 1)
-]
+CASES = [(leading, use_rslora, full) for leading in ((), (7,), (2, 3, 4)) for use_rslora in (0, 1) for full in (0, 1)]
 
 
 def load(name):
@@ -73,9 +68,7 @@ def test_the_fault_is_in_dB_alone_and_is_the_scale(leading, use_rslora, full):
 
 
 def test_the_two_differ_in_one_line_of_code():
-    right, wrong = (
-        (EXAMPLES / f"{name}.py").read_text().split("import numpy", 1)[1].splitlines() for name in NAMES
-    )
+    right, wrong = ((EXAMPLES / f"{name}.py").read_text().split("import numpy", 1)[1].splitlines() for name in NAMES)
     assert len(right) == len(wrong)
     assert len([1 for a, b in zip(right, wrong, strict=True) if a != b]) == 1
 
@@ -83,9 +76,7 @@ def test_the_two_differ_in_one_line_of_code():
 def test_course_layer_runs_and_recovers_what_was_planted():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = str(EXAMPLES / "course_layer.py")
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env=environment, timeout=60
-    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "trainable: 4,096 numbers" in done.stdout
     assert "frozen:    262,144 numbers" in done.stdout

@@ -61,9 +61,7 @@ AFFINE: dict[str, Case] = {
 
 _HEADS = dict(q=normal(2, 4, 3, 5), k=normal(2, 2, 4, 5), v=normal(2, 2, 4, 3))
 _SEEN = np.array([[True, False, True, True], [False, True, True, False]])
-_ATTENTION = dict(
-    x=normal(2, 3, 5), Wq=normal(8, 5), Wk=normal(4, 5), Wv=normal(4, 5, seed=2), Wo=normal(5, 8)
-)
+_ATTENTION = dict(x=normal(2, 3, 5), Wq=normal(8, 5), Wk=normal(4, 5), Wv=normal(4, 5, seed=2), Wo=normal(5, 8))
 _ATTENTION |= dict(A_q=normal(2, 5), B_q=normal(8, 2), A_k=normal(2, 5, seed=3), B_k=normal(4, 2))
 _ATTENTION |= dict(A_v=normal(2, 5, seed=4), B_v=normal(4, 2, seed=5), A_o=normal(2, 8), B_o=normal(5, 2))
 _ATTENTION |= dict(scale=0.3, n_heads=4, n_kv_heads=2, causal=True)

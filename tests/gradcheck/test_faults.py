@@ -158,9 +158,7 @@ def test_state(method):
     report = gradcheck(accumulating, SQUARE, method=method)
     assert "a second call of the pullback" in report["B"].note
     assert failures(report) == {"B"}
-    assert any(
-        "a second call of the op" in fault for fault in gradcheck(counting, SQUARE, method=method).faults
-    )
+    assert any("a second call of the op" in fault for fault in gradcheck(counting, SQUARE, method=method).faults)
 
 
 @pytest.mark.parametrize("method", ["complex-step", "differences", "adjoint"])

@@ -110,8 +110,6 @@ def test_a_pullback_that_returns_no_mapping():
 
 
 def test_it_imports_numpy_and_nothing_of_the_project():
-    code = (
-        "import sys, npl_lora.gradcheck; print(sorted(m for m in sys.modules if m.startswith('npl_lora.')))"
-    )
+    code = "import sys, npl_lora.gradcheck; print(sorted(m for m in sys.modules if m.startswith('npl_lora.')))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(name.strip(" '[]\n").startswith("npl_lora.gradcheck") for name in out.split(","))

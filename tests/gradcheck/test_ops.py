@@ -87,9 +87,7 @@ def test_exact(op, inputs):
 )
 def test_lora_linear_of_any_shape(batch, sizes, options, seed):
     n_in, n_out, r = sizes
-    inputs = dict(
-        x=normal(*batch, n_in), W=normal(n_out, n_in), A=normal(r, n_in), B=normal(n_out, r), scale=0.7
-    )
+    inputs = dict(x=normal(*batch, n_in), W=normal(n_out, n_in), A=normal(r, n_in), B=normal(n_out, r), scale=0.7)
     if options[0]:
         inputs["b"] = normal(n_out)
     if options[1]:

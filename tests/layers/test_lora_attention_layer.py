@@ -63,9 +63,7 @@ def test_it_is_the_op_on_its_arrays(leading, T, heads, D, r, causal, rope_theta,
     grads, op_grads = pullback(y), op_pullback(y)
     assert list(grads) == ["x", *(f"{factor}_{n}" for n in "qkvo" for factor in "AB")]
     assert all(grads[name].tobytes() == op_grads[name].tobytes() for name in grads)
-    assert {name: grads[name].shape for name in layer.trainable} == {
-        n: a.shape for n, a in layer.trainable.items()
-    }
+    assert {name: grads[name].shape for name in layer.trainable} == {n: a.shape for n, a in layer.trainable.items()}
 
 
 def test_a_new_layer_is_plain_attention_bit_by_bit():
@@ -106,9 +104,7 @@ def test_weights_are_copied_and_frozen():
 def test_a_seed_gives_the_same_layer():
     one, two = (LoRAAttention(4, 2, 2, rng=5) for _ in range(2))
     everything = {**one.trainable, **one.frozen}
-    assert all(
-        a.tobytes() == {**two.trainable, **two.frozen}[name].tobytes() for name, a in everything.items()
-    )
+    assert all(a.tobytes() == {**two.trainable, **two.frozen}[name].tobytes() for name, a in everything.items())
     drawn = [a.tobytes() for name, a in everything.items() if not name.startswith("B_")]
     assert len(set(drawn)) == len(drawn)
 
@@ -139,9 +135,7 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, error, sentence):
 
 def test_bad_calls_are_refused_in_one_sentence():
     layer = LoRAAttention(12, 4, 2, rng=0)
-    with pytest.raises(
-        ValueError, match=r"^x has shape \(3, 5\), expected \(\.\.\., T, C\) = \(\.\.\., T, 12\)$"
-    ):
+    with pytest.raises(ValueError, match=r"^x has shape \(3, 5\), expected \(\.\.\., T, C\) = \(\.\.\., T, 12\)$"):
         layer(np.zeros((3, 5), np.float32))
     with pytest.raises(TypeError, match="key_mask has dtype float32, expected a bool dtype"):
         layer(np.zeros((3, 12), np.float32), key_mask=np.ones(3, np.float32))

@@ -32,9 +32,7 @@ def test_the_layer_of_the_course():
     assert list(pullback(y)) == ["x", "A", "B"]
     assert (layer.n_trainable, layer.n_frozen) == (4_096, 262_144)
     assert layer.scale == 1.0
-    expected = (
-        "in_features=512, out_features=512, rank=4, alpha=4, scale=1.0, trainable 4,096 of 266,240 (1.5%)"
-    )
+    expected = "in_features=512, out_features=512, rank=4, alpha=4, scale=1.0, trainable 4,096 of 266,240 (1.5%)"
     assert repr(layer) == f"LoRALinear({expected})"
 
 
@@ -78,9 +76,7 @@ def test_a_new_layer_is_its_base_bit_by_bit(init, bias):
 @settings(deadline=None)
 @given(LEADING, SIZE, SIZE, SIZE, st.booleans(), st.booleans(), st.sampled_from([0.0, 0.25]))
 def test_it_is_the_op_on_its_arrays(leading, in_, out, r, bias, use_rslora, dropout):
-    layer = trained(
-        LoRALinear(in_, out, r, alpha=3, use_rslora=use_rslora, dropout=dropout, bias=bias, rng=0)
-    )
+    layer = trained(LoRALinear(in_, out, r, alpha=3, use_rslora=use_rslora, dropout=dropout, bias=bias, rng=0))
     x = np.random.default_rng(2).standard_normal((*leading, in_), dtype=np.float32)
     y, pullback = layer(x, rng=counter_rng(1, 2, 3))
     mask = dropout_mask(x.shape, dropout, counter_rng(1, 2, 3)) if dropout else None
@@ -154,9 +150,7 @@ def test_merge_and_back(in_, out, r, bias, dtype):
     size = np.abs(x) @ (np.abs(layer.W) + 3 / r * np.abs(layer.B) @ np.abs(layer.A)).T
     if bias:
         size = size + np.abs(layer.b)
-    assert np.all(
-        np.abs(y_merged - y) <= 2 * (in_ + r + 4) * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
-    )
+    assert np.all(np.abs(y_merged - y) <= 2 * (in_ + r + 4) * np.finfo(dtype).eps * size + np.finfo(dtype).tiny)
 
     layer.unmerge()
     assert not layer.merged
@@ -176,18 +170,14 @@ def test_taking_the_delta_away_again_would_not_return_to_W():
 def test_merged_refuses_what_it_cannot_give():
     layer = LoRALinear(4, 3, 2, dropout=0.5, rng=0)
     x = np.ones((2, 4), np.float32)
-    with pytest.raises(
-        RuntimeError, match=r"^the layer is not merged, expected merge\(\) before unmerge\(\)$"
-    ):
+    with pytest.raises(RuntimeError, match=r"^the layer is not merged, expected merge\(\) before unmerge\(\)$"):
         layer.unmerge()
     layer.merge()
     assert "merged" in repr(layer)
     with pytest.raises(RuntimeError, match=r"^the layer is merged already, expected unmerge\(\) before"):
         layer.merge()
     y, pullback = layer(x)
-    with pytest.raises(
-        ValueError, match=r"^wrt names A, B, expected x alone until unmerge\(\): A and B are merged$"
-    ):
+    with pytest.raises(ValueError, match=r"^wrt names A, B, expected x alone until unmerge\(\): A and B are merged$"):
         pullback(y, wrt=("x", "A", "B"))
     with pytest.raises(ValueError, match="wrt names W, expected some of x"):
         pullback(y, wrt=("W",))

@@ -42,7 +42,19 @@ def test_loops_over_scalars_agree(name, d):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("name", OPS)
 def test_fifty_digits_agree_to_8_units(name, seed, point):
-    small = {"leading": (2,), "in": 2, "out": 3, "r": 2, "F": 2, "V": 3, "T": 2, "S": 3, "half": 1, "per": 1, "start": seed}
+    small = {
+        "leading": (2,),
+        "in": 2,
+        "out": 3,
+        "r": 2,
+        "F": 2,
+        "V": 3,
+        "T": 2,
+        "S": 3,
+        "half": 1,
+        "per": 1,
+        "start": seed,
+    }
     inputs, config = build(name, point | small | {"seed": seed})
     y, grads, dy = call(name, inputs, config)
     with mpmath.workdps(50):
@@ -51,4 +63,8 @@ def test_fifty_digits_agree_to_8_units(name, seed, point):
         for what, got, right, size in [("y", y, exact_y, y_size)] + [(n, grads[n], exact[n], sizes[n]) for n in grads]:
             for index in np.ndindex(got.shape):
                 error = abs(mpmath.mpf(float(got[index])) - right[index])
-                assert error <= 8 * mpmath.mpf(2) ** -53 * size[index], (what, index, float(error * 2**53 / size[index]))
+                assert error <= 8 * mpmath.mpf(2) ** -53 * size[index], (
+                    what,
+                    index,
+                    float(error * 2**53 / size[index]),
+                )

@@ -76,8 +76,8 @@ def test_the_pullback_may_be_called_again(name, d):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
 def test_the_dtype_follows_the_inputs(name, dtype, point):
-    """Each result is stored in the dtype of the inputs, and off by no more than that dtype's rounding: 60 units of S, for no
-    path through these small blocks has more than 60 roundings."""
+    """Each result is stored in the dtype of the inputs, and off by no more than that dtype's rounding: 60 units of S,
+    for no path through these small blocks has more than 60 roundings."""
     inputs, config = build(name, point)
     for n in floating(inputs):
         inputs[n] = inputs[n].astype(np.float16)
@@ -122,7 +122,9 @@ def test_any_array_namespace(name, dtype, point):
     strict_grads = strict_pullback(array_api_strict.asarray(dy), wrt=pullback.inputs)
     y_size, sizes = term_sizes(name, inputs, config, np.real(dy).astype(np.float64))
     unit = 20 * np.finfo(dtype).eps
-    for what, got, right, size in [("y", strict_y, y, y_size)] + [(n, strict_grads[n], grads[n], sizes[n]) for n in grads]:
+    for what, got, right, size in [("y", strict_y, y, y_size)] + [
+        (n, strict_grads[n], grads[n], sizes[n]) for n in grads
+    ]:
         assert got.__array_namespace__() is array_api_strict
         as_numpy = np.asarray(got)
         assert as_numpy.dtype == right.dtype, what

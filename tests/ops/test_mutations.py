@@ -1,7 +1,7 @@
 """A test of the tests: with one sign changed in a pullback, the comparison with the complex step must fail.
 
-Every sign that stands in a pullback (a sum made a difference or the reverse, a minus dropped), and every gradient that it
-hands out, is turned in a copy of the op's source, one at a time.
+Every sign that stands in a pullback (a sum made a difference or the reverse, a minus dropped), and every gradient
+that it hands out, is turned in a copy of the op's source, one at a time.
 """
 
 import ast
@@ -74,7 +74,8 @@ class Negate(ast.NodeTransformer):
 
 
 def mutant(op, module, target):
-    """The module's source with one sign turned, run under the same name; and the line it is in. None beyond the last."""
+    """The module's source with one sign turned, run under the same name; and the line it is in. None beyond the
+    last."""
     path = FOLDER / f"{module.rsplit('.', 1)[1]}.py"
     negate = Negate(op, target)
     tree = ast.fix_missing_locations(negate.visit(ast.parse(path.read_text())))

@@ -1,5 +1,5 @@
-"""Right ways to compute the contracts in the case's own dtype, and wrong ones. Written here in plain NumPy, not with ops,
-except where a contract is too long to write twice: there the ops themselves run in the case's dtype."""
+"""Right ways to compute the contracts in the case's own dtype, and wrong ones. Written here in plain NumPy, not with
+ops, except where a contract is too long to write twice: there the ops themselves run in the case's dtype."""
 
 import math
 
@@ -50,7 +50,8 @@ def plain(case):
 
 
 def alpha_before_r(case):
-    """alpha times the product, then divided by r (or its root): two roundings for the scale, and the largest numbers."""
+    """alpha times the product, then divided by r (or its root): two roundings for the scale, and the largest
+    numbers."""
     dtype, mask, bias, s = _parts(case)
     r = math.sqrt(case.config["r"]) if case.config["use_rslora"] else case.config["r"]
     xd = case["x"] * mask
@@ -85,7 +86,7 @@ def merged_weight(case):
 
 def token_by_token(case):
     """Sums over the tokens one by one, kept in float32 at least."""
-    _, mask, bias, s = _parts(case)
+    _, mask, _, s = _parts(case)
     answer = plain(case)
     dtype = np.promote_types(case["x"].dtype, np.float32)
     xd, dy = flat(case["x"] * mask).astype(dtype), flat(case["dy"]).astype(dtype)
@@ -130,7 +131,7 @@ FAULTS = {
 
 
 def _base(case):
-    return case["x"] @ case["W"].T + (case["b"] if "b" in case else 0)
+    return case["x"] @ case["W"].T + case.arrays.get("b", 0)
 
 
 def _ratio(case):

@@ -10,9 +10,7 @@ from ._contract import Array, Config, Contract, Draw
 
 def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
     """Position t predicts the label at t + 1."""
-    return ops.cross_entropy(
-        arrays["logits"][:, :-1, :], arrays["labels"][:, 1:], ignore_index=config["ignore_index"]
-    )
+    return ops.cross_entropy(arrays["logits"][:, :-1, :], arrays["labels"][:, 1:], ignore_index=config["ignore_index"])
 
 
 def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:

@@ -23,11 +23,11 @@ def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
 def _block(
     draw: Draw, B: int, T: int, C: int, D: int, hidden: list[list[int]] | None, **config: Any
 ) -> tuple[dict[str, np.ndarray], Config]:
-    """hidden: for each batch row, the positions whose keys may not be seen. C is a multiple of the number of heads, which
-    libraries ask for, and not heads * D.
+    """hidden: for each batch row, the positions whose keys may not be seen. C is a multiple of the number of heads,
+    which libraries ask for, and not heads * D.
 
-    Weights of q and k are half the usual size: scores of a few units keep the softmax from saturating, and so its errors,
-    and with them what must be allowed, small.
+    Weights of q and k are half the usual size: scores of a few units keep the softmax from saturating, and so its
+    errors, and with them what must be allowed, small.
     """
     q, kv = config["n_heads"] * D, config["n_kv_heads"] * D
     arrays = {"x": draw.normal(B, T, C)}

@@ -18,7 +18,9 @@ def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
     return {"y": y, **gradients(pullback(arrays["dy"]))}
 
 
-def _block(draw: Draw, leading: tuple[int, ...], C: int, F: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
+def _block(
+    draw: Draw, leading: tuple[int, ...], C: int, F: int, config: Config
+) -> tuple[dict[str, np.ndarray], Config]:
     arrays = {"x": draw.normal(*leading, C)}
     for n, (out, in_) in {"gate": (F, C), "up": (F, C), "down": (C, F)}.items():
         arrays[f"W_{n}"] = draw.weight(out, in_)

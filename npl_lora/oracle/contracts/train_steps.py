@@ -27,9 +27,7 @@ def loss_and_gradients(X: Array, Y: Array, W: Array, A: Array, B: Array, s: floa
     return loss, grads["A"], grads["B"]
 
 
-def answer(
-    arrays: Mapping[str, Array], config: Config, gradients: Gradients = loss_and_gradients
-) -> dict[str, Array]:
+def answer(arrays: Mapping[str, Array], config: Config, gradients: Gradients = loss_and_gradients) -> dict[str, Array]:
     """losses, each before its step; A_after, B_after, W_after. gradients: whoever computes them."""
     X, Y, W, A, B = (arrays[name] for name in ("X", "Y", "W", "A", "B"))
     xp = X.__array_namespace__()

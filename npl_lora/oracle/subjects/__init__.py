@@ -1,6 +1,7 @@
 """Subjects: somebody's implementation, asked case by case.
 
-A subject has a name, the contracts it bears, `ask(case)`, which never raises for a fault of the subject's, and `close()`.
+A subject has a name, the contracts it bears, `ask(case)`, which never raises for a fault of the subject's, and
+`close()`.
 """
 
 from dataclasses import dataclass

@@ -33,10 +33,11 @@ class CommandSubject:
         try:
             self._safetensors = require("safetensors.numpy", "files", "--exec")
             self._error = require("safetensors", "files", "--exec").SafetensorError
+            require("ml_dtypes", "files", "--exec")  # safetensors reads bfloat16 where it has been imported
         except MissingExtraError as error:
             raise TargetError(str(error)) from None
         self.name = command
-        self.contracts = (contract,)
+        self.contracts: tuple[str, ...] = (contract,)
         self._timeout = timeout
         self._words = _split(command)
 

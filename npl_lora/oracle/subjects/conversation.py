@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from .children import LastWords, ending, kill_group
-from .frames import Frame, FrameError, read_frame, write_frame
+from .frames import Frame, FrameError, PipeEndError, read_frame, write_frame
 
 _LOOK = 0.2  # seconds between looks at whether the worker is still there
 
@@ -62,7 +62,8 @@ class Conversation:
                 self.close()
                 raise SilenceError(self._how_it_ended() if ended else f"took longer than {timeout:g} s") from None
             if isinstance(reply, Exception):
-                why = self._how_it_ended(reply)
+                garbage = isinstance(reply, FrameError) and not isinstance(reply, PipeEndError)
+                why = f"answered garbage: {reply}" if garbage else self._how_it_ended()
                 self.close()
                 raise SilenceError(why)
             return reply
@@ -70,13 +71,13 @@ class Conversation:
     def close(self) -> None:
         """End the worker and its children, now."""
         self._end()
-        self._thread.join(timeout=1.0)
+        self._thread.join(timeout=0.5)
 
-    def _how_it_ended(self, error: Exception | None = None) -> str:
+    def _how_it_ended(self) -> str:
         try:
             self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:  # alive, but what it wrote is no frame
-            return f"answered garbage: {error}"
+        except subprocess.TimeoutExpired:  # alive still
+            return "its process closed its pipe"
         return f"its process {ending(self._process, self._words.line())}"
 
 

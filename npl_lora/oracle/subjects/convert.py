@@ -1,4 +1,4 @@
-"""What a subject may answer, turned into NumPy arrays. Nothing is imported for it: an array is known by what it can do."""
+"""A subject's answer, turned into NumPy arrays. Nothing is imported for it: arrays are known by what they can do."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

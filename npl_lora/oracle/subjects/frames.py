@@ -1,4 +1,4 @@
-"""The wire between the check and a worker: frames of a JSON header and raw arrays, each with its length known beforehand.
+"""The wire between the check and a worker: frames of a JSON header and raw arrays, their lengths known beforehand.
 
 Nothing in a frame is ever executed (no pickle), and nothing is allocated beyond a limit, whatever a header claims.
 """
@@ -19,7 +19,11 @@ Frame = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 class FrameError(Exception):
-    """The other side ended, or sent what is no frame."""
+    """What came, or is to be sent, is no frame."""
+
+
+class PipeEndError(FrameError):
+    """Nothing came, for the other side ended."""
 
 
 def write_frame(pipe: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -32,7 +36,7 @@ def write_frame(pipe: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str,
 
 
 def read_frame(pipe: IO[bytes]) -> Frame:
-    """One frame. Raises FrameError at the end of the pipe, and for what is no frame."""
+    """One frame. Raises PipeEndError at the end of the pipe, and FrameError for what is no frame."""
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
     try:
         header = json.loads(_exactly(pipe, length))
@@ -60,7 +64,7 @@ def _exactly(pipe: IO[bytes], count: int) -> bytes:
     _check_size(count)
     data = pipe.read(count)
     if len(data) != count:
-        raise FrameError("the pipe ended")
+        raise PipeEndError("the pipe ended")
     return data
 
 

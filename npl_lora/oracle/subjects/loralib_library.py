@@ -1,4 +1,5 @@
-"""loralib, the original implementation (Hu et al. 2021), as a subject. It has no rsLoRA and no attention or loss of its own.
+"""loralib, the original implementation (Hu et al. 2021), as a subject. It has no rsLoRA and no attention or loss of
+its own.
 
 As in peft_library, the library computes everything; the dropout mask comes in through a module in its dropout's place.
 """
@@ -38,7 +39,9 @@ def lora_merge(case: Case) -> Outputs:
 def lora_embedding(case: Case) -> Outputs:
     """loralib.Embedding."""
     V, D = case["E"].shape
-    layer = loralib.Embedding(V, D, r=_rank(case), lora_alpha=case.config["alpha"], padding_idx=case.config["padding_idx"])
+    layer = loralib.Embedding(
+        V, D, r=_rank(case), lora_alpha=case.config["alpha"], padding_idx=case.config["padding_idx"]
+    )
     layer = layer.to(getattr(torch, case.dtype))
     _set(layer.weight, case["E"])
     _set(layer.lora_A, case["A"])

@@ -1,9 +1,9 @@
 """PEFT's own LoRA layers, and transformers' own attention, MLP and loss, as a subject.
 
-The libraries compute everything: here their modules are built, given the case's numbers in the case's dtype, run forward
-and backward, and their results read off. What is not theirs: the rotary tables (handed to transformers' attention as its
-model does, from the protocol's formula in float64, rounded to the case's dtype), and the dropout mask, which a module in
-the place of PEFT's dropout multiplies with.
+The libraries compute everything: here their modules are built, given the case's numbers in the case's dtype, run
+forward and backward, and their results read off. What is not theirs: the rotary tables (handed to transformers'
+attention as its model does, from the protocol's formula in float64, rounded to the case's dtype), and the dropout
+mask, which a module in the place of PEFT's dropout multiplies with.
 """
 
 from typing import Any
@@ -86,7 +86,9 @@ def lora_attention(case: Case) -> Outputs:
 def lora_mlp(case: Case) -> Outputs:
     """transformers' LlamaMLP with PEFT on gate, up and down."""
     F, C = case["W_gate"].shape
-    block = LlamaMLP(_llama(case, hidden_size=C, intermediate_size=F, hidden_act=_ACTIVATIONS[case.config["activation"]]))
+    block = LlamaMLP(
+        _llama(case, hidden_size=C, intermediate_size=F, hidden_act=_ACTIVATIONS[case.config["activation"]])
+    )
     names = {n: f"{n}_proj" for n in ("gate", "up", "down")}
     _adapt_all(block, case, names, "W_{}")
     x = leaf(case["x"])
@@ -96,7 +98,8 @@ def lora_mlp(case: Case) -> Outputs:
 
 
 def cross_entropy(case: Case) -> Outputs:
-    """transformers' ForCausalLMLoss; over several micro-batches as its Trainer calls it, with the window's token count."""
+    """transformers' ForCausalLMLoss; over several micro-batches as its Trainer calls it, with the window's token
+    count."""
     logits, labels = leaf(case["logits"]), tensor(case["labels"])
     ignore_index, parts = case.config["ignore_index"], case.config["accumulation"]
     how: dict[str, Any] = {"vocab_size": logits.shape[-1], "ignore_index": ignore_index}
@@ -151,7 +154,7 @@ def _adapt_all(block: Any, case: Case, names: dict[str, str], weight: str) -> No
 
 
 def _all_grads(block: Any, names: dict[str, str]) -> Outputs:
-    grads = {}
+    grads: Outputs = {}
     for n, name in names.items():
         layer = getattr(block, name)
         grads |= {f"dA_{n}": _grad(layer.lora_A), f"dB_{n}": _grad(layer.lora_B)}

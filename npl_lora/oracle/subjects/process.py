@@ -10,8 +10,8 @@ from ..case import Case
 from . import Answer, TargetError
 from .conversation import Conversation, SilenceError
 
-# The worker is to be the same npl_lora as this one. With -P the current folder is not searched: a math.py that lies there
-# would become Python's own.
+# The worker is to be the same npl_lora as this one. With -P the current folder is not searched: a math.py that lies
+# there would become Python's own.
 _ROOT = str(Path(__file__).resolve().parents[3])
 _START = (
     f"import sys; {_ROOT!r} in sys.path or sys.path.insert(0, {_ROOT!r}); "

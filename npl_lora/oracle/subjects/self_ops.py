@@ -1,5 +1,5 @@
-"""The package's own ops as a subject. An oracle that answers from its own pullbacks would agree with itself whatever they
-say, so this subject answers by other roads:
+"""The package's own ops as a subject. An oracle that answers from its own pullbacks would agree with itself whatever
+they say, so this subject answers by other roads:
 
 * values with LoRA merged into the weights, where merging changes nothing;
 * every gradient by the complex step, Im f(x + ih) / h, of the forward alone;
@@ -14,7 +14,6 @@ import numpy as np
 from ... import ops
 from ...gradcheck import gradcheck
 from ...gradcheck.exact import draw
-
 from ..case import Case
 from ..check import CaseReport
 from ..contracts import CONTRACTS, train_steps
@@ -58,7 +57,9 @@ def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
         if name not in pullback.frozen:
             outputs[f"d{name}"] = complex_step(lambda changed: forward(changed, case.config)[0], arrays, name, dy)
     if case.config.get("padding_idx") is not None:
-        outputs["dA"][:, case.config["padding_idx"]] = 0.0  # by convention, not the derivative: it is meant to stay as it is
+        outputs["dA"][:, case.config["padding_idx"]] = (
+            0.0  # by convention, not the derivative: it is meant to stay as it is
+        )
     return outputs
 
 
@@ -105,7 +106,7 @@ def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 # The contracts whose op is a polynomial: the op, and the case whose shapes, ids and switches the integers take.
-_POLYNOMIALS = {
+_POLYNOMIALS: dict[str, tuple[Callable[..., tuple[Array, ops.Pullback]], str, tuple[str, ...]]] = {
     "lora_linear": (ops.lora_linear, "dropout", ()),
     "lora_merge": (ops.merge, "fan-in-fan-out", ("fan_in_fan_out",)),
     "lora_embedding": (ops.lora_embedding, "repeated-ids", ("padding_idx",)),
@@ -119,7 +120,8 @@ def _prove(contract: str) -> CaseReport:
     how = {switch: config[switch] for switch in switches}
     report = gradcheck(op, {**inputs(arrays), "scale": 1.0}, method="exact", **how)
     outputs = {
-        f"d{r.name}": OutputVerdict("pass" if r.ok else "fail", 0.0 if r.ok else None, 0.0, r.note) for r in report.results
+        f"d{r.name}": OutputVerdict("pass" if r.ok else "fail", 0.0 if r.ok else None, 0.0, r.note)
+        for r in report.results
     }
     if contract != "lora_merge":
         outputs["y"] = _same_roads(op, {n: a for n, a in inputs(arrays).items() if n != "mask"}, how)
