@@ -72,7 +72,8 @@ def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> No
 
 def _known(letters: list[str], sizes: dict[str, Any]) -> str:
     known = [", ".join(map(str, sizes[a])) if a == "..." and a in sizes else str(sizes.get(a, a)) for a in letters]
-    return f"({', '.join(part for part in known if part)}{',' if len(letters) == 1 else ''})"
+    shown = ", ".join(part for part in known if part)
+    return f"({shown},)" if shown and "," not in shown else f"({shown})"
 
 
 def check_number(name: str, value: Any) -> Any:

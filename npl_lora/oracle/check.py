@@ -99,7 +99,10 @@ def check(
 
     on_case(target, case id, cases done, cases in all) is called before each case.
     """
-    names, dtypes = [name for name in subject.contracts if contract in (None, name)], tuple(dtypes)
+    dtypes = tuple(dtypes)
+    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
+        raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
+    names = [name for name in subject.contracts if contract in (None, name)]
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
     asked = {name: [case for dtype in dtypes for case in CONTRACTS[name].cases(dtype)] for name in names}

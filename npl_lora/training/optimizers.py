@@ -6,11 +6,17 @@ Written in plain arithmetic, so that they run on any array, the oracle's error-c
 from dataclasses import dataclass
 from typing import Any
 
+from ..ops._checks import check_inputs
+
 Array = Any
 
 
 def sgd(p: Array, g: Array, *, lr: float, weight_decay: float = 0.0) -> Array:
-    """p - lr (g + weight_decay p): plain gradient descent, with L2 decay as torch.optim.SGD has it."""
+    """p - lr (g + weight_decay p): plain gradient descent, with L2 decay as torch.optim.SGD has it.
+
+    p (...), g (...) of the same shape -> p after the step. Raises ValueError for a g of another shape.
+    """
+    check_inputs(p=(p, "..."), g=(g, "..."))
     return p - lr * (g + weight_decay * p)
 
 
@@ -42,7 +48,7 @@ def adamw(
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, as torch has it (the
     decay is multiplied by lr, eps stands outside the root).
     """
-    xp = g.__array_namespace__()
+    xp, _ = check_inputs(p=(p, "..."), g=(g, "..."))
     b1, b2 = betas
     t = state.step + 1
     m = b1 * state.m + (1.0 - b1) * g

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import shlex
+import signal
 import struct
 import sys
 import threading
@@ -304,6 +305,15 @@ def test_no_process_outlives_its_subject(subject, case, tmp_path):
     del forgotten
     gc.collect()
     assert_ends(pid())
+
+
+def test_after_an_interrupt_no_answer_is_taken_for_another(subject, case):
+    mine = subject(body("import time; time.sleep(1.0 if case.id == 'slow' else 0.0)", "return right(case)"))
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        mine.ask(dataclasses.replace(case, id="slow"))
+    other = dataclasses.replace(case, arrays={**case.arrays, "x": 2.0 * case["x"]})
+    assert_right(other, mine.ask(other))
 
 
 def test_no_threads_and_descriptors_pile_up(subject, case):

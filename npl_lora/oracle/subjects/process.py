@@ -52,6 +52,9 @@ class ProcessSubject:
         except SilenceError as silence:
             self._worker = None
             return Answer(error=str(silence))
+        except KeyboardInterrupt:  # its reply must not be taken for the next case's
+            self.close()
+            raise
         if "calls" not in reply:
             return Answer(absent=reply.get("absent"), error=reply.get("error"))
         return Answer(outputs=tuple(_call(arrays, call) for call in range(reply["calls"])))

@@ -1,0 +1,82 @@
+"""Error-carrying arrays: the values are the ops' own, the bounds hold, and they are not much larger than what
+happens."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle.test_verdicts import draw_case
+from oracle.variants import in_dtype
+
+from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle.judge import right_answer
+from npl_lora.oracle.rounding import PRECISIONS, Rounded, RoundingNamespace
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_the_values_and_sizes_are_the_ops_own(contract):
+    for case in CONTRACTS[contract].cases("float32"):
+        wide = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in case.arrays.items()}
+        plain = CONTRACTS[contract].answer(wide, case.config)
+        for name, right in right_answer(case).items():
+            assert np.all(np.abs(right.value - plain[name]) <= 1e-14 * right.size), name
+            assert np.all(np.abs(right.value) <= right.size * (1 + 1e-12)), name
+
+
+def test_the_size_of_a_polynomial_is_the_op_on_absolute_values():
+    case = CONTRACTS["lora_linear"].cases("float64")[1]
+    absolute = CONTRACTS["lora_linear"].answer({n: np.abs(a) for n, a in case.arrays.items()}, case.config)
+    for name, right in right_answer(case).items():
+        np.testing.assert_allclose(right.size, absolute[name], rtol=1e-13)
+
+
+floats = st.floats(-100, 100, width=16).filter(lambda v: abs(v) > 1e-2)
+
+
+@settings(max_examples=60)
+@given(a=floats, b=floats, c=floats)
+def test_the_bound_holds_for_half_precision_arithmetic(a, b, c):
+    """(a b + c) / b - c and its like, in float16 and with the error that Rounded says."""
+    xp = RoundingNamespace(PRECISIONS["float16"])
+    half = [np.array([v], np.float16) for v in (a, b, c)]
+    A, B, C = (xp.exact(v) for v in half)
+    x, y, z = half
+    pairs = [
+        (A * B + C, x * y + z),
+        ((A * B + C) / B, (x * y + z) / y),
+        ((A + B) * 0.3 - C, (x + y) * np.float16(0.3) - z),
+        (xp.exp(A / (xp.sqrt(A * A + 1.0))), np.exp(x / np.sqrt(x * x + np.float16(1)))),
+        (xp.log(A * A + B * B), np.log(x * x + y * y)),
+    ]
+    for bound, got in pairs:
+        if np.isfinite(got).all():
+            assert np.all(np.abs(got.astype(float) - bound.value) <= bound.error), (bound.value, got)
+
+
+def test_an_exact_input_has_no_error_and_integers_carry_none():
+    xp = RoundingNamespace(PRECISIONS["float32"])
+    assert not xp.exact(np.ones(3, np.float32)).error.any()
+    assert xp.exact(np.arange(3)).error is None
+    assert isinstance(xp.exact(np.ones(3)) + 1.0, Rounded)
+
+
+def test_what_is_allowed_is_within_a_factor_of_what_happens():
+    """A right answer uses between 1/200 and 1/2 of what it is allowed: more would be luck, less a blunt verdict.
+
+    Root mean squares over all numbers of an output and 20 draws, float16, where rounding is easiest to see. The low
+    end is dA_q and dA_k of attention, where the errors of the softmax's numerator and denominator cancel, and are
+    counted apart.
+    """
+    for contract in CONTRACTS:
+        for name in CONTRACTS[contract].draws:
+            used: dict[str, list[float]] = {}
+            for seed in range(20):
+                case = draw_case(contract, name, seed, "float16")
+                answer = in_dtype(case)
+                for output, right in right_answer(case).items():
+                    seen = right.allowed > 0
+                    ratio = np.abs(answer[output].astype(float) - right.value)[seen] / right.allowed[seen]
+                    used.setdefault(output, []).extend((ratio**2).ravel())
+            for output, squares in used.items():
+                if squares:
+                    assert 1 / 200 < np.sqrt(np.mean(squares)) < 1 / 2, (contract, name, output)
