@@ -18,17 +18,18 @@ _KINDS = {
 def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
     """Check arrays against shapes written in letters; return their namespace and the sizes of the letters.
 
-    Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and an array
-    that is None is absent. A letter is bound where it first occurs and must agree after that: `A has shape (16, 8),
-    expected (r, in) = (8, 16)`. A tuple in place of the letters is an exact shape, None any shape.
+    Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and may end in
+    "or None". A letter is bound where it first occurs and must agree after that: `A has shape (16, 8), expected
+    (r, in) = (8, 16)`. A tuple in place of the letters is an exact shape, None any shape.
     """
     sizes: dict[str, Any] = {}
     namespace = None
     for name, (array, shape, *rest) in arguments.items():
-        if array is None:
+        kind = rest[0] if rest else "number"
+        if array is None and kind.endswith(" or None"):
             continue
         namespace = _namespace(name, array, namespace)
-        _check_kind(name, array, namespace, rest[0] if rest else "number")
+        _check_kind(name, array, namespace, kind.removesuffix(" or None"))
         if shape is not None:
             _check_shape(name, array, shape, sizes)
     return namespace, sizes
@@ -88,6 +89,16 @@ def check_number(name: str, value: Any) -> Any:
     return value
 
 
+def check_positive(name: str, value: Any) -> Any:
+    """A real number > 0."""
+    value = check_number(name, value)
+    if isinstance(value, complex):
+        raise TypeError(f"{name} is a complex, expected a real number")
+    if value <= 0:
+        raise ValueError(f"{name} is {value}, expected {name} > 0")
+    return value
+
+
 def check_integer(name: str, value: Any, at_least: int | None = None, below: int | None = None) -> int:
     """A Python integer in at_least <= value < below."""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
@@ -103,7 +114,7 @@ def check_integer(name: str, value: Any, at_least: int | None = None, below: int
 
 def check_choice(name: str, value: Any, choices: Any) -> Any:
     """One of a few names."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
     return value
 

@@ -43,12 +43,14 @@ class Pullback:
         wrt: the names to differentiate; by default every input that is not frozen.
         Raises ValueError when dy has not y's shape, or wrt names something that is not an input.
         """
-        if self._shape or not isinstance(dy, (int, float, complex)):  # the gradient of a scalar loss may be a plain 1.0
+        if self._shape == () and isinstance(dy, (int, float, complex)):  # a scalar loss: dy may be a plain 1.0
+            dy = complex(dy) if isinstance(dy, complex) else float(dy)  # np.float64 would decide the dtype
+        else:
             check_inputs(dy=(dy, self._shape))
         if isinstance(wrt, str):
             raise TypeError(f"wrt is the string {wrt!r}, expected a tuple of names such as ({wrt!r},)")
         wanted = frozenset(self.inputs) - frozenset(self.frozen) if wrt is None else frozenset(wrt)
-        if unknown := wanted - frozenset(self.inputs):
+        if unknown := [str(name) for name in wanted if name not in self.inputs]:
             raise ValueError(f"wrt names {', '.join(sorted(unknown))}, expected some of {', '.join(self.inputs)}")
         grads = self._backward(dy, wanted)
         return {name: grads[name] for name in self.inputs if name in wanted}

@@ -22,6 +22,12 @@ def flat(t: Array) -> Array:
     return t.__array_namespace__().reshape(t, (math.prod(t.shape),))
 
 
+def zero_dim(scalar: Array) -> Array:
+    """NumPy's sum of an array is a scalar of another type: the array of shape () that it stands for."""
+    xp = scalar.__array_namespace__()
+    return xp.reshape(xp.reshape(scalar, (1,)), ())
+
+
 def real(x: Array) -> Array:
     """The real part; the standard has it for complex dtypes alone."""
     xp = x.__array_namespace__()
@@ -41,7 +47,8 @@ def scatter_add(values: Array, ids: Array, size: int) -> Array:
         out = xp.zeros((size, values.shape[1]), dtype=values.dtype)
         xp.add.at(out, ids, values)
         return out
-    chosen = xp.expand_dims(xp.arange(size, dtype=ids.dtype), axis=1) == xp.expand_dims(ids, axis=0)
+    ids = xp.astype(ids, xp.int64)  # a narrow dtype need not be able to count to size
+    chosen = xp.expand_dims(xp.arange(size, dtype=xp.int64), axis=1) == xp.expand_dims(ids, axis=0)
     return xp.astype(chosen, values.dtype) @ values
 
 

@@ -43,7 +43,7 @@ def attention(
     The pullback differentiates q, k and v. Raises TypeError and ValueError for what does not fit.
     """
     xp, n = check_inputs(
-        q=(q, "... H T D"), k=(k, "... G S D"), v=(v, "... G S Dv"), key_mask=(key_mask, "... S", "bool")
+        q=(q, "... H T D"), k=(k, "... G S D"), v=(v, "... G S Dv"), key_mask=(key_mask, "... S", "bool or None")
     )
     if n["G"] == 0 or n["H"] % n["G"]:
         raise ValueError(f"q has {n['H']} heads and k has {n['G']}, expected a multiple")

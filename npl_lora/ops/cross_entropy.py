@@ -17,7 +17,7 @@ import math
 
 from ._checks import check_ids, check_inputs, check_integer
 from ._interface import Array, Pullback
-from ._namespace import real
+from ._namespace import real, zero_dim
 
 
 def cross_entropy(
@@ -31,6 +31,7 @@ def cross_entropy(
     """
     xp, n = check_inputs(logits=(logits, "... V"), labels=(labels, "...", "integer"))
     check_integer("ignore_index", ignore_index)
+    labels = xp.astype(labels, xp.int64)  # a narrow dtype need not be able to count to V
     counted = labels != ignore_index
     safe = xp.where(counted, labels, xp.zeros_like(labels))
     check_ids("labels", safe, max(n["V"], 1), xp)
@@ -39,13 +40,14 @@ def cross_entropy(
     weight = 1.0 / max(check_integer("count", count, 0), 1)
 
     seen = xp.expand_dims(counted, axis=-1)
-    onehot = seen & (xp.expand_dims(safe, axis=-1) == xp.arange(n["V"], dtype=labels.dtype))
+    onehot = seen & (xp.expand_dims(safe, axis=-1) == xp.arange(n["V"], dtype=xp.int64))
     zero = xp.zeros_like(logits)
-    shifted = logits - xp.max(real(logits), axis=-1, keepdims=True) if math.prod(logits.shape) else logits
-    e = xp.exp(xp.where(seen, shifted, zero))  # an ignored position counts for nothing, even if it is not finite
+    shown = xp.where(seen, logits, zero)  # an ignored position counts for nothing, even if it is not finite
+    shifted = shown - xp.max(real(shown), axis=-1, keepdims=True) if math.prod(logits.shape) else shown
+    e = xp.exp(shifted)
     total = xp.sum(e, axis=-1, keepdims=True)
     log_total = xp.where(seen, xp.log(total), xp.zeros_like(total))
-    loss = weight * (xp.sum(log_total) - xp.sum(xp.where(onehot, shifted, zero)))
+    loss = zero_dim(weight * (xp.sum(log_total) - xp.sum(xp.where(onehot, shifted, zero))))
 
     def backward(dloss: Array, wrt: frozenset[str]) -> dict[str, Array]:
         if "logits" not in wrt:
@@ -53,9 +55,4 @@ def cross_entropy(
         p = xp.where(seen, e / total, zero)
         return {"logits": (weight * dloss) * (p - xp.astype(onehot, logits.dtype))}
 
-    return _zero_dim(xp, loss), Pullback(backward, _zero_dim(xp, loss), inputs=("logits",))
-
-
-def _zero_dim(xp: Array, scalar: Array) -> Array:
-    """NumPy's sum of an array is a scalar of another type: make it the array of shape () that it stands for."""
-    return xp.reshape(scalar, ())
+    return loss, Pullback(backward, loss, inputs=("logits",))

@@ -12,7 +12,7 @@ Derivation, with g = w o dy the gradient of xhat and means over the n features o
 Source: Ba et al., "Layer Normalization", 2016, section 3.
 """
 
-from ._checks import check_inputs, check_number
+from ._checks import check_inputs, check_positive
 from ._interface import Array, Pullback
 from ._namespace import rows
 
@@ -23,7 +23,7 @@ def layer_norm(x: Array, w: Array, b: Array, *, eps: float = 1e-5) -> tuple[Arra
     x (..., n), w (n,), b (n,), eps > 0 -> y (..., n). The pullback differentiates x, w and b.
     """
     xp, _ = check_inputs(x=(x, "... n"), w=(w, "n"), b=(b, "n"))
-    eps = check_number("eps", eps)
+    eps = check_positive("eps", eps)
     c = x - xp.mean(x, axis=-1, keepdims=True)
     q = 1.0 / xp.sqrt(xp.mean(c * c, axis=-1, keepdims=True) + eps)
     xhat = c * q

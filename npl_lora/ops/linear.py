@@ -20,7 +20,7 @@ def linear(x: Array, W: Array, b: Array | None = None) -> tuple[Array, Pullback]
     x (..., in), W (out, in), b (out,) or None -> y (..., out), in the inputs' dtype.
     The pullback differentiates x, W and b. Raises TypeError and ValueError for arrays that do not fit.
     """
-    xp, _ = check_inputs(W=(W, "out in"), x=(x, "... in"), b=(b, "out"))
+    xp, _ = check_inputs(W=(W, "out in"), x=(x, "... in"), b=(b, "out", "number or None"))
     y = x @ W.T
     if b is not None:
         y = y + b

@@ -51,7 +51,7 @@ def lora_attention(
     shapes |= dict(A_v="r C", B_v="GD r", A_o="r HD", B_o="C r")
     xp, n = check_inputs(
         x=(x, "... T C"),
-        key_mask=(key_mask, "... T", "bool"),
+        key_mask=(key_mask, "... T", "bool or None"),
         **{name: (arrays[name], shapes[name]) for name in arrays},
     )
     check_integer("n_heads", n_heads, 1)

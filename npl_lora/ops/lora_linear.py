@@ -36,9 +36,8 @@ def lora_linear(
     already divided by 1 - p, a constant in the backward. -> y (..., out), in the inputs' dtype. The pullback
     differentiates x, A and B, and W and b when asked. Raises TypeError and ValueError for what does not fit.
     """
-    xp, _ = check_inputs(
-        W=(W, "out in"), x=(x, "... in"), A=(A, "r in"), B=(B, "out r"), b=(b, "out"), mask=(mask, "... in")
-    )
+    optional = dict(b=(b, "out", "number or None"), mask=(mask, "... in", "number or None"))
+    xp, _ = check_inputs(W=(W, "out in"), x=(x, "... in"), A=(A, "r in"), B=(B, "out r"), **optional)
     scale = check_number("scale", scale)
     xd = x if mask is None else x * mask
     h = xd @ A.T

@@ -8,6 +8,7 @@ import math
 
 from ._checks import check_inputs, check_integer
 from ._interface import Array, Pullback
+from ._namespace import zero_dim
 
 
 def mean_squared_error(prediction: Array, target: Array, *, count: int | None = None) -> tuple[Array, Pullback]:
@@ -21,7 +22,7 @@ def mean_squared_error(prediction: Array, target: Array, *, count: int | None = 
         count = math.prod(prediction.shape)
     weight = 1.0 / max(check_integer("count", count, 0), 1)
     error = prediction - target
-    loss = xp.reshape(weight * xp.sum(error * error), ())
+    loss = zero_dim(weight * xp.sum(error * error))
 
     def backward(dloss: Array, wrt: frozenset[str]) -> dict[str, Array]:
         return {"prediction": (2.0 * weight * dloss) * error} if "prediction" in wrt else {}

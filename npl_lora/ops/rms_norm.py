@@ -8,7 +8,7 @@ with gradient g q, and through q: dq = sum(g o x) and dq/dx_i = -q^3 x_i / n. So
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
 """
 
-from ._checks import check_inputs, check_number
+from ._checks import check_inputs, check_positive
 from ._interface import Array, Pullback
 from ._namespace import rows
 
@@ -19,7 +19,7 @@ def rms_norm(x: Array, w: Array, *, eps: float = 1e-6) -> tuple[Array, Pullback]
     x (..., n), w (n,), eps > 0 -> y (..., n). The pullback differentiates x and w.
     """
     xp, _ = check_inputs(x=(x, "... n"), w=(w, "n"))
-    eps = check_number("eps", eps)
+    eps = check_positive("eps", eps)
     q = 1.0 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)
     xhat = x * q
     y = w * xhat

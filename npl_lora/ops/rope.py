@@ -13,7 +13,7 @@ formula with sin negated.
 Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 """
 
-from ._checks import check_inputs, check_integer, check_number
+from ._checks import check_inputs, check_integer, check_positive
 from ._interface import Array, Pullback
 from ._namespace import rotary_dtype, table_for
 
@@ -26,7 +26,7 @@ def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool 
     The pullback differentiates x. Raises ValueError for an odd D.
     """
     xp, n = check_inputs(x=(x, "... T D"))
-    theta = check_number("theta", theta)
+    theta = check_positive("theta", theta)
     check_integer("start", start)
     if n["D"] % 2:
         raise ValueError(f"x has head size D = {n['D']}, expected an even one")

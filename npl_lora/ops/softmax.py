@@ -22,7 +22,7 @@ def softmax(x: Array, *, mask: Array | None = None) -> tuple[Array, Pullback]:
     x (..., n); mask: bool, broadcastable to x's shape, True where visible, or None -> y (..., n).
     The pullback differentiates x. Raises ValueError when mask does not broadcast to x.
     """
-    xp, _ = check_inputs(x=(x, "... n"), mask=(mask, None, "bool"))
+    xp, _ = check_inputs(x=(x, "... n"), mask=(mask, None, "bool or None"))
     if mask is not None:
         mask = _broadcast(xp, mask, x.shape)
     y = _softmax(xp, x, mask)
