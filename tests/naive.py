@@ -110,13 +110,18 @@ def softmax_row(m, row, seen):
     y = [m.number(0) for _ in row]
     if not any(seen):
         return y
-    top = max(float(getattr(v, "value", v)) for v, s in zip(row, seen, strict=True) if s)
+    top = top_of([v for v, s in zip(row, seen, strict=True) if s])
     total = m.number(0)
     for j, value in enumerate(row):
         if seen[j]:
             y[j] = m.exp(value - top)
             total = total + y[j]
     return [e / total for e in y]
+
+
+def top_of(row):
+    """The largest entry as a plain number: taking it away and adding it back changes nothing."""
+    return max(float(getattr(v, "value", v)) for v in row)
 
 
 def softmax_row_back(m, y, dy):
@@ -338,11 +343,15 @@ def lora_attention(m, a, c, dy):
 def cross_entropy(m, a, c, dy):
     logits, labels, ignore = rows(a["logits"]), a["labels"].reshape(a["labels"].size), c.get("ignore_index", -100)
     counted = [n for n in range(len(labels)) if labels[n] != ignore]
-    count = m.number(max(c.get("count") or len(counted), 1))
+    count = m.number(max(len(counted) if c.get("count") is None else c["count"], 1))
     loss, dlogits = m.number(0), zeros(m, *logits.shape)
     for n in counted:
         p = softmax_row(m, logits[n], [True] * logits.shape[1])
-        loss = loss - m.log(p[labels[n]]) / count
+        top = top_of(logits[n])
+        total = m.number(0)
+        for value in logits[n]:
+            total = total + m.exp(value - top)
+        loss = loss + (m.log(total) + top - logits[n][labels[n]]) / count
         for v in range(logits.shape[1]):
             hit = m.number(1 if v == labels[n] else 0)
             dlogits[n, v] = dy[()] * (p[v] - hit) / count
@@ -353,7 +362,7 @@ def cross_entropy(m, a, c, dy):
 
 def mean_squared_error(m, a, c, dy):
     p, t = a["prediction"], a["target"]
-    count, loss, d = m.number(max(c.get("count") or p.size, 1)), m.number(0), zeros(m, *p.shape)
+    count, loss, d = m.number(max(p.size if c.get("count") is None else c["count"], 1)), m.number(0), zeros(m, *p.shape)
     for i in np.ndindex(*p.shape):
         loss = loss + (p[i] - t[i]) * (p[i] - t[i]) / count
         d[i] = dy[()] * m.number(2) * (p[i] - t[i]) / count

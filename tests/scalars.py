@@ -79,3 +79,26 @@ class TermsMath:
 
     def __getattr__(self, name):
         return lambda x: terms(getattr(FloatMath, name)(terms(x).value))
+
+
+SLOPES = {
+    "exp": math.exp,
+    "log": lambda a: 1.0 / a,
+    "sqrt": lambda a: 0.5 / math.sqrt(a),
+    "tanh": lambda a: 1.0 - math.tanh(a) ** 2,
+    "cos": math.sin,
+    "sin": math.cos,
+    "cdf": lambda a: math.exp(-0.5 * a * a) / math.sqrt(2.0 * math.pi),
+}
+
+
+class ConditionedMath(TermsMath):
+    """TermsMath, where a function's value also carries the rounding of its argument: f(a + e) = f(a) + f'(a) e."""
+
+    def __getattr__(self, name):
+        def f(x):
+            x, slope = terms(x), SLOPES[name](terms(x).value)
+            value = getattr(FloatMath, name)(x.value)
+            return Terms(value, abs(value) + abs(slope) * x.size)
+
+        return f

@@ -1,7 +1,11 @@
 """Bad input is refused at the door: one sentence with the argument's name, what was expected, what came."""
 
+import inspect
+
+import array_api_strict
 import numpy as np
 import pytest
+from configurations import FIRST, OPS, build
 
 from npl_lora import ops
 
@@ -86,6 +90,23 @@ REFUSED = [
     (lambda: ops.linear(x, W)[1](x), ValueError, "dy has shape (2, 5), expected (2, 3)"),
     (lambda: ops.linear(x, W)[1](f((2, 3)), wrt=("A",)), ValueError, "wrt names A, expected some of x, W"),
     (lambda: ops.linear(x, W)[1](f((2, 3)), wrt="x"), TypeError, "wrt is the string 'x', expected a tuple of names"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=None), TypeError, "scale is a NoneType, expected a number"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=f(1)), TypeError, "scale is a ndarray, expected a number"),
+    (lambda: ops.rope(f((3, 4)), theta=-3.0), ValueError, "theta is -3.0, expected theta > 0"),
+    (lambda: ops.rope(f((3, 4)), theta=1j), TypeError, "theta is a complex, expected a real number"),
+    (lambda: ops.layer_norm(x, f(5), f(5), eps=-1.0), ValueError, "eps is -1.0, expected eps > 0"),
+    (lambda: ops.rms_norm(x, f(5), eps=0.0), ValueError, "eps is 0.0, expected eps > 0"),
+    (lambda: ops.glu(x, x, activation=["silu"]), ValueError, "activation is ['silu'], expected one of 'silu', 'gelu'"),
+    (lambda: ops.cross_entropy(x, ids - 1), ValueError, "labels has values from -1 to 1, expected 0 <= labels < 5"),
+    (
+        lambda: ops.linear(x, W)[1](f((2, 3), int)),
+        TypeError,
+        "dy has dtype int64, expected a floating or complex dtype",
+    ),
+    (lambda: ops.linear(x, W)[1](None), TypeError, "dy is a NoneType, expected an array"),
+    (lambda: ops.mean_squared_error(x, x)[1](None), TypeError, "dy is a NoneType, expected an array"),
+    (lambda: ops.mean_squared_error(x, x)[1](f(1)), ValueError, "dy has shape (1,), expected ()"),
+    (lambda: ops.linear(x, W)[1](f((2, 3)), wrt=(1,)), ValueError, "wrt names 1, expected some of x, W"),
 ]
 
 
@@ -95,6 +116,66 @@ def test_one_sentence_with_name_expected_and_got(refused, error, sentence):
         refused()
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+def _array_names(name):
+    return [(name, n) for n in build(name, FIRST)[0]]
+
+
+ARRAYS = [pair for name in OPS for pair in _array_names(name)]
+TOGETHER = [(name, n) for name, n in ARRAYS if len(_array_names(name)) > 1]  # alone, any namespace and shape is right
+WRONG = {
+    "list": (lambda a: a.tolist(), "{} is a list, expected an array"),
+    "string": (str, "{} is a str, expected an array"),
+    "dtype": (lambda a: a.astype("U8"), "{} has dtype <U8, expected "),
+    "kind": (lambda a: a.astype(int if a.dtype.kind in "bf" else float), "{} has dtype "),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("name", "n"), ARRAYS)
+def test_every_array_of_every_op_is_looked_at(name, n, wrong):
+    inputs, config = build(name, FIRST)
+    spoil, sentence = WRONG[wrong]
+    with pytest.raises(TypeError) as caught:
+        getattr(ops, name)(**inputs | {n: spoil(inputs[n])}, **config)
+    assert str(caught.value).startswith(sentence.format(n))
+
+
+@pytest.mark.parametrize(("name", "n"), ARRAYS)
+def test_a_required_array_may_not_be_none(name, n):
+    inputs, config = build(name, FIRST)
+    parameter = inspect.signature(getattr(ops, name)).parameters[n]
+    if parameter.default is None:
+        getattr(ops, name)(**inputs | {n: None}, **config)
+        return
+    with pytest.raises(TypeError, match=rf"^{n} is a NoneType, expected an array$"):
+        getattr(ops, name)(**inputs | {n: None}, **config)
+
+
+@pytest.mark.parametrize(("name", "n"), TOGETHER)
+def test_namespaces_are_not_mixed(name, n):
+    inputs, config = build(name, FIRST)
+    with pytest.raises(TypeError, match=r"^[A-Za-z_]+ is an array of .*, expected one of .* like the others$"):
+        getattr(ops, name)(**inputs | {n: array_api_strict.asarray(inputs[n])}, **config)
+
+
+@pytest.mark.parametrize(("name", "n"), [pair for pair in TOGETHER if pair[1] != "ids"])  # ids may have any shape
+def test_an_axis_too_many_is_refused(name, n):
+    """Whichever argument is named: of two that do not fit together, either may be the wrong one."""
+    inputs, config = build(name, FIRST)
+    with pytest.raises(ValueError, match=r"^[A-Za-z_]+ has shape \("):
+        getattr(ops, name)(**inputs | {n: np.stack([inputs[n]] * 7, axis=-1)}, **config)
+
+
+def test_a_plain_number_as_dy_does_not_decide_the_dtype():
+    logits, labels = x.astype(np.float32), np.array([0, 2])
+    for dy in (1, 0.25, np.float64(0.25), np.float32(0.25), np.array(0.25, np.float32)):
+        for loss, pullback in (ops.cross_entropy(logits, labels), ops.mean_squared_error(logits, 2 * logits)):
+            assert isinstance(loss, np.ndarray)
+            assert loss.dtype == np.float32
+            (grad,) = pullback(dy).values()
+            assert grad.dtype == np.float32
 
 
 def test_numbers_from_numpy_do_not_decide_the_dtype():

@@ -1,7 +1,8 @@
 """A test of the tests: with one sign changed in a pullback, the comparison with the complex step must fail.
 
-Every sign that stands in a pullback (a sum made a difference or the reverse, a minus dropped), and every gradient
-that it hands out, is turned in a copy of the op's source, one at a time.
+Every sign that stands in a pullback (a sum made a difference or the reverse, a minus dropped), every product and every
+gradient that it hands out is turned in a copy of the op's source, one at a time. And every product loses its left
+factor: a scale or a mask that is forgotten.
 """
 
 import ast
@@ -22,8 +23,8 @@ MODULES = {name: getattr(ops, name).__module__ for name in OPS}
 SHARED = {"lora_mlp": "npl_lora.ops._projections", "lora_attention": "npl_lora.ops._projections"}
 
 
-class Negate(ast.NodeTransformer):
-    """Turns the sign at place number `target` of an op's pullback; counts the places."""
+class Mutate(ast.NodeTransformer):
+    """Makes the fault number `target` in an op's pullback; counts the places where one can be made."""
 
     def __init__(self, op, target):
         self.others, self.target, self.count, self.inside, self.line = set(OPS) - {op}, target, 0, 0, None
@@ -49,6 +50,10 @@ class Negate(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.op, (ast.Add, ast.Sub)) and self._here(node):
             node.op = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+        if isinstance(node.op, (ast.Mult, ast.MatMult)) and self._here(node):
+            return ast.UnaryOp(ast.USub(), node)
+        if isinstance(node.op, ast.Mult) and self._here(node):
+            return node.right
         return node
 
     def visit_UnaryOp(self, node):
@@ -74,17 +79,16 @@ class Negate(ast.NodeTransformer):
 
 
 def mutant(op, module, target):
-    """The module's source with one sign turned, run under the same name; and the line it is in. None beyond the
-    last."""
+    """The module's source with one fault, run under the same name; and the line it is in. None beyond the last."""
     path = FOLDER / f"{module.rsplit('.', 1)[1]}.py"
-    negate = Negate(op, target)
-    tree = ast.fix_missing_locations(negate.visit(ast.parse(path.read_text())))
-    if negate.line is None:
+    mutate = Mutate(op, target)
+    tree = ast.fix_missing_locations(mutate.visit(ast.parse(path.read_text())))
+    if mutate.line is None:
         return None
     changed = types.ModuleType(module)
     changed.__package__ = "npl_lora.ops"
     exec(compile(tree, str(path), "exec"), changed.__dict__)
-    return changed, negate.line
+    return changed, mutate.line
 
 
 def wrong_somewhere(name, op):
@@ -101,15 +105,15 @@ def wrong_somewhere(name, op):
     return False
 
 
-def signs(op, module):
+def places(op, module):
     count = 0
     while mutant(op, module, count) is not None:
         count += 1
     return count
 
 
-CASES = [(name, MODULES[name], k) for name in OPS for k in range(signs(name, MODULES[name]))]
-CASES += [(name, SHARED[name], k) for name in SHARED for k in range(signs(name, SHARED[name]))]
+CASES = [(name, MODULES[name], k) for name in OPS for k in range(places(name, MODULES[name]))]
+CASES += [(name, SHARED[name], k) for name in SHARED for k in range(places(name, SHARED[name]))]
 
 
 def op_from(name, module, changed, monkeypatch):
@@ -123,10 +127,10 @@ def op_from(name, module, changed, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "module", "k"), CASES)
-def test_a_turned_sign_is_seen(name, module, k, monkeypatch):
+def test_a_fault_in_a_pullback_is_seen(name, module, k, monkeypatch):
     changed, line = mutant(name, module, k)
     op = op_from(name, module, changed, monkeypatch)
-    assert wrong_somewhere(name, op), f"{module}, line {line}: the sign may be turned and no test fails"
+    assert wrong_somewhere(name, op), f"{module}, line {line}: a fault there is not seen"
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -134,6 +138,6 @@ def test_the_op_itself_is_not_wrong(name):
     assert not wrong_somewhere(name, getattr(ops, name))
 
 
-def test_every_op_has_signs_to_turn():
+def test_every_op_has_places_for_a_fault():
     without = {name for name in OPS if not any(case[0] == name for case in CASES)}
     assert not without
