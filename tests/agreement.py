@@ -11,8 +11,8 @@ STEP = 1e-200
 
 # Ops that put a computed number into exp, Phi, cos. Its rounding is part of any answer, and can be worth many units of
 # the function's value: softmax has |x - max(x)| units from it (9.5 seen), attention those of its scores (21 seen), an
-# MLP z^2 units from gelu far left (18 seen, 120 at z = -15), rope |phi| units (940 seen at position 1000). So there,
-# and only there, S counts the terms of the argument too: f(a (1 + u)) = f(a) + u a f'(a).
+# MLP z^2 units from gelu far left (18 seen, 120 at z = -15), rope |phi| units (940 seen at position 1000). So
+# there, and only where a few units are asked for, S counts the argument's terms too: f(a (1 + u)) = f(a) + u a f'(a).
 CONDITIONED = {"softmax", "attention", "lora_attention", "cross_entropy", "gated_mlp", "lora_mlp", "rope"}
 
 
@@ -69,9 +69,12 @@ def values(array, dtype=float):
     )
 
 
-def term_sizes(name, inputs, config, dy):
-    """S of y and of every gradient: the naive expressions with every term taken in absolute value."""
-    m = scalars.ConditionedMath() if name in CONDITIONED else scalars.TermsMath()
+def term_sizes(name, inputs, config, dy, with_arguments=False):
+    """S of y and of every gradient: the naive expressions with every term taken in absolute value.
+
+    with_arguments: for bounds of a few units, which the rounding of a function's argument alone can exceed; see above.
+    """
+    m = scalars.ConditionedMath() if with_arguments and name in CONDITIONED else scalars.TermsMath()
     y, grads = naive_answer(m, name, inputs, config, dy)
 
     def size(array):

@@ -54,7 +54,7 @@ def test_any_layout_gives_the_same_and_nothing_is_changed(name, d, layouts):
     y2, pullback = getattr(ops, name)(**laid, **config)
     laid_dy = LAYOUTS[layouts[0]](dy)
     grads2 = pullback(laid_dy, wrt=pullback.inputs)
-    y_size, sizes = term_sizes(name, inputs, config, dy)
+    y_size, sizes = term_sizes(name, inputs, config, dy, with_arguments=True)
     assert_close(y2, y, y_size, 1e-14, "y")
     for n in grads:
         assert_close(grads2[n], grads[n], sizes[n], 1e-14, f"d{n}")
@@ -92,7 +92,7 @@ def test_the_dtype_follows_the_inputs(name, dtype, point):
     grads = pullback(dy.astype(dtype), wrt=pullback.inputs)
     wide_dy = dy.astype(np.float64)
     wide_grads = wide_pullback(wide_dy, wrt=pullback.inputs)
-    y_size, sizes = term_sizes(name, wide, config, wide_dy)
+    y_size, sizes = term_sizes(name, wide, config, wide_dy, with_arguments=True)
     unit = max(float(np.finfo(dtype).eps), 2.0**-52) * 60
     tiny = float(np.finfo(dtype).smallest_subnormal) * 60  # underflow; times a weight of at most 10
     for what, got, right, size in [("y", y, wide_y, y_size)] + [(n, grads[n], wide_grads[n], sizes[n]) for n in grads]:
@@ -110,7 +110,7 @@ def test_complex_numbers_stay_what_they_are(name, dtype):
     real_y, real_pullback = getattr(ops, name)(**inputs, **config)
     real_dy = np.real(dy).astype(np.float64)
     grads, real_grads = pullback(dy, wrt=pullback.inputs), real_pullback(real_dy, wrt=pullback.inputs)
-    y_size, sizes = term_sizes(name, inputs, config, real_dy)
+    y_size, sizes = term_sizes(name, inputs, config, real_dy, with_arguments=True)
     unit = 60 * np.finfo(dtype).eps  # as for the real dtypes, above
     for what, got, right, size in [("y", y, real_y, y_size)] + [(n, grads[n], real_grads[n], sizes[n]) for n in grads]:
         assert got.dtype == dtype, what
@@ -131,7 +131,7 @@ def test_any_array_namespace(name, dtype, point):
         strict = {n: array_api_strict.asarray(a) for n, a in given.items()}
         strict_y, strict_pullback = getattr(ops, name)(**strict, **config)
         strict_grads = strict_pullback(array_api_strict.asarray(dy), wrt=pullback.inputs)
-    y_size, sizes = term_sizes(name, inputs, config, np.real(dy).astype(np.float64))
+    y_size, sizes = term_sizes(name, inputs, config, np.real(dy).astype(np.float64), with_arguments=True)
     unit = 20 * np.finfo(dtype).eps
     for what, got, right, size in [("y", strict_y, y, y_size)] + [
         (n, strict_grads[n], grads[n], sizes[n]) for n in grads
