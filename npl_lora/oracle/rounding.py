@@ -218,10 +218,6 @@ class RoundingNamespace:
         size, u = np.abs(np.float64(other)), self.precision.store
         return Rounded(self, float(other), size, u * size, (u * size) ** 2 / 3.0)
 
-    def asarray(self, x: Rounded) -> Rounded:
-        """What is summed here is an array already, of shape () too."""
-        return x
-
     def arange(self, *span: int, dtype: Any = np.int64) -> Rounded:
         return self.exact(np.arange(*span, dtype=dtype))
 
