@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, LoraModel, inject_adapter_in_model
 from transformers import LlamaConfig
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
@@ -45,18 +45,28 @@ def lora_linear(case: Case) -> Outputs:
 
 
 def lora_merge(case: Case) -> Outputs:
-    """merge and unmerge, on torch.nn.Linear or, with fan_in_fan_out, on transformers' Conv1D."""
+    """merge_and_unload; and merge, then unmerge. On torch.nn.Linear or, with fan_in_fan_out, transformers' Conv1D."""
+    holder = _mergeable(case)
+    layer = holder.layer
+    layer.merge()
+    layer.unmerge()
+    left = layer.base_layer.weight.detach().clone()
+    return {"W_merged": _mergeable(case, unload=True).layer.weight, "W_unmerged": left}
+
+
+def _mergeable(case: Case, unload: bool = False) -> Any:
+    """A model of one adapted layer, with the case's numbers; the plain model again, LoRA merged into it, if unload."""
     fan_in_fan_out = case.config["fan_in_fan_out"]
     out, in_ = case["B"].shape[0], case["A"].shape[1]
     base = Conv1D(out, in_) if fan_in_fan_out else torch.nn.Linear(in_, out, bias=False)
-    layer = _adapt(base, case, fan_in_fan_out=fan_in_fan_out)
+    holder = _Holder(base).to(getattr(torch, case.dtype))
+    model = LoraModel(holder, _config(case, ["layer"], fan_in_fan_out=fan_in_fan_out), "default")
+    model.to(getattr(torch, case.dtype))
+    layer = holder.layer
     _set(layer.base_layer.weight, case["W"])
     _set(layer.lora_A["default"].weight, case["A"])
     _set(layer.lora_B["default"].weight, case["B"])
-    layer.merge()
-    W_merged = layer.base_layer.weight.detach().clone()
-    layer.unmerge()
-    return {"W_merged": W_merged, "W_unmerged": layer.base_layer.weight}
+    return model.merge_and_unload() if unload else holder
 
 
 def lora_embedding(case: Case) -> Outputs:
@@ -72,7 +82,11 @@ def lora_embedding(case: Case) -> Outputs:
 
 
 def lora_attention(case: Case) -> Outputs:
-    """transformers' LlamaAttention, as its model calls it, with PEFT on q, k, v and o."""
+    """transformers' LlamaAttention, as its model calls it, with PEFT on q, k, v and o.
+
+    Theirs: the projections, heads, rotation, masks and torch's scaled_dot_product_attention, so what a query that sees
+    no key gives is theirs too. Ours: the rotary tables, and is_causal off where the case is not causal.
+    """
     config = _llama(case, hidden_size=case["x"].shape[2])
     block = LlamaAttention(config, layer_idx=0)
     block.is_causal = case.config["causal"]
@@ -136,10 +150,10 @@ def _config(case: Case, targets: list[str], **more: Any) -> LoraConfig:
     )
 
 
-def _adapt(base: torch.nn.Module, case: Case, **more: Any) -> Any:
+def _adapt(base: torch.nn.Module, case: Case) -> Any:
     """The layer that PEFT puts in the place of base, in the case's dtype."""
     holder = _Holder(base).to(getattr(torch, case.dtype))
-    inject_adapter_in_model(_config(case, ["layer"], **more), holder)
+    inject_adapter_in_model(_config(case, ["layer"]), holder)
     return holder.to(getattr(torch, case.dtype)).layer
 
 
@@ -183,10 +197,15 @@ def _llama(case: Case, **sizes: Any) -> LlamaConfig:
 
 
 def _rotary(case: Case, D: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, (1, T, D), each table twice side by side, as LlamaRotaryEmbedding gives them."""
+    """cos and sin, (1, T, D), each table twice side by side, as LlamaRotaryEmbedding gives them.
+
+    Ours because LlamaRotaryEmbedding computes its angles in float32, whatever the model's dtype.
+    """
     T, theta = case["x"].shape[1], case.config["rope_theta"]
-    frequency = np.zeros(D // 2) if theta is None else float(theta) ** (-2.0 * np.arange(D // 2) / D)
-    phi = np.arange(T)[None, :, None] * np.concatenate([frequency, frequency])
+    frequency = np.zeros(D)  # without rope: angle 0 everywhere, and D may be odd
+    if theta is not None:
+        frequency = np.tile(float(theta) ** (-2.0 * np.arange(D // 2) / D), 2)
+    phi = np.arange(T)[None, :, None] * frequency
     return tensor(np.cos(phi).astype(case.dtype)), tensor(np.sin(phi).astype(case.dtype))
 
 
