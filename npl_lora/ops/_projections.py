@@ -1,24 +1,30 @@
 """Several LoRA linears under one roof: names with a suffix for each projection, gradients gathered by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ._interface import Array, Pullback
-from .lora_linear import lora_linear
 
 
 class Projections:
     """The LoRA linears of a block: projection n has the weight W<n> or W_<n> and the factors A_<n> and B_<n>."""
 
-    def __init__(self, weights: Mapping[str, str], arrays: Mapping[str, Array], scale: float) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, str],
+        arrays: Mapping[str, Array],
+        scale: float,
+        lora_linear: Callable[..., tuple[Array, Pullback]],
+    ) -> None:
         self._weights = weights  # projection -> the name of its weight: {"q": "Wq", ...}
         self._arrays = arrays
         self._scale = scale
+        self._linear = lora_linear
         self._pullbacks: dict[str, Pullback] = {}
 
     def forward(self, n: str, x: Array) -> Array:
         """L_n(x) = x W_n^T + s (x A_n^T) B_n^T."""
         W, A, B = (self._arrays[name] for name in self._names(n))
-        y, self._pullbacks[n] = lora_linear(x, W, A, B, scale=self._scale)
+        y, self._pullbacks[n] = self._linear(x, W, A, B, scale=self._scale)
         return y
 
     def backward(self, n: str, dy: Array, wrt: frozenset[str], dx: bool = True) -> dict[str, Array]:

@@ -10,11 +10,12 @@ Derivation. A composition: pullbacks in reverse order. x feeds three projections
 Source: Hu et al. 2021, section 4.2; Vaswani et al. 2017, section 3.2.2; Su et al. 2021 for rope.
 """
 
+from typing import Any
+
+from . import _parts
 from ._checks import check_inputs, check_integer, check_number
 from ._interface import Array, Pullback
 from ._projections import Projections
-from .attention import attention
-from .rope import rope
 
 
 def lora_attention(
@@ -38,12 +39,14 @@ def lora_attention(
     causal: bool = False,
     rope_theta: float | None = None,
     key_mask: Array | None = None,
+    parts: Any = _parts,
 ) -> tuple[Array, Pullback]:
     """y = L_o(attention(L_q(x), L_k(x), L_v(x))).
 
     x (..., T, C), Wq (H D, C), Wk and Wv (G D, C), Wo (C, H D), A_n (r, in of W_n), B_n (out of W_n, r),
     key_mask (..., T) bool, True where a key may be seen -> y (..., T, C).
     scale is LoRA's; scores are q k / sqrt(D). rope_theta: the base of rope, None for no rope. Positions run from 0.
+    parts: the lora_linear, rope and attention that it is made of.
     The pullback differentiates x and the factors, and the weights when asked.
     """
     arrays = dict(Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, A_q=A_q, B_q=B_q, A_k=A_k, B_k=B_k, A_v=A_v, B_v=B_v, A_o=A_o, B_o=B_o)
@@ -61,7 +64,9 @@ def lora_attention(
     D = n["HD"] // n_heads
     if n["GD"] != n_kv_heads * D:
         raise ValueError(f"Wk has {n['GD']} rows, expected n_kv_heads * D = {n_kv_heads} * {D}")
-    block = Projections({"q": "Wq", "k": "Wk", "v": "Wv", "o": "Wo"}, arrays, check_number("scale", scale))
+    block = Projections(
+        {"q": "Wq", "k": "Wk", "v": "Wv", "o": "Wo"}, arrays, check_number("scale", scale), parts.lora_linear
+    )
 
     def split(t: Array) -> Array:  # (..., T, H D) -> (..., H, T, D)
         return _swap(xp, xp.reshape(t, (*t.shape[:-1], t.shape[-1] // D, D)))
@@ -73,9 +78,9 @@ def lora_attention(
     q, k, v = (split(block.forward(name, x)) for name in "qkv")
     turns: dict[str, Pullback] = {}
     if rope_theta is not None:
-        q, turns["q"] = rope(q, theta=rope_theta)
-        k, turns["k"] = rope(k, theta=rope_theta)
-    heads, attention_pullback = attention(q, k, v, causal=causal, key_mask=key_mask)
+        q, turns["q"] = parts.rope(q, theta=rope_theta)
+        k, turns["k"] = parts.rope(k, theta=rope_theta)
+    heads, attention_pullback = parts.attention(q, k, v, causal=causal, key_mask=key_mask)
     y = block.forward("o", join(heads))
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:

@@ -11,10 +11,11 @@ import sys
 
 import numpy as np
 import pytest
+from oracle.variants import right_of
 
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
-from npl_lora.oracle.judge import judge, right_answer
+from npl_lora.oracle.judge import judge
 
 pytestmark = pytest.mark.torch
 
@@ -209,8 +210,8 @@ def test_the_library_agrees_with_the_ops(library, name, use_rslora, dtype):
         with pytest.raises(NotImplementedError, match=NO_RSLORA):
             ask(library, case)
         return
-    outputs, right = ask(library, case), right_answer(case)
-    assert {o: v.note for o, v in judge(case, right, outputs).items() if v.verdict != "pass"} == {}
+    outputs, right = ask(library, case), right_of(case)
+    assert {o: v.note for o, v in judge(right, outputs).items() if v.verdict != "pass"} == {}
     if dtype == "float64":
         for output, value in CONTRACTS[case.contract].answer(case.arrays, case.config).items():
             assert np.all(np.abs(outputs[output] - value) <= 1e-12 * right[output].size), output
@@ -232,7 +233,7 @@ def test_the_loss_in_float64_is_that_of_the_logits_rounded_to_float32(accumulati
         assert 1e-12 < np.max(np.abs(got[name] - right[name])) < 1e-6
     for dtype in ("float32", "float16"):
         case = cross_entropy(dtype, UNEQUAL, -1, accumulation)
-        verdicts = judge(case, right_answer(case), ask("peft", case))
+        verdicts = judge(right_of(case), ask("peft", case))
         assert {v.verdict for v in verdicts.values()} == {"pass"}
 
 
@@ -264,8 +265,8 @@ def test_gelu_far_left_has_lost_digits_and_is_allowed_to():
     for n in ("gate", "up", "down"):
         more |= {f"W_{n}": one, f"A_{n}": tiny, f"B_{n}": tiny}
     case = make("lora_mlp", "float64", {}, more, r=1, alpha=1, use_rslora=False, activation="gelu")
-    got, right, z = ask("peft", case), right_answer(case), -6.0  # the factors add 2^-60, which is nothing
+    got, right, z = ask("peft", case), right_of(case), -6.0  # the factors add 2^-60, which is nothing
     true = 0.5 * z * math.erfc(-z / math.sqrt(2)) * z
     assert abs(right["y"].value.item() / true - 1) < 1e-14
     assert 1e-12 < abs(got["y"].item() / true - 1) < 1e-5
-    assert judge(case, right, got)["y"].verdict == "pass"
+    assert judge(right, got)["y"].verdict == "pass"

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.test_verdicts import draw_case
-from oracle.variants import in_dtype
+from oracle.variants import in_dtype, right_of
 
 from npl_lora.oracle import CONTRACTS
-from npl_lora.oracle.judge import right_answer
 from npl_lora.oracle.rounding import PRECISIONS, Rounded, RoundingNamespace
 
 
@@ -18,7 +17,7 @@ def test_the_values_and_sizes_are_the_ops_own(contract):
     for case in CONTRACTS[contract].cases("float32"):
         wide = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in case.arrays.items()}
         plain = CONTRACTS[contract].answer(wide, case.config)
-        for name, right in right_answer(case).items():
+        for name, right in right_of(case).items():
             assert np.all(np.abs(right.value - plain[name]) <= 1e-14 * right.size), name
             assert np.all(np.abs(right.value) <= right.size * (1 + 1e-12)), name
 
@@ -26,7 +25,7 @@ def test_the_values_and_sizes_are_the_ops_own(contract):
 def test_the_size_of_a_polynomial_is_the_op_on_absolute_values():
     case = CONTRACTS["lora_linear"].cases("float64")[1]
     absolute = CONTRACTS["lora_linear"].answer({n: np.abs(a) for n, a in case.arrays.items()}, case.config)
-    for name, right in right_answer(case).items():
+    for name, right in right_of(case).items():
         np.testing.assert_allclose(right.size, absolute[name], rtol=1e-13)
 
 
@@ -73,7 +72,7 @@ def test_what_is_allowed_is_within_a_factor_of_what_happens():
             for seed in range(20):
                 case = draw_case(contract, name, seed, "float16")
                 answer = in_dtype(case)
-                for output, right in right_answer(case).items():
+                for output, right in right_of(case).items():
                     seen = right.allowed > 0
                     ratio = np.abs(answer[output].astype(float) - right.value)[seen] / right.allowed[seen]
                     used.setdefault(output, []).extend((ratio**2).ravel())

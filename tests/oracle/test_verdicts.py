@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle.variants import ANY, FAULTS, LINEAR, plain, scale
+from oracle.variants import ANY, FAULTS, LINEAR, plain, right_of, scale
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
 from npl_lora.oracle.contracts._contract import Draw
-from npl_lora.oracle.judge import judge, judge_output, right_answer
+from npl_lora.oracle.judge import judge, judge_output
 
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from(DTYPES)
@@ -21,7 +21,7 @@ def draw_case(contract, name, seed, dtype):
 
 
 def failures(case, outputs):
-    verdicts = judge(case, right_answer(case), outputs)
+    verdicts = judge(right_of(case), outputs)
     return {name: v for name, v in verdicts.items() if v.verdict != "pass"}
 
 
@@ -60,7 +60,7 @@ def test_a_quarter_off_anywhere_fails(seed, dtype, data):
     softest: 12 standard deviations of float16 there come to a fifth of their norm.)"""
     contract = data.draw(st.sampled_from(list(CONTRACTS)))
     case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, dtype)
-    for name, right in right_answer(case).items():
+    for name, right in right_of(case).items():
         soft = dtype == "float16" and contract == "lora_attention" and name[-2:] in ("_q", "_k")
         if np.any(right.value) and not soft:
             assert judge_output(right, 1.25 * right.value).verdict == "fail", (case.id, name)
@@ -100,7 +100,7 @@ def test_an_answer_in_another_floating_dtype_is_judged_by_the_cases(wider):
 
 def test_minus_zero_equals_zero_and_zero_means_zero():
     case = CONTRACTS["lora_embedding"].cases("float32")[2]
-    right = right_answer(case)["dA"]
+    right = right_of(case)["dA"]
     padding = right.value[:, case.config["padding_idx"]]
     assert not padding.any()
     got = right.value.copy()

@@ -6,7 +6,13 @@ import math
 import numpy as np
 
 from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle.judge import right_answer
 from npl_lora.oracle.subjects.self_ops import merged
+
+
+def right_of(case):
+    """The right answer of a case, with what is allowed."""
+    return right_answer(case, CONTRACTS[case.contract].answer)
 
 
 def scale(config):

@@ -1,6 +1,5 @@
 """What a contract is, and how its cases are drawn."""
 
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ... import ops
+from ...ops import Pullback
 from ..case import Case
+from ..judge import OutputVerdict
 
 Array = Any
 Config = dict[str, Any]
@@ -47,14 +47,16 @@ class Draw:
 class Contract:
     """name; the right answer, as a function of arrays and configuration; and how to draw each case, by the case's name.
 
-    answer(arrays, config) -> {output: array}. draws: {id: draw(Draw) -> (arrays, config)}. forward(arrays, config) ->
-    value, pullback: the op whose value and gradients the answer is, where it is one.
+    answer(arrays, config, definition) -> {output: array}. draws: {id: draw(Draw) -> (arrays, config)}.
+    forward(arrays, config, definition) -> value, pullback: the op whose value and gradients the answer is, where it is
+    one. judge(case, outputs) -> {output: OutputVerdict}, for a contract whose right answer is not one set of numbers.
     """
 
     name: str
-    answer: Callable[[Mapping[str, Array], Config], dict[str, Array]]
+    answer: Callable[..., dict[str, Array]]
     draws: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]]
-    forward: Callable[[Mapping[str, Array], Config], tuple[Array, ops.Pullback]] | None = None
+    forward: Callable[..., tuple[Array, Pullback]] | None = None
+    judge: Callable[[Case, Mapping[str, np.ndarray]], dict[str, OutputVerdict]] | None = None
 
     def cases(self, dtype: str) -> list[Case]:
         """The contract's cases in one dtype."""
@@ -63,12 +65,6 @@ class Contract:
             arrays, config = draw(Draw(f"{self.name}/{name}", dtype))
             cases.append(Case(self.name, f"{self.name}/{name}/{dtype}", dtype, config, arrays))
         return cases
-
-
-def scale(config: Config) -> float:
-    """s = alpha / r, or alpha / sqrt(r) with rsLoRA."""
-    r, alpha = config["r"], config["alpha"]
-    return alpha / math.sqrt(r) if config["use_rslora"] else alpha / r
 
 
 def lora(r: int, alpha: float, use_rslora: bool = False, **more: Any) -> Config:

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ... import ops
+from ...ops import Pullback
+from ..definition import RIGHT, Definition
 from ._contract import Array, Config, Contract, Draw
 
 
-def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
+def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
     """Position t predicts the label at t + 1."""
-    return ops.cross_entropy(arrays["logits"][:, :-1, :], arrays["labels"][:, 1:], ignore_index=config["ignore_index"])
+    return d.cross_entropy(arrays["logits"][:, :-1, :], arrays["labels"][:, 1:], ignore_index=config["ignore_index"])
 
 
-def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
     """loss, dlogits. How the batch is cut into micro-batches does not change what is right."""
-    loss, pullback = forward(arrays, config)
+    loss, pullback = forward(arrays, config, d)
     xp, last = arrays["logits"].__array_namespace__(), arrays["logits"][:, -1:, :]
     return {"loss": loss, "dlogits": xp.concat((pullback(1.0)["logits"], xp.zeros_like(last)), axis=1)}
 

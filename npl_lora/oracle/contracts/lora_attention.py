@@ -5,18 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from ... import ops
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, scale
+from ...ops import Pullback
+from ..definition import RIGHT, Definition
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
 
 
-def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
+def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
     how = {name: config[name] for name in ("n_heads", "n_kv_heads", "causal", "rope_theta")}
-    return ops.lora_attention(**inputs(arrays), scale=scale(config), **how)
+    return d.lora_attention(**inputs(arrays), scale=d.scale(config), parts=d, **how)
 
 
-def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
     """y, dx and dA_n, dB_n for n of q, k, v, o."""
-    y, pullback = forward(arrays, config)
+    y, pullback = forward(arrays, config, d)
     return {"y": y, **gradients(pullback(arrays["dy"]))}
 
 

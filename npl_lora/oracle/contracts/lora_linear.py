@@ -4,17 +4,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ... import ops
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, scale
+from ...ops import Pullback
+from ..definition import RIGHT, Definition
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
 
 
-def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
-    return ops.lora_linear(**inputs(arrays), scale=scale(config))
+def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
+    return d.lora_linear(**inputs(arrays), scale=d.scale(config))
 
 
-def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
     """y, dx, dA, dB."""
-    y, pullback = forward(arrays, config)
+    y, pullback = forward(arrays, config, d)
     return {"y": y, **gradients(pullback(arrays["dy"]))}
 
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ... import ops
-from ._contract import Array, Config, Contract, Draw, lora, scale
+from ..definition import RIGHT, Definition
+from ._contract import Array, Config, Contract, Draw, lora
 
 
-def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
     """W_merged = W + s B A, and W_unmerged = W."""
-    A, B, how = arrays["A"], arrays["B"], {"scale": scale(config), "fan_in_fan_out": config["fan_in_fan_out"]}
-    W_merged, _ = ops.merge(arrays["W"], A, B, **how)
-    W_unmerged, _ = ops.unmerge(W_merged, A, B, **how)
+    A, B, how = arrays["A"], arrays["B"], {"scale": d.scale(config), "fan_in_fan_out": config["fan_in_fan_out"]}
+    W_merged, _ = d.merge(arrays["W"], A, B, **how)
+    W_unmerged, _ = d.unmerge(W_merged, A, B, **how)
     return {"W_merged": W_merged, "W_unmerged": W_unmerged}
 
 

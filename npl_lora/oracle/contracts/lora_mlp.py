@@ -4,17 +4,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ... import ops
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, scale
+from ...ops import Pullback
+from ..definition import RIGHT, Definition
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
 
 
-def forward(arrays: Mapping[str, Array], config: Config) -> tuple[Array, ops.Pullback]:
-    return ops.lora_mlp(**inputs(arrays), scale=scale(config), activation=config["activation"])
+def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
+    return d.lora_mlp(**inputs(arrays), scale=d.scale(config), activation=config["activation"], parts=d)
 
 
-def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
     """y, dx and dA_n, dB_n for n of gate, up, down."""
-    y, pullback = forward(arrays, config)
+    y, pullback = forward(arrays, config, d)
     return {"y": y, **gradients(pullback(arrays["dy"]))}
 
 

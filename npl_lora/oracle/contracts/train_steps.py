@@ -4,49 +4,52 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ... import ops
-from ...training import AdamWState, adamw, sgd
-from ._contract import Array, Config, Contract, Draw, lora, scale
+from ...training import AdamWState
+from ..definition import RIGHT, Definition
+from ._contract import Array, Config, Contract, Draw, lora
 
-Gradients = Callable[[Array, Array, Array, Array, Array, float], tuple[Array, Array, Array]]
+Gradients = Callable[[Mapping[str, Array], Config, Definition], tuple[Array, Array, Array]]
 
 
 def loss_and_pullback(
-    X: Array, Y: Array, W: Array, A: Array, B: Array, s: float
+    arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT
 ) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
     """The mean squared error over all elements of X (k, N, in) and Y (k, N, out); its pullback to A and B."""
-    prediction, layer_pullback = ops.lora_linear(X, W, A, B, scale=s)
-    loss, loss_pullback = ops.mean_squared_error(prediction, Y)
+    X, W, A, B = (arrays[name] for name in ("X", "W", "A", "B"))
+    prediction, layer_pullback = d.lora_linear(X, W, A, B, scale=d.scale(config))
+    loss, loss_pullback = d.mean_squared_error(prediction, arrays["Y"])
     return loss, lambda dloss: layer_pullback(loss_pullback(dloss)["prediction"], wrt=("A", "B"))
 
 
-def loss_and_gradients(X: Array, Y: Array, W: Array, A: Array, B: Array, s: float) -> tuple[Array, Array, Array]:
+def loss_and_gradients(arrays: Mapping[str, Array], config: Config, d: Definition) -> tuple[Array, Array, Array]:
     """loss, dA, dB, from the pullbacks."""
-    loss, pullback = loss_and_pullback(X, Y, W, A, B, s)
+    loss, pullback = loss_and_pullback(arrays, config, d)
     grads = pullback(1.0)
     return loss, grads["A"], grads["B"]
 
 
-def answer(arrays: Mapping[str, Array], config: Config, gradients: Gradients = loss_and_gradients) -> dict[str, Array]:
+def answer(
+    arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT, gradients: Gradients = loss_and_gradients
+) -> dict[str, Array]:
     """losses, each before its step; A_after, B_after, W_after. gradients: whoever computes them."""
-    X, Y, W, A, B = (arrays[name] for name in ("X", "Y", "W", "A", "B"))
+    X, Y, A, B = (arrays[name] for name in ("X", "Y", "A", "B"))
     xp = X.__array_namespace__()
     state = {"A": AdamWState(), "B": AdamWState()}
     losses = []
     for start in range(0, X.shape[0], config["accumulation"]):
         window = slice(start, start + config["accumulation"])
-        loss, dA, dB = gradients(X[window], Y[window], W, A, B, scale(config))
+        loss, dA, dB = gradients({**arrays, "X": X[window], "Y": Y[window], "A": A, "B": B}, config, d)
         losses.append(loss)
-        A, state["A"] = _step(A, dA, state["A"], config)
-        B, state["B"] = _step(B, dB, state["B"], config)
-    return {"losses": xp.stack(tuple(losses), axis=0), "A_after": A, "B_after": B, "W_after": W}
+        A, state["A"] = _step(A, dA, state["A"], config, d)
+        B, state["B"] = _step(B, dB, state["B"], config, d)
+    return {"losses": xp.stack(tuple(losses), axis=0), "A_after": A, "B_after": B, "W_after": arrays["W"]}
 
 
-def _step(p: Array, g: Array, state: AdamWState, config: Config) -> tuple[Array, AdamWState]:
+def _step(p: Array, g: Array, state: AdamWState, config: Config, d: Definition) -> tuple[Array, AdamWState]:
     if config["optimizer"] == "sgd":
-        return sgd(p, g, lr=config["lr"], weight_decay=config["weight_decay"]), state
+        return d.sgd(p, g, lr=config["lr"], weight_decay=config["weight_decay"]), state
     how = {name: config[name] for name in ("lr", "weight_decay", "betas", "eps")}
-    return adamw(p, g, state, **how)
+    return d.adamw(p, g, state, **how)
 
 
 def _run(draw: Draw, K: int, N: int, out: int, in_: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:

@@ -17,7 +17,8 @@ from ...gradcheck.exact import draw
 from ..case import Case
 from ..check import CaseReport
 from ..contracts import CONTRACTS, train_steps
-from ..contracts._contract import Array, Config, Draw, inputs, scale
+from ..contracts._contract import Array, Config, Draw, inputs
+from ..definition import RIGHT, Definition, scale
 from ..judge import OutputVerdict
 from . import Answer
 
@@ -95,14 +96,13 @@ def _rank_one_updates(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     """The same steps with every gradient by the complex step."""
 
-    def gradients(X: Array, Y: Array, W: Array, A: Array, B: Array, s: float) -> tuple[Array, Array, Array]:
+    def gradients(at: Arrays, config: Config, d: Definition) -> tuple[Array, Array, Array]:
         def loss(at: Arrays) -> Array:
-            return train_steps.loss_and_pullback(X, Y, W, at["A"], at["B"], s)[0]
+            return train_steps.loss_and_pullback(at, config, d)[0]
 
-        at = {"A": A, "B": B}
         return loss(at), complex_step(loss, at, "A", 1.0), complex_step(loss, at, "B", 1.0)
 
-    return train_steps.answer(arrays, case.config, gradients)
+    return train_steps.answer(arrays, case.config, RIGHT, gradients)
 
 
 # The contracts whose op is a polynomial: the op, and the case whose shapes, ids and switches the integers take.
