@@ -10,6 +10,7 @@ from .case import Case
 from .contracts import CONTRACTS
 from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
 from .judge import OutputVerdict, judge, right_answer
+from .measured import tightened
 from .subjects import Answer, Subject
 
 DTYPES = ("float64", "float32", "float16")
@@ -156,7 +157,7 @@ def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, Outpu
     contract = CONTRACTS[case.contract]
     if contract.judge is not None:
         return contract.judge(case, outputs)
-    return judge(right_answer(case, contract.answer), outputs)
+    return judge(tightened(case, right_answer(case, contract.answer), contract.answer), outputs)
 
 
 def check_case(case: Case, answer: Answer) -> CaseReport:

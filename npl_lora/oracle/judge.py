@@ -18,13 +18,18 @@ from .rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
 
 @dataclass(frozen=True)
 class Right:
-    """The right answer for one output: values in float64, their size, how far a right implementation may be off, and
-    the standard deviation of its error."""
+    """The right answer for one output: values in float64, their size, how far a right implementation may be off, the
+    standard deviation of its error, and what it is proven not to pass. rms and row_rms: how large the root mean square
+    of error / deviation may be, over the output and over each row of it (see `measured`).
+    """
 
     value: np.ndarray
     size: np.ndarray
     allowed: np.ndarray
     deviation: np.ndarray
+    proven: np.ndarray
+    rms: float = np.inf
+    row_rms: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,10 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
 
 
 def _right(output: Rounded, precision: Precision) -> Right:
-    deviation = np.sqrt(output.var)
-    allowed = np.minimum(precision.margin * output.error, precision.deviations * deviation)
     oracle = 1.0 + 2.0**-53 / precision.store
-    return Right(output.value, output.size, np.where(output.size == 0, 0.0, oracle * allowed), deviation)
+    deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
+    allowed = np.where(output.size == 0, 0.0, np.minimum(proven, precision.deviations * deviation))
+    return Right(output.value, output.size, allowed, deviation, proven)
 
 
 def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
@@ -91,18 +96,42 @@ def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
     size = right.size.flat[worst]
     relative = float(error.flat[worst] / size) if size else (None if error.flat[worst] else 0.0)
     allowed = float(right.allowed.flat[worst] / size) if size else 0.0
-    if not wrong.any():
-        return OutputVerdict("pass", relative, allowed)
-    return OutputVerdict("fail", relative, allowed, _describe(right, got, wrong, worst))
+    if wrong.any():
+        return OutputVerdict("fail", relative, allowed, _describe(right, got, wrong, worst))
+    return _judge_rms(right, error) or OutputVerdict("pass", relative, allowed)
+
+
+def _judge_rms(right: Right, error: np.ndarray) -> OutputVerdict | None:
+    """Errors that are each small enough, and too large together."""
+    scaled = root_mean_squares(error, right.deviation)
+    for found, limit, where in zip(scaled, (right.rms, right.row_rms), ("all over", "in a row"), strict=True):
+        if not found <= limit:
+            relative = float(np.sqrt(np.mean(error**2) / np.mean(right.size**2)))
+            note = f"more rounding than the dtype explains {where}: {found / limit:.2g} times what is allowed"
+            return OutputVerdict("fail", relative, relative * limit / found, note)
+    return None
+
+
+def root_mean_squares(error: np.ndarray, deviation: np.ndarray) -> tuple[float, float]:
+    """Of error / deviation: the root mean square, and the largest of the rows (over the last axis)."""
+    known = deviation > 0
+    squares = np.square(np.divide(error, deviation, out=np.zeros(error.shape), where=known))
+    if not known.any():
+        return 0.0, 0.0
+    rows, counts = (np.sum(np.atleast_1d(t), axis=-1) for t in (squares, known))
+    row = np.divide(rows, counts, out=np.zeros(rows.shape), where=counts > 0)
+    return float(np.sqrt(rows.sum() / counts.sum())), float(np.sqrt(row.max()))
 
 
 def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> str:
     factor = _constant_factor(right, got)
     if factor is not None:
         return f"{factor:.6g} times the right answer, everywhere"
+    error = abs(float(got.flat[worst]) - right.value.flat[worst])
+    rounding = "" if error > right.proven.flat[worst] else ": more rounding than the dtype explains"
     return (
         f"got {got.flat[worst]:.6g}, expected {right.value.flat[worst]:.6g}{_index(worst, got.shape)}"
-        f" ({int(wrong.sum()):,} of {got.size:,} wrong)"
+        f" ({int(wrong.sum()):,} of {got.size:,} wrong{rounding})"
     )
 
 

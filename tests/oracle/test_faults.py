@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npl_lora.oracle import CONTRACTS, DTYPES, check
+from npl_lora.oracle.check import check_case
 from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.diagnosis import Observed, catalogue
 from npl_lora.oracle.faults import FAULTS
@@ -23,7 +24,8 @@ EQUIVALENT = {
 }
 
 # What float16's own rounding hides in the shipped cases. (The other dtypes see all.)
-BELOW_FLOAT16 = {("lora_attention", "A6"), ("lora_mlp", "B4/tanh"), ("lora_mlp", "G1"), ("lora_mlp", "G1/exact")}
+# GELU and its tanh approximation differ by at most 5e-4, a unit of float16 at 1.
+BELOW_FLOAT16 = {("lora_mlp", "B4/tanh"), ("lora_mlp", "G1"), ("lora_mlp", "G1/exact")}
 
 
 def relevant(contract):
@@ -78,9 +80,10 @@ def test_every_fault_fails_and_is_named_first(contract, fault):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("contract", "fault"), SHOWN, ids=IDS)
 def test_every_fault_fails_in_every_dtype_alone(contract, fault, dtype):
-    report = report_of(contract, fault, dtypes=[dtype])
+    subject = Injected(fault)
+    verdicts = (check_case(case, subject.ask(case)).verdict for case in CONTRACTS[contract].cases(dtype))
     hidden = dtype == "float16" and (contract, fault.name) in BELOW_FLOAT16
-    assert report.verdict == ("pass" if hidden else "fail")
+    assert any(verdict == "fail" for verdict in verdicts) != hidden
 
 
 @pytest.mark.parametrize("contract", ONE_ANSWER)
@@ -103,7 +106,7 @@ def observed(contract, *faults, dtypes=("float64", "float32")):
 
 
 # A fault that two others amount to is explained by them, rightly, when it is not in the catalogue itself.
-SUM_OF_OTHERS = {"S4"}
+SUM_OF_OTHERS = {"S4", "T1"}  # S5 of dA and of dB; T2 and T3
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import numpy as np
 
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.judge import right_answer
-from npl_lora.oracle.subjects.self_ops import merged
+from npl_lora.oracle.measured import tightened
+from npl_lora.oracle.merged import merged
 
 
 def right_of(case):
     """The right answer of a case, with what is allowed."""
-    return right_answer(case, CONTRACTS[case.contract].answer)
+    answer = CONTRACTS[case.contract].answer
+    return tightened(case, right_answer(case, answer), answer)
 
 
 def scale(config):

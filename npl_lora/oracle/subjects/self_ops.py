@@ -20,6 +20,7 @@ from ..contracts import CONTRACTS, train_steps
 from ..contracts._contract import Array, Config, Draw, inputs
 from ..definition import RIGHT, Definition, scale
 from ..judge import OutputVerdict
+from ..merged import merged
 from . import Answer
 
 _STEP = 1e-200
@@ -73,17 +74,6 @@ def complex_step(f: Callable[[Arrays], Array], arrays: Arrays, name: str, dy: Ar
         shifted[index] += 1j * _STEP
         gradient[index] = np.sum(np.imag(f({**arrays, name: shifted})) / _STEP * dy)
     return gradient
-
-
-def merged(arrays: Arrays, s: Array) -> dict[str, Array]:
-    """The same question with s B A moved from the factors into the weights. (Not where dropout parts the two paths.)"""
-    changed = dict(arrays)
-    for weight in [] if "mask" in arrays else [name for name in arrays if name[0] in "WE"]:
-        n = weight[1:].lstrip("_")
-        A, B = (f"{factor}_{n}" if n else factor for factor in "AB")
-        changed[weight], _ = ops.merge(arrays[weight], arrays[A], arrays[B], scale=s, fan_in_fan_out=weight == "E")
-        changed[B] = arrays[B] * 0
-    return changed
 
 
 def _rank_one_updates(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
