@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torch
 FLOAT32_LOSS = "transformers' ForCausalLMLoss computes in float32 whatever the logits are: too coarse for float64"
 NO_LABELS = "transformers' ForCausalLMLoss divides 0 by 0 when every label is ignored: the loss is NaN"
 NO_RSLORA = "loralib has no rsLoRA"
-INHERITED = "PEFT's add_weighted_adapter passes the first adapter's use_rslora on: the combined one is scaled by sqrt(r)"
+INHERITED = "PEFT's add_weighted_adapter passes the first adapter's use_rslora on: the result is scaled by sqrt(r)"
 NOT_CUT = "PEFT's add_weighted_adapter makes one adapter's svd a plain copy: svd_rank is ignored"
 FLOAT32_ROOT = "PEFT's add_weighted_adapter stores one adapter's weight as a float32 root: too coarse for float64"
 
