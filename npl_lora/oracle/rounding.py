@@ -361,8 +361,8 @@ class RoundingNamespace:
         """
         U, S, Vt = np.linalg.svd(x.value, full_matrices=False)
         product = self._lift(U[:, :rank] * S[:rank]) @ self._lift(Vt[:rank])
-        norm, reflections, eps = np.linalg.norm(x.size), sum(x.shape), 2.0 * self.precision.accumulate
-        stop = max(10.0, min(100.0, eps**-0.125)) * eps * norm
+        norm, reflections, v = np.linalg.norm(x.size), sum(x.shape), self.precision.accumulate
+        stop = max(10.0, v**-0.125) * v * norm
         error = np.linalg.norm(x.error) + self._sum_error(reflections, norm) + stop
         var = np.max(x.var) + (self._sum_variance(reflections, norm**2) + stop**2 / 3.0) / x.value.size
         factor = amplification(S, rank)
