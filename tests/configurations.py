@@ -132,6 +132,14 @@ def unmerge(d):
     return {"W_merged": inputs.pop("W"), **inputs}, config
 
 
+def combine(d):
+    """Two or three adapters of ranks r, F and V, one of them of negative weight."""
+    f, ranks = Draw(d), [d["r"], d["F"], d["V"]][: 3 if d["bias"] else 2]
+    pairs = [{f"A_{i}": f(r, d["in"]), f"B_{i}": f(d["out"], r)} for i, r in enumerate(ranks, start=1)]
+    config = {"weights": [0.75, -1.5, 0.5][: len(ranks)], "scales": [d["scale"], 1.25, 3.0][: len(ranks)]}
+    return {name: a for pair in pairs for name, a in pair.items()}, config
+
+
 def softmax(d):
     f = Draw(d)
     x = 2.0 * f(*d["leading"], d["in"])
@@ -215,8 +223,8 @@ def mean_squared_error(d):
 
 OPS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "softmax", "attention"]
 OPS += ["rope", "layer_norm", "rms_norm", "silu", "gelu", "gelu_tanh", "relu", "glu", "gated_mlp", "lora_mlp"]
-OPS += ["lora_attention", "cross_entropy", "mean_squared_error"]
-POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge"]
+OPS += ["lora_attention", "cross_entropy", "mean_squared_error", "combine"]
+POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "combine"]
 
 
 def build(name, d):

@@ -105,6 +105,19 @@ def unmerge(m, a, c, dy):
     return merge(m, a, c, dy, -1, "W_merged")
 
 
+def combine(m, a, c, dy):
+    delta, grads = zeros(m, *dy.shape), {}
+    for n, (weight, scale) in enumerate(zip(c["weights"], c["scales"], strict=True), start=1):
+        A, B, share = a[f"A_{n}"], a[f"B_{n}"], m.number(weight) * m.number(scale)
+        dA, dB = zeros(m, *A.shape), zeros(m, *B.shape)
+        for o, i, k in every(B.shape[0], A.shape[1], A.shape[0]):
+            delta[o, i] += share * B[o, k] * A[k, i]
+            dA[k, i] += share * B[o, k] * dy[o, i]
+            dB[o, k] += share * A[k, i] * dy[o, i]
+        grads |= {f"A_{n}": dA, f"B_{n}": dB}
+    return delta, grads
+
+
 def softmax_row(m, row, seen):
     """One row; what is not seen is zero."""
     y = [m.number(0) for _ in row]

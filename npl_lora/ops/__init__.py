@@ -2,11 +2,13 @@
 
 For reading and trusting, not for speed. Every op is a pure function that returns its value and its pullback (see
 `_interface`); nothing but NumPy, or whatever array namespace the inputs come from, lies below. Reading order: linear,
-lora_linear, merge, embedding, lora_embedding, dropout, softmax, attention, rope, lora_attention; then the rest.
+lora_linear, merge, combine, embedding, lora_embedding, dropout, softmax, attention, rope, lora_attention; then the
+rest.
 """
 
 from ._interface import Pullback
 from .attention import attention
+from .combine import combine
 from .cross_entropy import cross_entropy
 from .dropout import dropout
 from .embedding import embedding
@@ -30,6 +32,7 @@ from .softmax import softmax
 __all__ = [
     "Pullback",
     "attention",
+    "combine",
     "cross_entropy",
     "dropout",
     "embedding",

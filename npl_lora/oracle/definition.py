@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .. import ops, training
+from .low_rank import low_rank
 
 Config = dict[str, Any]
 Wrap = Callable[[Any], Any]
@@ -24,7 +25,7 @@ def scale(config: Config) -> float:
 
 
 class Definition(SimpleNamespace):
-    """The ops under their own names; scale(config); sgd and adamw."""
+    """The ops under their own names; scale(config); low_rank(x, rank); sgd and adamw."""
 
     def wrapped(self, **wraps: Wrap) -> "Definition":
         """The same with some parts replaced: each wrap takes the part that is there and returns another."""
@@ -35,4 +36,4 @@ class Definition(SimpleNamespace):
 
 _OPS = {name: getattr(ops, name) for name in ops.__all__ if name != "Pullback"}
 
-RIGHT = Definition(**_OPS, scale=scale, sgd=training.sgd, adamw=training.adamw)
+RIGHT = Definition(**_OPS, scale=scale, low_rank=low_rank, sgd=training.sgd, adamw=training.adamw)

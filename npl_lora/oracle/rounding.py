@@ -46,6 +46,8 @@ from typing import Any
 
 import numpy as np
 
+from .low_rank import amplification
+
 _HOPELESS = 1e30  # a worst case beyond this says nothing; kept finite, for 0 times infinity is not a number
 
 
@@ -216,7 +218,7 @@ class RoundingNamespace:
         if isinstance(other, Rounded):
             return other
         size, u = np.abs(np.float64(other)), self.precision.store
-        return Rounded(self, float(other), size, u * size, (u * size) ** 2 / 3.0)
+        return Rounded(self, np.float64(other), size, u * size, (u * size) ** 2 / 3.0)
 
     def arange(self, *span: int, dtype: Any = np.int64) -> Rounded:
         return self.exact(np.arange(*span, dtype=dtype))
@@ -345,6 +347,27 @@ class RoundingNamespace:
         """phi; its slope -x phi is at most 1 / sqrt(2 pi e) < 0.25."""
         value = _normal_pdf(x.value)
         return self._function(value, 0.25 * x.error, (x.value * value) ** 2 * x.var, absolute=1.0)
+
+    # The one that is not taken number by number
+
+    def low_rank(self, x: Rounded, rank: int) -> Rounded:
+        """Best approximation of lower rank: the product of two stored factors, moved by whatever moved x.
+
+        What a decomposition does is as if x had been another, within a bound of its norm. Its m + n reflections round
+        every number, of x or, where the factors are decomposed apart, of the terms that x is the sum of (Higham 2002,
+        theorem 19.4); its iteration stops when what is left is below `stop` (LAPACK's rule, xBDSQR's TOL). It is done
+        in the precision of sums, for nobody has one in half. All that moves x is amplified, and may show in any entry:
+        size, the norm of x.size, is the same for all.
+        """
+        U, S, Vt = np.linalg.svd(x.value, full_matrices=False)
+        product = self._lift(U[:, :rank] * S[:rank]) @ self._lift(Vt[:rank])
+        norm, reflections, v = np.linalg.norm(x.size), sum(x.shape), self.precision.accumulate
+        stop = max(10.0, v**-0.125) * v * norm
+        error = np.linalg.norm(x.error) + self._sum_error(reflections, norm) + stop
+        var = np.max(x.var) + (self._sum_variance(reflections, norm**2) + stop**2 / 3.0) / x.value.size
+        factor = amplification(S, rank)
+        error, var = product.error + factor * error, product.var + factor**2 * var
+        return Rounded(self, product.value, np.full(x.shape, norm), np.fmin(error, _HOPELESS), np.fmin(var, _HOPELESS))
 
 
 def _normal_pdf(x: np.ndarray) -> np.ndarray:

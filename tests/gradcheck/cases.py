@@ -25,6 +25,12 @@ EMBEDDING = dict(ids=IDS, E=normal(6, 4))
 LORA_EMBEDDING = dict(**EMBEDDING, A=normal(3, 6), B=normal(4, 3), scale=0.7)
 MERGE = dict(W=normal(4, 5), A=normal(2, 5), B=normal(4, 2), scale=0.7)
 MERGE_TURNED = MERGE | dict(W=normal(5, 4), fan_in_fan_out=True)
+COMBINE = dict(A_1=normal(2, 5), B_1=normal(4, 2), A_2=normal(3, 5), B_2=normal(4, 3), weight=-0.7, scale=1.3)
+
+
+def combine(weight: Any, scale: Any, **factors: Any) -> Any:
+    """The numbers by name, as the exact check wants them."""
+    return ops.combine(weights=(weight, scale), scales=(scale, scale), **factors)
 
 
 def _unmerge(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +61,7 @@ AFFINE: dict[str, Case] = {
     "dropout": (ops.dropout, dict(x=normal(3, 4), mask=mask(3, 4))),
     "merge": (ops.merge, MERGE),
     "merge turned": (ops.merge, MERGE_TURNED),
+    "combine": (combine, COMBINE),
     "unmerge": (ops.unmerge, _unmerge(MERGE)),
     "unmerge turned": (ops.unmerge, _unmerge(MERGE_TURNED)),
 }

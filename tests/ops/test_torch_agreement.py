@@ -38,6 +38,11 @@ def unmerge(F, W_merged, A, B, scale, fan_in_fan_out=False):
     return merge(F, W_merged, A, B, -scale, fan_in_fan_out)
 
 
+def combine(F, weights, scales, **factors):
+    pairs = [(factors[f"A_{i}"], factors[f"B_{i}"]) for i in range(1, len(weights) + 1)]
+    return sum(w * B @ (s * A) for w, s, (A, B) in zip(weights, scales, pairs, strict=True))
+
+
 def softmax(F, x, mask=None):
     return _masked_softmax(x, mask)
 

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.torch
 FLOAT32_LOSS = "transformers' ForCausalLMLoss computes in float32 whatever the logits are: too coarse for float64"
 NO_LABELS = "transformers' ForCausalLMLoss divides 0 by 0 when every label is ignored: the loss is NaN"
 NO_RSLORA = "loralib has no rsLoRA"
+INHERITED = "PEFT's add_weighted_adapter passes the first adapter's use_rslora on: the result is scaled by sqrt(r)"
+NOT_CUT = "PEFT's add_weighted_adapter makes one adapter's svd a plain copy: svd_rank is ignored"
+FLOAT32_ROOT = "PEFT's add_weighted_adapter stores one adapter's weight as a float32 root: too coarse for float64"
 
 # case -> (verdict, reason), for every case that does not pass
 EXPECTED = {
@@ -30,6 +33,13 @@ EXPECTED = {
         "cross_entropy/accumulated/float64": ("fail", FLOAT32_LOSS),
         "cross_entropy/empty-micro-batch/float64": ("fail", FLOAT32_LOSS),
         **{f"cross_entropy/nothing-counts/{dtype}": ("fail", NO_LABELS) for dtype in DTYPES},
+        **{
+            f"adapter_combine/{case}/{dtype}": ("fail", INHERITED)
+            for case in ("three-rslora", "one-rslora", "three-rslora-svd")
+            for dtype in DTYPES
+        },
+        **{f"adapter_combine/one-svd/{dtype}": ("fail", NOT_CUT) for dtype in DTYPES},
+        "adapter_combine/one/float64": ("fail", FLOAT32_ROOT),
     },
     "loralib": {
         f"{case}/{dtype}": ("absent", NO_RSLORA)
@@ -77,7 +87,7 @@ def test_the_float32_loss_is_off_by_float32s_rounding_and_no_more(reports):
     for case, (_, reason) in EXPECTED["peft"].items():
         if reason == FLOAT32_LOSS:
             assert 1e-9 < cases[case]["outputs"]["loss"]["error"] < 1e-6
-        else:
+        elif reason == NO_LABELS:
             assert cases[case]["outputs"]["loss"]["error"] is None
             assert "nan" in cases[case]["message"]
 
@@ -158,6 +168,16 @@ def train_steps(dtype, use_rslora, optimizer, accumulation):
     return make("train_steps", dtype, shapes, **how)
 
 
+def adapter_combine(dtype, use_rslora, combination, ranks=(2, 3)):
+    """The first adapter has no rsLoRA: with it, PEFT is wrong in a way that is recorded above."""
+    shapes = {}
+    for i, r in enumerate(ranks, start=1):
+        shapes |= {f"A_{i}": (r, 5), f"B_{i}": (6, r)}
+    how = {"r": list(ranks), "alpha": [5, 2, 7][: len(ranks)], "weights": [-1.5, 0.25, 0.75][: len(ranks)]}
+    how |= {"use_rslora": [False, use_rslora, use_rslora][: len(ranks)], "combination": combination}
+    return make("adapter_combine", dtype, shapes, **how, **({"r_new": 2} if combination == "svd" else {}))
+
+
 def cross_entropy(dtype, labels, ignore_index, accumulation):
     labels = np.array(labels)
     shapes = {"logits": (*labels.shape, 6)}
@@ -192,6 +212,10 @@ HAND_MADE = {
     "sgd-accumulated": (train_steps, "sgd", 2),
     "adamw": (train_steps, "adamw", 1),
     "adamw-accumulated": (train_steps, "adamw", 4),
+    "combine": (adapter_combine, "cat"),
+    "combine-three": (adapter_combine, "cat", (3, 1, 2)),
+    "combine-svd": (adapter_combine, "svd"),
+    "combine-three-svd": (adapter_combine, "svd", (3, 1, 2)),
 }
 
 
@@ -215,6 +239,32 @@ def test_the_library_agrees_with_the_ops(library, name, use_rslora, dtype):
     if dtype == "float64":
         for output, value in CONTRACTS[case.contract].answer(case.arrays, case.config).items():
             assert np.all(np.abs(outputs[output] - value) <= 1e-12 * right[output].size), output
+
+
+COMBINED = [case for case in EXPECTED["peft"] if case.startswith("adapter_combine")]
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_the_combined_adapter_is_off_in_the_recorded_way_and_right_otherwise(name):
+    """sqrt(r) of the combined adapter; or no rank cut off; or off by the rounding of two float32 roots."""
+    contract, dtype, reason = CONTRACTS["adapter_combine"], name.rsplit("/")[-1], EXPECTED["peft"][name][1]
+    (case,) = (case for case in contract.cases(dtype) if case.id == name)
+    got, right = ask("peft", case)["delta"].astype(np.float64), right_of(case)["delta"]
+    if reason == INHERITED:
+        got = got / math.sqrt(case.config.get("r_new", sum(case.config["r"])))
+        several = len(case.config["r"]) > 1
+        allowed = right.allowed if several or dtype != "float64" else 2.0**-22 * right.size  # one: two roots as well
+        assert np.all(np.abs(got - right.value) <= allowed)
+    elif reason == NOT_CUT:
+        whole = Case(contract.name, name, dtype, {**case.config, "combination": "cat"}, case.arrays)
+        right, roots = right_of(whole)["delta"], 2.0**-22
+        assert np.all(np.abs(got - right.value) <= np.maximum(right.allowed, roots * right.size))
+    else:
+        off = np.max(np.abs(got - right.value) / right.size)
+        assert 1e-9 < off < 2.0**-22
+        roots = np.float64(np.float32(math.sqrt(0.75 * 10 / 4))) ** 2  # |w s|, as they are stored
+        exact = -roots * case["B_1"] @ case["A_1"]
+        assert np.all(np.abs(got - exact) <= 4 * right.allowed)
 
 
 UNEQUAL = [[1, -1, -1, -1], [5, 2, -1, 4], [0, 3, 3, 1], [-1, 2, 4, 0]]  # 0, 2, 3 and 3 labels count

@@ -4,7 +4,16 @@ Each file holds a contract's cases and its right answer. The answer is a composi
 (the right values), on complex ones (derivatives) and on error-carrying ones (how far a right answer may be off).
 """
 
-from . import cross_entropy, lora_attention, lora_embedding, lora_linear, lora_merge, lora_mlp, train_steps
+from . import (
+    adapter_combine,
+    cross_entropy,
+    lora_attention,
+    lora_embedding,
+    lora_linear,
+    lora_merge,
+    lora_mlp,
+    train_steps,
+)
 from ._contract import Contract
 
 CONTRACTS: dict[str, Contract] = {
@@ -16,6 +25,7 @@ CONTRACTS: dict[str, Contract] = {
         lora_attention.CONTRACT,
         lora_mlp.CONTRACT,
         cross_entropy.CONTRACT,
+        adapter_combine.CONTRACT,
         train_steps.CONTRACT,
     )
 }

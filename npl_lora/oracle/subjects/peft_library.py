@@ -125,6 +125,29 @@ def cross_entropy(case: Case) -> Outputs:
     return {"loss": loss, "dlogits": logits.grad}
 
 
+def adapter_combine(case: Case) -> Outputs:
+    """add_weighted_adapter on a model of one torch.nn.Linear, and the combined adapter's delta weight."""
+    config, out, in_ = case.config, case["B_1"].shape[0], case["A_1"].shape[1]
+    names = [str(i) for i in range(1, len(config["weights"]) + 1)]
+    holder = _Holder(torch.nn.Linear(in_, out, bias=False))
+    settings = zip(config["r"], config["alpha"], config["use_rslora"], strict=True)
+    adapters = [
+        LoraConfig(r=r, lora_alpha=alpha, use_rslora=use_rslora, target_modules=["layer"])
+        for r, alpha, use_rslora in settings
+    ]
+    model = LoraModel(holder, dict(zip(names, adapters, strict=True)), names[0])
+    for name in names[1:]:
+        model.inject_adapter(holder, name)
+    model.to(getattr(torch, case.dtype))
+    layer: Any = holder.layer
+    for name in names:
+        _set(layer.lora_A[name].weight, case[f"A_{name}"])
+        _set(layer.lora_B[name].weight, case[f"B_{name}"])
+    how = {"combination_type": config["combination"], "svd_rank": config.get("r_new")}
+    model.add_weighted_adapter(names, config["weights"], "combined", **how)
+    return {"delta": layer.get_delta_weight("combined")}
+
+
 def train_steps(case: Case) -> Outputs:
     """peft.tuners.lora.Linear trained by torch.optim."""
     layer = _linear(case)
