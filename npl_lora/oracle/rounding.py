@@ -256,6 +256,9 @@ class RoundingNamespace:
     def broadcast_to(self, x: Rounded, shape: tuple[int, ...]) -> Rounded:
         return self._each(lambda t: np.broadcast_to(t, shape), x)
 
+    def asarray(self, numbers: list[int]) -> Rounded:
+        return self.exact(np.asarray(numbers))
+
     def take(self, x: Rounded, indices: Rounded, axis: int) -> Rounded:
         return self._each(lambda t: np.take(t, indices.value, axis=axis), x)
 

@@ -46,6 +46,11 @@ def embedding_with_padding(ids: Any, E: Any, A: Any = None, B: Any = None, scale
     return ops.lora_embedding(ids, E, A, B, scale=scale, padding_idx=1)
 
 
+LAYER = dict(x=normal(2, 3, 5), W=normal(4, 5), A=normal(2, 5), B=normal(4, 2), m=normal(4), b=normal(4, seed=1))
+DORA = LAYER | dict(n=np.array([0.5, 1.5, 2.0, 0.75]), scale=0.7)  # n given: the backward holds it constant
+CONV = dict(x=normal(2, 3, 4, 5), W=normal(4, 3, 2, 3), A=normal(2, 3, 2, 3), B=normal(4, 2, 1, 1), scale=0.7)
+PLACES = dict(stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+
 Case = tuple[Callable[..., Any], dict[str, Any]]
 
 # Polynomials of their inputs, affine in each alone.
@@ -62,6 +67,8 @@ AFFINE: dict[str, Case] = {
     "merge": (ops.merge, MERGE),
     "merge turned": (ops.merge, MERGE_TURNED),
     "combine": (combine, COMBINE),
+    "patches": (ops.patches, dict(x=normal(2, 3, 4, 5), kernel=(2, 3), **PLACES)),
+    "lora_conv2d": (ops.lora_conv2d, CONV | PLACES),
     "unmerge": (ops.unmerge, _unmerge(MERGE)),
     "unmerge turned": (ops.unmerge, _unmerge(MERGE_TURNED)),
 }
@@ -83,6 +90,7 @@ SMOOTH: dict[str, Case] = {
     "attention": (ops.attention, _HEADS),
     "attention causal": (ops.attention, _HEADS | dict(causal=True, offset=1, window=2, scale=0.4)),
     "attention masked": (ops.attention, _HEADS | dict(key_mask=_SEEN, causal=True)),
+    "dora_linear": (ops.dora_linear, DORA),
     "rope": (ops.rope, dict(x=normal(2, 3, 4), start=2)),
     "rope interleaved": (ops.rope, dict(x=normal(2, 3, 4), interleaved=True, theta=50.0)),
     "rms_norm": (ops.rms_norm, dict(x=normal(3, 5), w=normal(5))),

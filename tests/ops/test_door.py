@@ -55,6 +55,31 @@ REFUSED = [
         "W has shape (3, 5), expected (in, out) = (5, 3)",
     ),
     (lambda: ops.unmerge(W.T, A, B, scale=1.0), ValueError, "W_merged has shape (5, 3), expected (out, in) = (3, 5)"),
+    (
+        lambda: ops.dora_linear(x, W, A, B, f(4), scale=1.0),
+        ValueError,
+        "m has shape (4,), expected (out) = (3,)",
+    ),
+    (
+        lambda: ops.patches(f((1, 2, 3, 4)), kernel=(4, 1)),
+        ValueError,
+        "kernel reaches over 4, expected at most 3",
+    ),
+    (
+        lambda: ops.patches(f((1, 2, 3, 4)), kernel=(2, 2), stride=2),
+        ValueError,
+        "stride is 2, expected a pair of integers",
+    ),
+    (
+        lambda: ops.patches(f((1, 2, 3, 4)), kernel=(2, 2), dilation=(1, 0)),
+        ValueError,
+        "dilation[1] is 0, expected 1 <= dilation[1]",
+    ),
+    (
+        lambda: ops.lora_conv2d(f((1, 2, 3, 4)), f((3, 2, 2, 2)), f((5, 2, 2, 2)), f((3, 5, 2, 1)), scale=1.0),
+        ValueError,
+        "B has shape (3, 5, 2, 1), expected (Co, r, 1, 1) = (3, 5, 1, 1)",
+    ),
     (lambda: combine(A_2=A.T), ValueError, "A_2 has shape (5, 4), expected (r_2, in) = (r_2, 5)"),
     (lambda: combine(B_2=B.T), ValueError, "B_2 has shape (4, 3), expected (out, r_2) = (3, 4)"),
     (lambda: combine(A_3=A), TypeError, "combine was given A_3, expected A_1, B_1, A_2, B_2"),

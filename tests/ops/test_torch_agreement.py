@@ -17,6 +17,23 @@ def lora_linear(F, x, W, A, B, scale, b=None, mask=None):
     return F.linear(x, W, b) + scale * F.linear(F.linear(x if mask is None else x * mask, A), B)
 
 
+def dora_linear(F, x, W, A, B, m, n, scale, b=None):
+    y = m / n * lora_linear(F, x, W, A, B, scale)
+    return y if b is None else y + b
+
+
+def patches(F, x, kernel, stride, padding, dilation):
+    N, _, H, W = x.shape
+    unfolded = F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
+    size = (H, kernel[0], 0), (W, kernel[1], 1)
+    out = [(s + 2 * padding[a] - dilation[a] * (k - 1) - 1) // stride[a] + 1 for s, k, a in size]
+    return unfolded.mT.reshape(N, *out, -1)
+
+
+def lora_conv2d(F, x, W, A, B, scale, **how):
+    return F.conv2d(x, W, **how) + scale * F.conv2d(F.conv2d(x, A, **how), B)
+
+
 def embedding(F, ids, E, padding_idx=None):
     return F.embedding(ids, E, padding_idx=padding_idx)
 

@@ -38,6 +38,10 @@ class Draw:
         """A weight (out, in) that keeps the size of what it is applied to."""
         return self.normal(out, in_, std=in_**-0.5)
 
+    def magnitudes(self, n: int) -> np.ndarray:
+        """Lengths of rows: positive, and far from those of a weight and its update, which are about sqrt(2)."""
+        return (2.0 + 0.25 * np.clip(self.rng.standard_normal(n), -3.0, 3.0)).astype(self.dtype)
+
     def dropout_mask(self, *shape: int, p: float) -> np.ndarray:
         """0 with probability p, else 1 / (1 - p). p is a power of two's complement, so the mask is exact."""
         return ((self.rng.random(shape) >= p) / (1.0 - p)).astype(self.dtype)

@@ -48,6 +48,7 @@ def _one(r: int, alpha: int, use_rslora: bool, weight: float) -> Config:
 
 
 _TWO = {"r": [3, 2], "alpha": [5, 3], "use_rslora": [False, True], "weights": [0.75, -1.25], "combination": "cat"}
+_ALIKE = {"r": [3, 3], "alpha": [4, 2], "use_rslora": [False, False], "weights": [1.5, -0.5], "combination": "cat"}
 _THREE = {"r": [2, 4, 3], "alpha": [3, 6, 2], "use_rslora": [True, False, True], "weights": [0.5, -0.75, 1.5]}
 _THREE |= {"combination": "cat"}
 
@@ -61,6 +62,7 @@ CONTRACT = Contract(
     answer,
     {
         "two": lambda draw: _adapters(draw, 9, 12, _TWO),
+        "two-of-a-rank": lambda draw: _adapters(draw, 8, 10, _ALIKE),
         "three-rslora": lambda draw: _adapters(draw, 10, 7, _THREE),
         "one": lambda draw: _adapters(draw, 8, 11, _one(4, 10, False, -0.75)),
         "one-rslora": lambda draw: _adapters(draw, 7, 9, _one(3, 2, True, 1.0)),

@@ -33,6 +33,7 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
     every_pair = itertools.combinations(relevant, 2)
     return (
         _reproducing(singles, ordered)
+        or _covering(relevant, ordered)
         or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
         or _reproducing([(_look(pair, ordered[0]), pair) for pair in every_pair], ordered)
     )
@@ -129,6 +130,25 @@ def _normwise(wrong: np.ndarray, got: np.ndarray, one: Observed, name: str) -> f
     tolerance = allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest
     difference = float(np.max(np.abs(wrong - got), initial=0.0))
     return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
+
+
+def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
+    """Several faults, each of which alone explains some failing cases, and which together reproduce all."""
+    failing = [one for one in observed if one.failed and one.outputs is not None]
+    explained = {fault.name: {n for n, one in enumerate(failing) if _explains(fault, one)} for fault in faults}
+    chosen: list[Fault] = []
+    covered: set[int] = set()
+    while best := max(faults, key=lambda fault: len(explained[fault.name] - covered), default=None):
+        if not explained[best.name] - covered:
+            break
+        chosen.append(best)
+        covered |= explained[best.name]
+    ordered = tuple(fault for fault in faults if fault in chosen)
+    return [ordered] if len(ordered) > 1 and _worst(ordered, observed) is not None else []
+
+
+def _explains(fault: Fault, one: Observed) -> bool:
+    return _look((fault,), one).worst < 1.0 and _worst((fault,), [one]) is not None
 
 
 def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | None:
