@@ -50,6 +50,10 @@ CONTRACT = Contract(
         "dilated-strided": lambda draw: _image(
             draw, (2, 3, 6, 7), 4, (2, 2), _config([3, 3], [0, 1], [2, 2], r=2, alpha=3)
         ),
+        # Sizes at which strides or padding exchanged between rows and columns give as many places.
+        "exchangeable": lambda draw: _image(
+            draw, (2, 3, 7, 7), 4, (2, 2), _config([4, 5], [0, 1], [1, 1], r=3, alpha=5, use_rslora=True)
+        ),
         "one-by-one": lambda draw: _image(draw, (2, 5, 3, 4), 6, (1, 1), _config([1, 2], [0, 0], [1, 1], r=4, alpha=6)),
     },
     forward,

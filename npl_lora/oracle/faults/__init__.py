@@ -5,12 +5,38 @@ A fault is one short entry (see `_fault`), in the file of its kind. To add one: 
 into every contract that it shows in, see that it fails, and see that the diagnosis names it.
 """
 
-from . import attention, backwards, combining, dropout, embedding, layout, loss, merging, scaling, training
+from . import (
+    attention,
+    backwards,
+    combining,
+    convolution,
+    dora,
+    dropout,
+    embedding,
+    layout,
+    loss,
+    merging,
+    scaling,
+    training,
+)
 from ._fault import Fault, wrong_answer
 
 FAULTS: tuple[Fault, ...] = tuple(
     fault
-    for kind in (scaling, layout, dropout, merging, embedding, backwards, attention, loss, training, combining)
+    for kind in (
+        scaling,
+        layout,
+        dropout,
+        merging,
+        embedding,
+        backwards,
+        attention,
+        loss,
+        training,
+        combining,
+        dora,
+        convolution,
+    )
     for fault in kind.FAULTS
 )
 

@@ -81,6 +81,31 @@ def lora_embedding(case: Case) -> Outputs:
     return {"y": y, "dA": layer.lora_embedding_A["default"].grad, "dB": layer.lora_embedding_B["default"].grad}
 
 
+def dora_linear(case: Case) -> Outputs:
+    """peft.tuners.lora.Linear with use_dora on torch.nn.Linear."""
+    layer = _linear(case, use_dora=True)
+    m = layer.lora_magnitude_vector["default"].weight
+    _set(m, case["m"])
+    x = leaf(case["x"])
+    y = layer(x)
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B), "dm": m.grad}
+
+
+def lora_conv2d(case: Case) -> Outputs:
+    """peft.tuners.lora.Conv2d on torch.nn.Conv2d."""
+    Co, Ci, *kernel = case["W"].shape
+    how = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
+    layer = _adapt(torch.nn.Conv2d(Ci, Co, tuple(kernel), bias=False, **how), case)
+    _set(layer.base_layer.weight, case["W"])
+    _set(layer.lora_A["default"].weight, case["A"])
+    _set(layer.lora_B["default"].weight, case["B"])
+    x = leaf(case["x"])
+    y = layer(x)
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+
+
 def lora_attention(case: Case) -> Outputs:
     """transformers' LlamaAttention, as its model calls it, with PEFT on q, k, v and o.
 
@@ -155,9 +180,9 @@ def train_steps(case: Case) -> Outputs:
     return {**run_steps(case, layer, [A, B]), "A_after": A, "B_after": B, "W_after": layer.base_layer.weight}
 
 
-def _linear(case: Case) -> Any:
+def _linear(case: Case, **more: Any) -> Any:
     out, in_ = case["W"].shape
-    layer = _adapt(torch.nn.Linear(in_, out, bias="b" in case), case)
+    layer = _adapt(torch.nn.Linear(in_, out, bias="b" in case), case, **more)
     _set(layer.base_layer.weight, case["W"])
     if "b" in case:
         _set(layer.base_layer.bias, case["b"])
@@ -173,10 +198,10 @@ def _config(case: Case, targets: list[str], **more: Any) -> LoraConfig:
     )
 
 
-def _adapt(base: torch.nn.Module, case: Case) -> Any:
+def _adapt(base: torch.nn.Module, case: Case, **more: Any) -> Any:
     """The layer that PEFT puts in the place of base, in the case's dtype."""
     holder = _Holder(base).to(getattr(torch, case.dtype))
-    inject_adapter_in_model(_config(case, ["layer"]), holder)
+    inject_adapter_in_model(_config(case, ["layer"], **more), holder)
     return holder.to(getattr(torch, case.dtype)).layer
 
 
