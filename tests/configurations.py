@@ -138,7 +138,8 @@ def embedding(d):
 def lora_embedding(d):
     f = Draw(d)
     inputs, config = embedding(d)
-    return {**inputs, "A": f(d["r"], d["V"]), "B": f(d["out"], d["r"])}, {**config, "scale": d["scale"]}
+    more = {"mask": f.dropout(*d["leading"], d["r"])} if d["mask"] else {}
+    return {**inputs, "A": f(d["r"], d["V"]), "B": f(d["out"], d["r"]), **more}, {**config, "scale": d["scale"]}
 
 
 def dropout(d):

@@ -124,11 +124,11 @@ def lora_embedding(m, a, c, dy):
     flat, out, g = a["ids"].reshape(a["ids"].size), rows(y), rows(dy)
     dA, dB = zeros(m, *A.shape), zeros(m, *B.shape)
     for n, k, d in every(len(flat), A.shape[0], B.shape[0]):
-        v = flat[n]
-        out[n, d] += s * A[k, v] * B[d, k]
-        dB[d, k] += s * g[n, d] * A[k, v]
+        v, keep = flat[n], m.number(1) if "mask" not in a else rows(a["mask"])[n, k]
+        out[n, d] += s * (A[k, v] * keep) * B[d, k]
+        dB[d, k] += s * g[n, d] * (A[k, v] * keep)
         if v != pad:
-            dA[k, v] += s * g[n, d] * B[d, k]
+            dA[k, v] += s * g[n, d] * B[d, k] * keep
     return out.reshape(dy.shape), {**grads, "A": dA, "B": dB}
 
 

@@ -145,11 +145,18 @@ def _diagnosis(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterab
         return NOTHING
     observed = []
     for case, answer, report in asked:
-        right = right_answer(case, CONTRACTS[case.contract].answer)
-        outputs = answer.outputs[0] if answer.outputs else None
+        contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
+        case = case if contract.settle is None else contract.settle(case, outputs or {})
+        right = right_answer(case, contract.answer)
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
-        observed.append(Observed(case, right, outputs, failed))
+        objections = () if contract.settle is None else _objections(report)
+        observed.append(Observed(case, right, outputs, failed, objections))
     return diagnose(observed)
+
+
+def _objections(report: CaseReport) -> tuple[str, ...]:
+    """What was said of outputs that have no wrong number."""
+    return tuple(o.note for o in report.outputs.values() if o.verdict == "fail" and o.error is None)
 
 
 def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:

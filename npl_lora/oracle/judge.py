@@ -7,13 +7,14 @@ is 0, every term is 0 and so must the answer be. NaN never passes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .case import Case
 from .rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
+from .statistics import Distribution
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Right:
     rms: float = np.inf
     row_rms: float = np.inf
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
 
 @dataclass(frozen=True)
 class OutputVerdict:
@@ -42,7 +47,7 @@ class OutputVerdict:
     note: str = ""
 
 
-def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str, Right]:
+def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str, Right | Distribution]:
     """The right answer for every output that the case asks for, from answer(arrays, config)."""
     precision = PRECISIONS[case.dtype]
     xp = RoundingNamespace(precision)
@@ -50,14 +55,16 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
     return {name: _right(output, precision) for name, output in outputs.items()}
 
 
-def _right(output: Rounded, precision: Precision) -> Right:
+def _right(output: Rounded | Distribution, precision: Precision) -> Right | Distribution:
+    if isinstance(output, Distribution):
+        return replace(output, u=precision.store)
     oracle = 1.0 + 2.0**-53 / precision.store
     deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
     allowed = np.where(output.size == 0, 0.0, np.minimum(proven, precision.deviations * deviation))
     return Right(output.value, output.size, allowed, deviation, proven)
 
 
-def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
+def judge(right: Mapping[str, Right | Distribution], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
     """A verdict for every output that was asked for or given."""
     verdicts = {}
     for name, expected in right.items():
@@ -72,12 +79,12 @@ def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict
     return verdicts
 
 
-def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
-    """One array against the right one."""
+def judge_output(right: Right | Distribution, got: np.ndarray) -> OutputVerdict:
+    """One array against the right one, or against the distribution that it should be drawn from."""
     if got.dtype.kind != "f":
         return OutputVerdict("fail", None, None, f"dtype {got.dtype}, expected a floating dtype")
-    if got.shape != right.value.shape:
-        return OutputVerdict("fail", None, None, f"shape {got.shape}, expected {right.value.shape}")
+    if got.shape != right.shape:
+        return OutputVerdict("fail", None, None, f"shape {got.shape}, expected {right.shape}")
     if got.size == 0:
         return OutputVerdict("pass", 0.0, 0.0)
     finite = np.isfinite(got)
@@ -87,6 +94,9 @@ def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
         return OutputVerdict(
             "fail", None, None, f"not finite{where}: {got.flat[np.argmin(finite)]} ({count:,} of {got.size:,})"
         )
+    if isinstance(right, Distribution):
+        found, allowed, note = right.objection(got.astype(np.float64))
+        return OutputVerdict("fail" if note else "pass", found, allowed, note)
     # float64 for what is judged, longdouble answers included: the right values are float64's.
     error = np.abs(got.astype(np.float64) - right.value)
     wrong = ~(error <= right.allowed)
@@ -126,13 +136,19 @@ def root_mean_squares(error: np.ndarray, deviation: np.ndarray) -> tuple[float, 
 def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> str:
     factor = _constant_factor(right, got)
     if factor is not None:
-        return f"{factor:.6g} times the right answer, everywhere"
+        return f"{shown(factor)} times the right answer, everywhere"
     error = abs(float(got.flat[worst]) - right.value.flat[worst])
     rounding = "" if error > right.proven.flat[worst] else ": more rounding than the dtype explains"
     return (
         f"got {got.flat[worst]:.6g}, expected {right.value.flat[worst]:.6g}{_index(worst, got.shape)}"
         f" ({int(wrong.sum()):,} of {got.size:,} wrong{rounding})"
     )
+
+
+def shown(factor: float) -> str:
+    """A factor as it is read: near 1, what it is off by."""
+    off = factor - 1.0
+    return f"1 {'+' if off > 0 else '-'} {abs(off):.2g}" if 0 < abs(off) < 1e-3 else f"{factor:.6g}"
 
 
 def _constant_factor(right: Right, got: np.ndarray) -> float | None:

@@ -223,6 +223,9 @@ class RoundingNamespace:
     def arange(self, *span: int, dtype: Any = np.int64) -> Rounded:
         return self.exact(np.arange(*span, dtype=dtype))
 
+    def zeros(self, shape: tuple[int, ...]) -> Rounded:
+        return self.exact(np.zeros(shape))
+
     def zeros_like(self, x: Rounded) -> Rounded:
         return self.exact(np.zeros_like(x.value))
 

@@ -23,6 +23,7 @@ LINEAR = dict(x=normal(2, 3, 5), W=normal(4, 5), b=normal(4))
 LORA = dict(**LINEAR, A=normal(2, 5), B=normal(4, 2), mask=mask(2, 3, 5), scale=0.7)
 EMBEDDING = dict(ids=IDS, E=normal(6, 4))
 LORA_EMBEDDING = dict(**EMBEDDING, A=normal(3, 6), B=normal(4, 3), scale=0.7)
+DROPPED_EMBEDDING = LORA_EMBEDDING | dict(mask=mask(2, 3, 3))
 MERGE = dict(W=normal(4, 5), A=normal(2, 5), B=normal(4, 2), scale=0.7)
 MERGE_TURNED = MERGE | dict(W=normal(5, 4), fan_in_fan_out=True)
 COMBINE = dict(A_1=normal(2, 5), B_1=normal(4, 2), A_2=normal(3, 5), B_2=normal(4, 3), weight=-0.7, scale=1.3)
@@ -62,6 +63,7 @@ AFFINE: dict[str, Case] = {
     "embedding": (ops.embedding, EMBEDDING),
     "embedding with padding": (embedding_with_padding, EMBEDDING),
     "lora_embedding": (ops.lora_embedding, LORA_EMBEDDING),
+    "lora_embedding dropped": (ops.lora_embedding, DROPPED_EMBEDDING),
     "lora_embedding with padding": (embedding_with_padding, LORA_EMBEDDING),
     "dropout": (ops.dropout, dict(x=normal(3, 4), mask=mask(3, 4))),
     "merge": (ops.merge, MERGE),

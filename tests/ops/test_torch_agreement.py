@@ -38,8 +38,9 @@ def embedding(F, ids, E, padding_idx=None):
     return F.embedding(ids, E, padding_idx=padding_idx)
 
 
-def lora_embedding(F, ids, E, A, B, scale, padding_idx=None):
-    return embedding(F, ids, E, padding_idx) + scale * embedding(F, ids, A.T, padding_idx) @ B.T
+def lora_embedding(F, ids, E, A, B, scale, padding_idx=None, mask=None):
+    h = embedding(F, ids, A.T, padding_idx)
+    return embedding(F, ids, E, padding_idx) + scale * (h if mask is None else h * mask) @ B.T
 
 
 def dropout(F, x, mask):

@@ -10,7 +10,9 @@ from . import (
     dora_linear,
     lora_attention,
     lora_conv2d,
+    lora_dropout,
     lora_embedding,
+    lora_init,
     lora_linear,
     lora_merge,
     lora_mlp,
@@ -31,6 +33,8 @@ CONTRACTS: dict[str, Contract] = {
         cross_entropy.CONTRACT,
         adapter_combine.CONTRACT,
         train_steps.CONTRACT,
+        lora_init.CONTRACT,
+        lora_dropout.CONTRACT,
     )
 }
 

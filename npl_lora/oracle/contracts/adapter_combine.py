@@ -1,6 +1,5 @@
 """adapter_combine: several adapters of one weight made into one, exactly ("cat") or at a lower rank ("svd")."""
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,8 +32,7 @@ def _adapters(draw: Draw, out: int, in_: int, config: Config) -> tuple[dict[str,
 
 def _with_a_gap(draw: Draw, out: int, in_: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
     """Drawn again until there is a gap. Looked for in float64, whatever the dtype: all are to draw the same numbers."""
-    wide, r_new = copy.copy(draw), config["r_new"]
-    wide.dtype = np.dtype(np.float64)
+    wide, r_new = draw.widened(), config["r_new"]
     while True:
         arrays, _ = _adapters(wide, out, in_, config)
         exact = answer(arrays, {**config, "combination": "cat"})["delta"]

@@ -6,6 +6,7 @@ a case was not answered, the fault must break there too.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,17 +17,25 @@ from ..case import widened
 from ..contracts import CONTRACTS
 from ..definition import RIGHT, Definition
 from ..faults import FAULTS, Fault, wrong_answer
-from ..judge import Right, right_answer
+from ..judge import Right, judge_output, right_answer
 from ..rounding import PRECISIONS
+from ..statistics import Distribution
 from ._observed import Observed
 
 _SUSPECTS = 64  # pairs looked at closely, the nearest first
 
 
 def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
-    """The faults, or else the pairs of faults, that reproduce all that was observed of one contract; nearest first."""
+    """The faults, or else the pairs of faults, that reproduce all that was observed of one contract, in the
+    order of the catalogue."""
     contract = observed[0].case.contract
     relevant = [fault for fault in faults if fault.parts.keys() & parts_used(contract) or contract in fault.answers]
+    objections = {note for one in observed for note in one.objections}
+    named: list[tuple[Fault, ...]] = [
+        (fault,) for fault in relevant if fault.objection and fault.objection in objections
+    ]
+    if named:
+        return named
     ordered = sorted(observed, key=_sharpness)
     looks = {fault.name: _look((fault,), ordered[0]) for fault in relevant}
     singles = [(looks[fault.name], (fault,)) for fault in relevant]
@@ -49,16 +58,17 @@ def parts_used(contract: str) -> frozenset[str]:
             used.add(name)
             return super().__getattribute__(name)
 
-    recorder = Recorder(**vars(RIGHT))
-    for case in CONTRACTS[contract].cases("float64"):
-        CONTRACTS[contract].answer(case.arrays, case.config, recorder)
+    recorder, asked = Recorder(**vars(RIGHT)), CONTRACTS[contract]
+    for case in asked.cases("float64"):
+        case = asked.settle(case, {}) if asked.settle else case
+        asked.answer(case.arrays, case.config, recorder)
     return frozenset(used & vars(RIGHT).keys())
 
 
 def _sharpness(one: Observed) -> tuple[bool, float, int, int]:
     """Failing cases of fine dtypes come first, with many outputs wrong: they tell most faults apart. Small ones
     are quicker."""
-    size = sum(right.value.size for right in one.right.values())
+    size = sum(math.prod(right.shape) for right in one.right.values())
     return not (one.failed and one.outputs is not None), PRECISIONS[one.case.dtype].store, -len(one.failed), size
 
 
@@ -85,12 +95,11 @@ def _look(faults: tuple[Fault, ...], one: Observed) -> _Look:
             answer = wrong_answer(one.case.contract, *faults)(widened(one.case), one.case.config)
     except (ValueError, IndexError):
         return _BREAKS
-    wrong = {name: np.asarray(output) for name, output in answer.items()}
+    wrong = {n: output if isinstance(output, Distribution) else np.asarray(output) for n, output in answer.items()}
     if wrong.keys() != one.outputs.keys():
         return _BREAKS
     distance = {name: _normwise(wrong[name], one.outputs[name], one, name) for name in wrong}
-    changed = (n for n in wrong if not np.array_equal(wrong[n], one.right[n].value, equal_nan=True))
-    return _Look(distance, frozenset(changed))
+    return _Look(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
 
 
 def _likely_pairs(
@@ -111,24 +120,29 @@ def _likely_pairs(
 def _reproducing(
     candidates: Sequence[tuple[_Look, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
-    near = sorted((look.worst, n) for n, (look, _) in enumerate(candidates) if look.worst < 1.0)
-    found = []
-    for _, n in near[:_SUSPECTS]:
-        worst = _worst(candidates[n][1], observed)
-        if worst is not None:
-            found.append((worst, n))
-    return [candidates[n][1] for _, n in sorted(found)]
+    near = sorted((look.worst, n) for n, (look, _) in enumerate(candidates) if look.worst < 1.0)[:_SUSPECTS]
+    return [candidates[n][1] for n in sorted(n for _, n in near) if _worst(candidates[n][1], observed) is not None]
 
 
-def _normwise(wrong: np.ndarray, got: np.ndarray, one: Observed, name: str) -> float:
+def _same(wrong: np.ndarray | Distribution, right: Right | Distribution) -> bool:
+    if isinstance(wrong, Distribution) or isinstance(right, Distribution):
+        return isinstance(wrong, Distribution) and isinstance(right, Distribution) and str(wrong) == str(right)
+    return np.array_equal(wrong, right.value, equal_nan=True)
+
+
+def _normwise(wrong: np.ndarray | Distribution, got: np.ndarray, one: Observed, name: str) -> float:
+    right = one.right[name]
+    if isinstance(wrong, Distribution):
+        return 0.0 if judge_output(wrong, got).verdict == "pass" else np.inf
+    if isinstance(right, Distribution):
+        return 0.0 if np.array_equal(wrong, got) else np.inf
     if wrong.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(wrong), np.isnan(got)):
         return np.inf
-    wrong, got = np.nan_to_num(wrong), np.nan_to_num(got.astype(np.float64))
-    right = one.right[name]
-    largest, scale = np.max(np.abs(wrong), initial=0.0), np.max(np.abs(right.value), initial=0.0)
+    expected, got = np.nan_to_num(wrong), np.nan_to_num(got.astype(np.float64))
+    largest, scale = np.max(np.abs(expected), initial=0.0), np.max(np.abs(right.value), initial=0.0)
     allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
     tolerance = allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest
-    difference = float(np.max(np.abs(wrong - got), initial=0.0))
+    difference = float(np.max(np.abs(expected - got), initial=0.0))
     return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
 
 
@@ -173,7 +187,9 @@ def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | N
     return worst
 
 
-def _ratio(predicted: Right, got: np.ndarray) -> float:
+def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
+    if isinstance(predicted, Distribution):
+        return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
     value, got = predicted.value, got.astype(np.float64)
     if value.shape != got.shape or not np.array_equal(np.isnan(value), np.isnan(got)):
         return np.inf

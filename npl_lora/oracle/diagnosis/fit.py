@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..case import Case
-from ..judge import Right
+from ..judge import Right, shown
 from . import expressions
 from .terms import terms
 
@@ -68,9 +68,9 @@ def _factor(observations: Sequence[Wrong]) -> str | None:
         return f"is {_times(expression)} the right one{_legend(expression)}"
     same = max(f for _, f, _ in fitted) - min(f for _, f, _ in fitted) <= 2 * max(e for _, _, e in fitted)
     if same:
-        return f"is {fitted[0][1]:.6g} times the right one"
+        return f"is {shown(fitted[0][1])} times the right one"
     case, factor, _ = fitted[0]
-    return f"is a constant times the right one, another in every case ({factor:.6g} in {case.id})"
+    return f"is a constant times the right one, another in every case ({shown(factor)} in {case.id})"
 
 
 def _terms(observations: Sequence[Wrong]) -> str | None:
@@ -106,7 +106,9 @@ def _terms(observations: Sequence[Wrong]) -> str | None:
                 )
             )
         else:
-            found.append(f"has its term {name} {fitted[0][1]:.6g} times as large as it should be ({fitted[0][0].id})")
+            found.append(
+                f"has its term {name} {shown(fitted[0][1])} times as large as it should be ({fitted[0][0].id})"
+            )
     return " and ".join(found) or None
 
 

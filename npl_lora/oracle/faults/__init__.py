@@ -13,6 +13,7 @@ from . import (
     dora,
     dropout,
     embedding,
+    initialisation,
     layout,
     loss,
     merging,
@@ -21,23 +22,7 @@ from . import (
 )
 from ._fault import Fault, wrong_answer
 
-FAULTS: tuple[Fault, ...] = tuple(
-    fault
-    for kind in (
-        scaling,
-        layout,
-        dropout,
-        merging,
-        embedding,
-        backwards,
-        attention,
-        loss,
-        training,
-        combining,
-        dora,
-        convolution,
-    )
-    for fault in kind.FAULTS
-)
+_KINDS = (scaling, layout, initialisation, dropout, merging, combining, dora, convolution, embedding, backwards)
+FAULTS: tuple[Fault, ...] = tuple(fault for kind in (*_KINDS, attention, loss, training) for fault in kind.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

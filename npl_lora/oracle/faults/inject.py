@@ -1,10 +1,14 @@
 """Subjects that have faults of the catalogue, and which faults a case would catch."""
 
+from typing import Any
+
 import numpy as np
 
+from ...layers import dropout_mask
 from ..case import Case, widened
+from ..check import judge_case
 from ..contracts import CONTRACTS
-from ..judge import judge_output, right_answer
+from ..statistics import Distribution
 from ..subjects import Answer
 from . import FAULTS, Fault, wrong_answer
 
@@ -16,14 +20,30 @@ class Injected:
         self.name = " and ".join(fault.name for fault in faults) or "no fault"
         self.contracts = tuple(CONTRACTS)
         self._faults = faults
+        self._rng = np.random.default_rng(0)
 
     def ask(self, case: Case) -> Answer:
         try:
             with np.errstate(all="ignore"):
-                outputs = wrong_answer(case.contract, *self._faults)(case.arrays, case.config)
+                outputs = wrong_answer(case.contract, *self._faults)(self._with_masks(case).arrays, case.config)
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
-        return Answer(outputs=({name: np.asarray(output) for name, output in outputs.items()},))
+        return Answer(outputs=({name: self._numbers(output) for name, output in outputs.items()},))
+
+    def _with_masks(self, case: Case) -> Case:
+        """What a subject draws for itself, drawn."""
+        settle = CONTRACTS[case.contract].settle
+        if settle is None:
+            return case
+        shown = settle(case, {})
+        masks = {
+            name: dropout_mask(shown[name].shape, case.config["p"], self._rng, case.dtype)
+            for name in shown.arrays.keys() - case.arrays.keys()
+        }
+        return Case(case.contract, case.id, case.dtype, case.config, {**case.arrays, **masks})
+
+    def _numbers(self, output: Any) -> np.ndarray:
+        return output.draw(self._rng) if isinstance(output, Distribution) else np.asarray(output)
 
     def close(self) -> None:
         """Nothing runs."""
@@ -32,20 +52,13 @@ class Injected:
 def caught_by(case: Case) -> list[str]:
     """The names of the faults that a case shows, however their numbers are rounded: the error is more than twice what
     is allowed, or there is no answer at all."""
-    right = right_answer(case, CONTRACTS[case.contract].answer)
-    return [fault.name for fault in FAULTS if _shows(case, fault, right)]
+    return [fault.name for fault in FAULTS if _shows(case, fault)]
 
 
-def _shows(case: Case, fault: Fault, right: dict) -> bool:
-    try:
-        with np.errstate(all="ignore"):
-            wrong = wrong_answer(case.contract, fault)(widened(case), case.config)
-    except (ValueError, IndexError):
+def _shows(case: Case, fault: Fault) -> bool:
+    wide = Case(case.contract, case.id, case.dtype, case.config, widened(case))
+    answer = Injected(fault).ask(wide)
+    if answer.outputs is None:
         return True
-    for name, expected in right.items():
-        verdict = judge_output(expected, np.asarray(wrong[name]))
-        if verdict.verdict == "fail" and not (
-            verdict.error is not None and verdict.error <= 2 * (verdict.allowed or 0)
-        ):
-            return True
-    return False
+    verdicts = judge_case(case, answer.outputs[0]).values()
+    return any(o.verdict == "fail" and not (o.error is not None and o.error <= 2 * (o.allowed or 0)) for o in verdicts)

@@ -71,11 +71,7 @@ def _mergeable(case: Case, unload: bool = False) -> Any:
 
 def lora_embedding(case: Case) -> Outputs:
     """peft.tuners.lora.Embedding on torch.nn.Embedding."""
-    V, D = case["E"].shape
-    layer = _adapt(torch.nn.Embedding(V, D, padding_idx=case.config["padding_idx"]), case)
-    _set(layer.base_layer.weight, case["E"])
-    _set(layer.lora_embedding_A["default"], case["A"])
-    _set(layer.lora_embedding_B["default"], case["B"])
+    layer = _embedding(case)
     y = layer(tensor(case["ids"]))
     y.backward(tensor(case["dy"]))
     return {"y": y, "dA": layer.lora_embedding_A["default"].grad, "dB": layer.lora_embedding_B["default"].grad}
@@ -104,6 +100,36 @@ def lora_conv2d(case: Case) -> Outputs:
     y = layer(x)
     y.backward(tensor(case["dy"]))
     return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+
+
+def lora_init(case: Case) -> Outputs:
+    """What PEFT puts into a new adapter of torch.nn.Linear or torch.nn.Embedding."""
+    if case.config["layer"] == "embedding":
+        V, D = case["W"].shape
+        layer = _adapt(torch.nn.Embedding(V, D), case)
+        return {"A": layer.lora_embedding_A["default"], "B": layer.lora_embedding_B["default"]}
+    out, in_ = case["W"].shape
+    init = "gaussian" if case.config["distribution"] == "gaussian" else True
+    layer = _adapt(torch.nn.Linear(in_, out), case, init_lora_weights=init)
+    return {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
+
+
+def lora_dropout(case: Case) -> Outputs:
+    """PEFT's own dropout on torch.nn.Linear or torch.nn.Embedding, in train() and in eval()."""
+    p = case.config["p"]
+    linear = case.config["layer"] == "linear"
+    layer = _linear(case, lora_dropout=p) if linear else _embedding(case, lora_dropout=p)
+    given = leaf(case["x"]) if linear else tensor(case["ids"])
+    layer.train()
+    y = layer(given)
+    y.backward(tensor(case["dy"]))
+    again = layer(given)
+    layer.eval()
+    passes = {"y": y, "y_again": again, "y_eval": layer(given)}
+    if linear:
+        return {**passes, "dx": given.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+    A, B = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
+    return {**passes, "dA": A.grad, "dB": B.grad}
 
 
 def lora_attention(case: Case) -> Outputs:
@@ -188,6 +214,15 @@ def _linear(case: Case, **more: Any) -> Any:
         _set(layer.base_layer.bias, case["b"])
     _set(layer.lora_A["default"].weight, case["A"])
     _set(layer.lora_B["default"].weight, case["B"])
+    return layer
+
+
+def _embedding(case: Case, **more: Any) -> Any:
+    V, D = case["E"].shape
+    layer = _adapt(torch.nn.Embedding(V, D, padding_idx=case.config.get("padding_idx")), case, **more)
+    _set(layer.base_layer.weight, case["E"])
+    _set(layer.lora_embedding_A["default"], case["A"])
+    _set(layer.lora_embedding_B["default"], case["B"])
     return layer
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from ... import ops
 from ...gradcheck import gradcheck
 from ...gradcheck.exact import draw
+from ...layers import dropout_mask
+from ...layers.init import factors as init_factors
 from ..case import Case, widened
 from ..check import CaseReport
-from ..contracts import CONTRACTS, adapter_combine, train_steps
+from ..contracts import CONTRACTS, adapter_combine, lora_dropout, train_steps
 from ..contracts._contract import Array, Config, Draw, inputs
 from ..definition import RIGHT, Definition, scale
 from ..judge import OutputVerdict
@@ -44,6 +46,33 @@ class SelfSubject:
 
     def close(self) -> None:
         """Nothing runs."""
+
+
+def _initialise(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
+    """What the package's own layers begin with; an embedding has A and B the other way round."""
+    rng, r = np.random.default_rng(), case.config["r"]
+    if case.config["layer"] == "embedding":
+        V, D = arrays["W"].shape
+        return {"A": np.zeros((r, V)), "B": rng.standard_normal((D, r))}
+    init = {"kaiming_uniform": "kaiming", "gaussian": "gaussian"}[case.config["distribution"]]
+    out, in_ = arrays["W"].shape
+    A, B = init_factors(out, in_, r, init, rng, np.float64)
+    return {"A": A, "B": B}
+
+
+def _drop(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Masks of the package's own, and every gradient under the first by the complex step."""
+    rng, config = np.random.default_rng(), case.config
+    names = ("x", "A", "B") if config["layer"] == "linear" else ("A", "B")
+    shape = arrays["x"].shape if config["layer"] == "linear" else (*arrays["ids"].shape, config["r"])
+    mask, again = (dropout_mask(shape, config["p"], rng, np.float64) for _ in range(2))
+
+    def y(at: Arrays) -> Array:
+        return lora_dropout.forward(at, config, RIGHT, at.get("mask"))[0]
+
+    training = {**arrays, "mask": mask}
+    grads = {f"d{name}": complex_step(y, training, name, arrays["dy"]) for name in names}
+    return {"y": y(training), "y_again": y({**arrays, "mask": again}), "y_eval": y(arrays), **grads}
 
 
 def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -142,7 +171,13 @@ def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     return train_steps.answer(arrays, case.config, RIGHT, gradients)
 
 
-_ROADS = {"lora_merge": _rank_one_updates, "adapter_combine": _combine, "train_steps": _train}
+_ROADS = {
+    "lora_merge": _rank_one_updates,
+    "adapter_combine": _combine,
+    "train_steps": _train,
+    "lora_init": _initialise,
+    "lora_dropout": _drop,
+}
 
 # The contracts whose op is a polynomial: the op, and the case whose shapes, ids and switches the integers take.
 _POLYNOMIALS: dict[str, tuple[Callable[..., tuple[Array, ops.Pullback]], str, tuple[str, ...]]] = {
