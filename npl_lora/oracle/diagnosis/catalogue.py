@@ -29,7 +29,7 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
     """The faults, or else the pairs of faults, that reproduce all that was observed of one contract, in the
     order of the catalogue."""
     contract = observed[0].case.contract
-    relevant = [fault for fault in faults if fault.parts.keys() & parts_used(contract) or contract in fault.answers]
+    relevant = relevant_to(contract, faults)
     objections = {note for one in observed for note in one.objections}
     named: list[tuple[Fault, ...]] = [
         (fault,) for fault in relevant if fault.objection and fault.objection in objections
@@ -46,6 +46,12 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
         or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
         or _reproducing([(_look(pair, ordered[0]), pair) for pair in every_pair], ordered)
     )
+
+
+def relevant_to(contract: str, faults: Iterable[Fault] = FAULTS) -> list[Fault]:
+    """The faults that change something which the contract uses."""
+    used = parts_used(contract)
+    return [fault for fault in faults if fault.parts.keys() & used or contract in fault.answers]
 
 
 @cache

@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from ...layers import dropout_mask
-from ..case import Case, widened
-from ..check import judge_case
-from ..contracts import CONTRACTS
-from ..statistics import Distribution
-from ..subjects import Answer
-from . import FAULTS, Fault, wrong_answer
+from ..layers import dropout_mask
+from .case import Case, widened
+from .check import judge_case
+from .contracts import CONTRACTS
+from .diagnosis.catalogue import relevant_to
+from .faults import Fault, wrong_answer
+from .judge import OutputVerdict, Right, judge, right_answer
+from .statistics import Distribution
+from .subjects import Answer
 
 
 class Injected:
@@ -52,13 +54,20 @@ class Injected:
 def caught_by(case: Case) -> list[str]:
     """The names of the faults that a case shows, however their numbers are rounded: the error is more than twice what
     is allowed, or there is no answer at all."""
-    return [fault.name for fault in FAULTS if _shows(case, fault)]
+    contract = CONTRACTS[case.contract]
+    right = right_answer(case, contract.answer) if contract.judge is None else None
+    return [fault.name for fault in relevant_to(case.contract) if _shows(case, fault, right)]
 
 
-def _shows(case: Case, fault: Fault) -> bool:
+def _shows(case: Case, fault: Fault, right: dict[str, Right | Distribution] | None) -> bool:
     wide = Case(case.contract, case.id, case.dtype, case.config, widened(case))
     answer = Injected(fault).ask(wide)
     if answer.outputs is None:
         return True
-    verdicts = judge_case(case, answer.outputs[0]).values()
-    return any(o.verdict == "fail" and not (o.error is not None and o.error <= 2 * (o.allowed or 0)) for o in verdicts)
+    outputs = answer.outputs[0]
+    verdicts = judge_case(case, outputs) if right is None else judge(right, outputs)
+    return any(o.verdict == "fail" and not _near(o) for o in verdicts.values())
+
+
+def _near(verdict: OutputVerdict) -> bool:
+    return verdict.error is not None and verdict.error <= 2 * (verdict.allowed or 0)
