@@ -56,7 +56,7 @@ def lora_embedding(case: Case) -> Outputs:
 
 
 def cross_entropy(case: Case) -> Outputs:
-    """SparseCategoricalCrossentropy with ignore_class; over several micro-batches with the optimizer's own accumulation.
+    """SparseCategoricalCrossentropy with ignore_class; over several micro-batches with the optimizer's accumulation.
 
     What is trained is added to the logits and 0 at first, by SGD with rate 1: it ends as the gradient with its sign
     turned. The loss of several micro-batches is the mean of theirs, as `fit` reports it.

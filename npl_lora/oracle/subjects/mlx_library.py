@@ -183,7 +183,7 @@ def _train(
 
 
 def _stretch(counts: np.ndarray) -> tuple[int, int]:
-    """The first and the last position that counts, from 1: mlx-lm counts what lies between, and cannot leave out any."""
+    """The first and the last position that counts, from 1. mlx-lm counts all that lies between."""
     where = np.flatnonzero(counts)
     if where.size == 0:
         return 1, 0

@@ -37,7 +37,7 @@ def dora_linear(case: Case) -> Outputs:
 
 
 def lora_merge(case: Case) -> Outputs:
-    """get_merged_lora_ckpt on a copy of the state dict. The layer itself stays unmerged: that is torchtune's way back."""
+    """get_merged_lora_ckpt on a copy of the state dict. The layer stays as it is: that is torchtune's way back."""
     if case.config["fan_in_fan_out"]:
         raise NotImplementedError("torchtune has no weights stored (in, out)")
     layer = torch.nn.Sequential(_linear(LoRALinear, case))
