@@ -23,7 +23,10 @@ from npl_lora.oracle.judge import judge, right_answer
 from npl_lora.oracle.subjects.convert import to_arrays
 from npl_lora.oracle.subjects.self_ops import complex_step
 
-pytestmark = pytest.mark.libraries
+pytestmark = [
+    pytest.mark.libraries,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the libraries' own, of each other
+]
 
 RECORDED = json.loads((Path(npl_lora.__file__).parents[1] / "examples" / "conformance.json").read_text())
 LIBRARIES = {"torchtune": (), "keras": (), "mlx": (), "torch-compiled": ("--dtype", "float32")}  # which takes minutes

@@ -57,6 +57,17 @@ class _DoRALinear(_LoRALinear):
         return y if self.b is None else y + self.b
 
 
+class _LoRAConv2d(_LoRALinear):
+    """y = conv(x, W) + s conv(conv(x, A), B)."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.how = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self.W, **self.how) + self.s * F.conv2d(F.conv2d(x, self.A, **self.how), self.B)
+
+
 class _Attention(torch.nn.Module):
     """Grouped heads, rotated halves, torch's scaled_dot_product_attention."""
 
@@ -125,6 +136,11 @@ def lora_linear(case: Case) -> Outputs:
 def dora_linear(case: Case) -> Outputs:
     """A DoRA layer, compiled."""
     return _run(_DoRALinear(case), case)
+
+
+def lora_conv2d(case: Case) -> Outputs:
+    """A convolution, compiled."""
+    return _run(_LoRAConv2d(case), case)
 
 
 def lora_attention(case: Case) -> Outputs:
