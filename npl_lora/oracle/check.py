@@ -180,7 +180,8 @@ def check_case(case: Case, answer: Answer) -> CaseReport:
         failed = [name for name, output in verdicts.items() if output.verdict != "pass"]
         if failed:
             again = "a second call differs: " if call else ""
-            message = again + "; ".join(f"{name}: {verdicts[name].note}" for name in failed)
+            more = f"; and {len(failed) - 3} more outputs" if len(failed) > 3 else ""
+            message = again + "; ".join(f"{name}: {verdicts[name].note}" for name in failed[:3]) + more
             return CaseReport(case.id, case.dtype, "fail", message, verdicts)
     return CaseReport(case.id, case.dtype, "pass", "", verdicts)
 

@@ -66,12 +66,15 @@ def _seen(answered: Sequence[Observed]) -> str:
             wrong = fit.Wrong(name, one.case, right, rights, got.astype(np.float64))
             if np.any(wrong.wrong):  # else it is what was drawn that is wrong, and not a number
                 wrongs.setdefault(name, []).append(wrong)
-    sentences = [sentence for output in wrongs.values() if (sentence := fit.explain(_finest(output)))]
-    if not sentences:
-        every = [wrong for output in wrongs.values() for wrong in output]
-        dtypes = dict.fromkeys(wrong.case.dtype for wrong in every)
-        said = (precision.coarser([wrong for wrong in every if wrong.case.dtype == dtype]) for dtype in dtypes)
-        sentences = [sentence for sentence in said if sentence][:1]
+    sentences, coarse = [], dict[str, list[str]]()
+    for name, output in wrongs.items():
+        if sentence := fit.explain(_finest(output)):
+            sentences.append(sentence)
+        elif format := precision.coarser(_finest(output)):
+            coarse.setdefault(
+                f"{_finest(output)[0].case.dtype} in and out, but the errors of {{}} are those of {format}", []
+            ).append(name)
+    sentences += [words.format(", ".join(names)) for words, names in coarse.items()]
     sentences += _not_finite(answered)
     return "; ".join(sentences) + "." if sentences else ""
 

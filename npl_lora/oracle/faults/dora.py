@@ -62,11 +62,20 @@ def _through_the_norm(name):
 
 
 def _scaled_bias(op):
+    """m / n acts on the bias too, and m gets its gradient through it."""
+
     def wrong(x, W, A, B, m, *, scale, b=None, n=None):
         if b is None:
             return op(x, W, A, B, m, scale=scale, n=n)
         n = _norms(W + scale * (B @ A), 1) if n is None else n
-        return op(x, W, A, B, m, scale=scale, b=(m / n) * b, n=n)
+        y, pullback = op(x, W, A, B, m, scale=scale, b=(m / n) * b, n=n)
+
+        def gradients(dy, wrt):
+            grads = pullback(dy, wrt=wrt)
+            xp = dy.__array_namespace__()
+            return {**grads, "m": grads["m"] + xp.sum(rows(dy * b), axis=0) / n} if "m" in grads else grads
+
+        return y, Pullback(gradients, y, pullback.inputs, pullback.frozen)
 
     return wrong
 

@@ -6,6 +6,7 @@ attention as its model does, from the protocol's formula in float64, rounded to 
 mask, which a module in the place of PEFT's dropout multiplies with.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from ..case import Case
 from .torch_tools import GivenMask, Outputs, leaf, run_steps, tensor
 
 torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
+
+# PEFT refuses to adapt a layer where torchao is installed and older than it likes (torchtune needs one that is), even
+# where nothing is to be done with torchao. None says that there is none.
+sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
