@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._extras import require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
@@ -61,6 +62,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+    parser.add_argument("--html", metavar="FILE", dest="html_file", type=Path, help="write a page with pictures there")
     parser.set_defaults(run=run)
 
 
@@ -108,8 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command and not arguments.targets:
         screen.not_installed([sentence for name in SHIPPED if (sentence := missing_sentence(name))])
     verdict = overall(reports)
-    if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
-        return _refuse(problem)
+    written = {
+        "--json": (arguments.json_file, _as_json(reports, verdict)),
+        "--html": (arguments.html_file, page(reports)),
+    }
+    for option, (file, text) in written.items():
+        if file is not None and (problem := _write(option, file, text)):
+            return _refuse(problem)
     return _EXIT[verdict]
 
 
@@ -147,14 +154,18 @@ def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Nam
             subject.close()
 
 
-def _write_json(file: Path, reports: list[Report], verdict: str) -> str:
-    """Write the report; return what went wrong, or nothing."""
+def _as_json(reports: list[Report], verdict: str) -> str:
     bodies = [report.as_json() for report in reports]
     whole = bodies[0] if len(bodies) == 1 else {"protocol": 1, "verdict": verdict, "targets": bodies}
+    return json.dumps(whole, indent=1, allow_nan=False) + "\n"
+
+
+def _write(option: str, file: Path, text: str) -> str:
+    """Write a file; return what went wrong, or nothing."""
     try:
-        file.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"--json {file}: {error.strerror}"
+        return f"{option} {file}: {error.strerror}"
     return ""
 
 
