@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .._extras import require
+from .._extras import MissingExtraError, require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.dtypes import dtype_named
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, missing, missing_sentence
@@ -41,9 +42,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to check, see above")
     parser.add_argument("--exec", metavar="COMMAND", dest="command", help="check a program: './mine {case} {result}'")
     parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="ask this contract only")
-    parser.add_argument(
-        "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
-    )
+    parser.add_argument("--dtype", type=_dtypes, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)")
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
     parser.set_defaults(run=run)
@@ -55,6 +54,17 @@ def _dtypes(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(DTYPES)}")
     return names
+
+
+def _not_askable() -> list[str]:
+    """For each dtype that no case can be drawn in here, the sentence that says why."""
+    sentences = []
+    for name in DTYPES:
+        try:
+            dtype_named(name)
+        except MissingExtraError as error:
+            sentences.append(str(error))
+    return sentences
 
 
 def _seconds(text: str) -> float:
@@ -72,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     require("rich", "cli", "the command line")
     from .report import Screen
 
+    for name in arguments.dtype or ():
+        dtype_named(name)  # says so now if it needs an extra
+
     if arguments.command and arguments.targets:
         return _refuse("--exec checks one program: give it or TARGET, not both")
     if arguments.command and not arguments.contract:
@@ -84,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         reports.append(report)
     if not arguments.command and not arguments.targets:
         screen.not_installed([missing_sentence(name) for name in SHIPPED if missing(name)])
+    if arguments.dtype is None:
+        screen.not_installed(_not_askable())
     verdict = overall(reports)
     if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
         return _refuse(problem)

@@ -8,10 +8,9 @@ import numpy as np
 
 from .case import Case
 from .contracts import CONTRACTS
+from .dtypes import DTYPES, askable
 from .judge import OutputVerdict, judge, right_answer
 from .subjects import Answer, Subject
-
-DTYPES = ("float64", "float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,17 @@ def overall(reports: Iterable[Report]) -> str:
 def check(
     subject: Subject,
     *,
-    dtypes: Iterable[str] = DTYPES,
+    dtypes: Iterable[str] | None = None,
     contract: str | None = None,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> Report:
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
+    dtypes: all of DTYPES by default, but for bfloat16 where ml_dtypes is not installed. Raises ValueError for others,
+    and MissingExtraError for bfloat16 without ml_dtypes.
     on_case(target, case id, cases done, cases in all) is called before each case.
     """
-    dtypes = tuple(dtypes)
+    dtypes = askable() if dtypes is None else tuple(dtypes)
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
     names = [name for name in subject.contracts if contract in (None, name)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .case import Case
+from .dtypes import is_narrow
 from .rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
 
 
@@ -66,6 +67,8 @@ def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict
 
 def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
     """One array against the right one."""
+    if is_narrow(got.dtype):
+        got = got.astype(np.float32)
     if got.dtype.kind != "f":
         return OutputVerdict("fail", None, None, f"dtype {got.dtype}, expected a floating dtype")
     if got.shape != right.value.shape:

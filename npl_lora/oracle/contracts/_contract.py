@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..case import Case
+from ..dtypes import dtype_named
 from ..judge import OutputVerdict
 
 Array = Any
@@ -24,7 +25,7 @@ class Draw:
 
     def __init__(self, name: str, dtype: str) -> None:
         self.rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
-        self.dtype = np.dtype(dtype)
+        self.dtype = dtype_named(dtype)
 
     def normal(self, *shape: int, std: float = 1.0) -> np.ndarray:
         """Normal numbers, cut off at 3 standard deviations: no case may overflow float16."""

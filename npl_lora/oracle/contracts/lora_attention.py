@@ -44,7 +44,7 @@ def _block(
 
 
 def _causal_rope(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
-    config = lora(3, 2, n_heads=4, n_kv_heads=2, causal=True, rope_theta=10000.0)
+    config = lora(3, 2, n_heads=4, n_kv_heads=2, causal=True, rope_theta=10240.0)
     return _block(draw, 2, 5, 12, 4, None, **config)
 
 
@@ -56,7 +56,7 @@ def _padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
 
 def _left_padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     """Padding on the left: the first queries of the row may see no key, and give zeros before Wo."""
-    config = lora(2, 3, n_heads=2, n_kv_heads=1, causal=True, rope_theta=10000.0)
+    config = lora(2, 3, n_heads=2, n_kv_heads=1, causal=True, rope_theta=10240.0)
     return _block(draw, 2, 4, 10, 4, [[0, 1], []], **config)
 
 
