@@ -3,7 +3,7 @@
 An error is |got - right| in units of the output's size there (the same expression evaluated with absolute values). It
 is allowed up to what `rounding` derives for a right implementation of the case's precision: the smaller of a
 worst-case bound and of many standard deviations, widened by what the oracle itself rounds in float64. Where the size
-is 0, every term is 0 and so must the answer be. NaN never passes.
+is 0, every term is 0 and so must the answer be. In an exact case nothing is allowed anywhere. NaN never passes.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,13 +41,13 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
     precision = PRECISIONS[case.dtype]
     xp = RoundingNamespace(precision)
     outputs = answer({name: xp.exact(array) for name, array in case.arrays.items()}, case.config)
-    return {name: _right(output, precision) for name, output in outputs.items()}
+    return {name: _right(output, precision, case.exact) for name, output in outputs.items()}
 
 
-def _right(output: Rounded, precision: Precision) -> Right:
+def _right(output: Rounded, precision: Precision, exact: bool) -> Right:
     allowed = np.minimum(precision.margin * output.error, precision.deviations * np.sqrt(output.var))
     oracle = 1.0 + 2.0**-53 / precision.store
-    return Right(output.value, output.size, np.where(output.size == 0, 0.0, oracle * allowed))
+    return Right(output.value, output.size, np.where(exact | (output.size == 0), 0.0, oracle * allowed))
 
 
 def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:

@@ -1,9 +1,10 @@
-"""The cases break every setting that hides a fault, are the same everywhere, and fit float16."""
+"""The cases break every setting that hides a fault, are the same everywhere, and fit half precision."""
 
 import numpy as np
 import pytest
 
 from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.oracle.dtypes import dtype_named
 from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
 
 ALL = [case for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype)]
@@ -21,7 +22,7 @@ def numbers(value):
 @pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
 def test_the_configuration_is_exact_in_the_cases_dtype(case):
     for number in numbers(case.config):
-        assert float(np.dtype(case.dtype).type(number)) == number
+        assert float(dtype_named(case.dtype).type(number)) == number
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
@@ -31,7 +32,8 @@ def test_a_case_is_drawn_the_same_every_time_and_in_every_dtype(case):
     wide = {c.id: c for c in CONTRACTS[case.contract].cases("float64")}[f"{case.contract}/{name}/float64"]
     for array_name, array in case.arrays.items():
         np.testing.assert_array_equal(array, again[array_name])
-        np.testing.assert_array_equal(array, wide[array_name].astype(array.dtype))
+        if not case.exact:  # those have larger numbers in wider dtypes
+            np.testing.assert_array_equal(array, wide[array_name].astype(array.dtype))
 
 
 @pytest.mark.parametrize("case", LORA, ids=lambda c: c.id)
@@ -39,7 +41,8 @@ def test_no_setting_hides_a_fault(case):
     config, arrays = case.config, case.arrays
     assert config["r"] > 1
     assert config["alpha"] != config["r"]
-    factors = {name: a for name, a in arrays.items() if name[0] in "AB"}
+    apart = ("B_q", "B_k") if case.exact else ()  # half 0, for scores that are 0
+    factors = {name: a for name, a in arrays.items() if name[0] in "AB" and name not in apart}
     assert all(np.count_nonzero(a) > a.size / 2 for a in factors.values())
 
 

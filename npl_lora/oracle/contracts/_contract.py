@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,13 @@ from ...ops import Pullback
 from ..case import Case
 from ..dtypes import dtype_named
 from ..judge import OutputVerdict
+from ..rounding import PRECISIONS
+from ._exact import largest_sum
 
 Array = Any
 Config = dict[str, Any]
+
+_TRIES = 1000
 
 
 class Draw:
@@ -44,6 +48,25 @@ class Draw:
         return ((self.rng.random(shape) >= p) / (1.0 - p)).astype(self.dtype)
 
 
+class WholeNumbers(Draw):
+    """The same draws in whole numbers, for exact cases. They differ between dtypes: wider ones hold larger numbers."""
+
+    def __init__(self, name: str, dtype: str) -> None:
+        super().__init__(name, dtype)
+        self.std = PRECISIONS[dtype].store ** (-1 / 2)  # products of two have about as many digits as there are
+
+    def normal(self, *shape: int, std: float = 1.0) -> np.ndarray:
+        """Normal numbers, rounded to whole ones of which more than half are not 0. std is left to shrink()."""
+        while True:
+            whole = np.rint(self.std * np.clip(self.rng.standard_normal(shape), -3.0, 3.0)) + 0.0  # no -0
+            if 2 * np.count_nonzero(whole) > whole.size:
+                return whole.astype(self.dtype)
+
+    def shrink(self, excess: float) -> None:
+        """Smaller numbers, after some whose largest sum is too large by this factor, which may be inf or NaN."""
+        self.std = max(0.8, self.std * max(0.5, excess ** (-1 / 8)))
+
+
 @dataclass(frozen=True)
 class Contract:
     """name; the right answer, as a function of arrays and configuration; and how to draw each case, by the case's name.
@@ -51,6 +74,8 @@ class Contract:
     answer(arrays, config, definition) -> {output: array}. draws: {id: draw(Draw) -> (arrays, config)}.
     forward(arrays, config, definition) -> value, pullback: the op whose value and gradients the answer is, where it is
     one. judge(case, outputs) -> {output: OutputVerdict}, for a contract whose right answer is not one set of numbers.
+    exact: draws like the others, whose numbers are all whole ones (see _exact). proof(arrays, config) -> what must stay
+    below 2^p for the exact cases to be exact, where it is not the answer itself.
     """
 
     name: str
@@ -58,14 +83,28 @@ class Contract:
     draws: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]]
     forward: Callable[..., tuple[Array, Pullback]] | None = None
     judge: Callable[[Case, Mapping[str, np.ndarray]], dict[str, OutputVerdict]] | None = None
+    exact: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]] = field(default_factory=dict)
+    proof: Callable[..., dict[str, Array]] | None = None
 
     def cases(self, dtype: str) -> list[Case]:
-        """The contract's cases in one dtype."""
+        """The contract's cases in one dtype, the exact ones last."""
         cases = []
         for name, draw in self.draws.items():
             arrays, config = draw(Draw(f"{self.name}/{name}", dtype))
             cases.append(Case(self.name, f"{self.name}/{name}/{dtype}", dtype, config, arrays))
-        return cases
+        return cases + [self.exact_case(name, dtype) for name in self.exact]
+
+    def exact_case(self, name: str, dtype: str) -> Case:
+        """Smaller and smaller numbers, until it is proved that nothing is rounded. AssertionError if that never is."""
+        numbers = WholeNumbers(f"{self.name}/{name}", dtype)
+        for _ in range(_TRIES):
+            arrays, config = self.exact[name](numbers)
+            case = Case(self.name, f"{self.name}/{name}/{dtype}", dtype, config, arrays, exact=True)
+            excess = largest_sum(case, self.proof or self.answer)
+            if excess < 1.0:
+                return case
+            numbers.shrink(excess)
+        raise AssertionError(f"{case.id} is not exact: its largest sum is {excess:.3g} times 2^p")
 
 
 def lora(r: int, alpha: float, use_rslora: bool = False, **more: Any) -> Config:
