@@ -225,3 +225,13 @@ def test_a_case_that_cannot_be_exact_is_refused():
     assert contract.exact_case("stubborn", "float32").exact
     with pytest.raises(AssertionError, match="lora_linear/stubborn/float16 is not exact: its largest sum is"):
         contract.exact_case("stubborn", "float16")
+
+
+@pytest.mark.parametrize("beyond", [np.inf, np.nan])
+def test_what_overflows_proves_nothing(beyond):
+    case = CONTRACTS["lora_linear"].exact_case("exact-tokens", "float64")
+
+    def proof(arrays, config):
+        return {"y": arrays["x"], "dA": arrays["A"] * beyond, "dB": arrays["B"]}
+
+    assert not largest_sum(case, proof) < 1

@@ -63,7 +63,11 @@ class WholeNumbers(Draw):
                 return whole.astype(self.dtype)
 
     def shrink(self, excess: float) -> None:
-        """Smaller numbers, after some whose largest sum is too large by this factor, which may be inf or NaN."""
+        """Smaller numbers, after some whose largest sum is too large by this factor.
+
+        By less than the products have factors, so that little is given away, and at most by half, also where excess is
+        inf or NaN. Below 0.8 most numbers would be 0: from there on only other ones are drawn.
+        """
         self.std = max(0.8, self.std * max(0.5, excess ** (-1 / 8)))
 
 
