@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from .oracle import CONTRACTS, DTYPES, Case, CaseReport
 from .oracle.check import check_case, observe
 from .oracle.diagnosis import Diagnosis, diagnose
+from .oracle.dtypes import askable
 from .oracle.subjects.in_process import Function, ask
 
 F = TypeVar("F", bound=Function)
@@ -39,9 +40,9 @@ class Conforms:
         return [case for dtype in self.dtypes for case in CONTRACTS[self.contract].cases(dtype)]
 
 
-def conforms(contract: str, *, dtypes: Iterable[str] = DTYPES) -> Callable[[F], F]:
+def conforms(contract: str, *, dtypes: Iterable[str] | None = None) -> Callable[[F], F]:
     """Have pytest ask the function every case of the contract in these dtypes. Raises ValueError for an unknown one."""
-    dtypes = tuple(dtypes)
+    dtypes = askable() if dtypes is None else tuple(dtypes)
     if contract not in CONTRACTS:
         raise ValueError(f"contract is {contract!r}, expected one of {', '.join(CONTRACTS)}")
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .._extras import require
+from .._extras import MissingExtraError, require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.dtypes import askable, dtype_named
 from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.rounding import INNER
@@ -46,9 +47,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to check, see above")
     parser.add_argument("--exec", metavar="COMMAND", dest="command", help="check a program: './mine {case} {result}'")
     parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="ask this contract only")
-    parser.add_argument(
-        "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
-    )
+    parser.add_argument("--dtype", type=_dtypes, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)")
     parser.add_argument(
         "--precision", choices=INNER, help="let matrix products round what goes into them to this (default: not at all)"
     )
@@ -80,6 +79,17 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _not_askable() -> list[str]:
+    """For each dtype that no case can be drawn in here, the sentence that says why."""
+    sentences = []
+    for name in DTYPES:
+        try:
+            dtype_named(name)
+        except MissingExtraError as error:
+            sentences.append(str(error))
+    return sentences
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -95,6 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
     require("rich", "cli", "the command line")
     from .report import Screen
 
+    for name in arguments.dtype or ():
+        dtype_named(name)  # says so now if it needs an extra
+
     if arguments.power is not None:
         return _power(arguments, Screen())
     if arguments.command and arguments.targets:
@@ -109,6 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
         reports.append(report)
     if not arguments.command and not arguments.targets:
         screen.not_installed([sentence for name in SHIPPED if (sentence := missing_sentence(name))])
+    if arguments.dtype is None:
+        screen.not_installed(_not_askable())
     verdict = overall(reports)
     written = {
         "--json": (arguments.json_file, _as_json(reports, verdict)),
@@ -124,8 +139,9 @@ def _power(arguments: argparse.Namespace, screen) -> int:
     """How often a right answer is called wrong, and a wrong one right."""
     counts = Counts()
     with screen.progress("power") as on_case:
-        false_alarms(arguments.power, arguments.dtype, counts, partial(on_case, "power"))
-        misses(arguments.dtype, counts, partial(on_case, "power"))
+        dtypes = arguments.dtype or askable()
+        false_alarms(arguments.power, dtypes, counts, partial(on_case, "power"))
+        misses(dtypes, counts, partial(on_case, "power"))
     screen.lines(summary(counts))
     return 1 if counts.alarms or counts.misses else 0
 

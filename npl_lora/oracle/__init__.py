@@ -8,8 +8,9 @@ Reading order: case, contracts/lora_linear, rounding, judge, check, subjects.
 """
 
 from .case import Case
-from .check import DTYPES, CaseReport, ContractReport, Report, check, overall
+from .check import CaseReport, ContractReport, Report, check, overall
 from .contracts import CONTRACTS
+from .dtypes import DTYPES
 from .subjects import TargetError
 from .subjects.shipped import open_subject
 

@@ -12,7 +12,8 @@ class Case:
     """`case["x"]` is a NumPy array, `"mask" in case` tells whether an optional one is there, `case.config` is a dict.
 
     contract: what is asked, "lora_linear" for one. id: names the case within all contracts. dtype: the name of the
-    floating dtype that the arrays are stored in and that the answers are judged by.
+    floating dtype that the arrays are stored in and that the answers are judged by. exact: nothing is rounded on the
+    way to the right answer, and nothing is allowed; for the judge, a subject is not told.
     """
 
     contract: str
@@ -20,6 +21,7 @@ class Case:
     dtype: str
     config: dict[str, Any]
     arrays: Mapping[str, np.ndarray] = field(repr=False)
+    exact: bool = False
     inner: str | None = None  # the coarser precision that products may be computed in; the subject is not told
 
     def __getitem__(self, name: str) -> np.ndarray:

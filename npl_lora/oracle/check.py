@@ -9,12 +9,11 @@ import numpy as np
 from .case import Case
 from .contracts import CONTRACTS
 from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
+from .dtypes import DTYPES, askable, is_narrow
 from .judge import OutputVerdict, judge, right_answer
 from .measured import tightened
 from .rounding import INNER
 from .subjects import Answer, Subject
-
-DTYPES = ("float64", "float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -109,17 +108,18 @@ def overall(reports: Iterable[Report]) -> str:
 def check(
     subject: Subject,
     *,
-    dtypes: Iterable[str] = DTYPES,
+    dtypes: Iterable[str] | None = None,
     contract: str | None = None,
     inner: str | None = None,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> Report:
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
-    inner: a coarser precision, of INNER, that products may be computed in. on_case(target, case id, cases done, cases
-    in all) is called before each case.
+    dtypes: all of DTYPES by default, but for bfloat16 where ml_dtypes is not installed. inner: a coarser precision, of
+    INNER, that products may be computed in. on_case(target, case id, cases done, cases in all) is called before each
+    case. Raises ValueError for what is none of these, and MissingExtraError for bfloat16 without ml_dtypes.
     """
-    dtypes = tuple(dtypes)
+    dtypes = askable() if dtypes is None else tuple(dtypes)
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
     if inner is not None and inner not in INNER:
@@ -158,6 +158,8 @@ def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[
     for case, answer, report in asked:
         contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
         case = case if contract.settle is None else contract.settle(case, outputs or {})
+        case = replace(case, exact=False)  # a fault's numbers need not be whole
+        outputs = outputs and {n: t.astype(np.float32) if is_narrow(t.dtype) else t for n, t in outputs.items()}
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
         objections = () if contract.settle is None else _objections(report)
         observed.append(Observed(case, right_answer(case, contract.answer), outputs, failed, objections))

@@ -9,6 +9,7 @@ from .case import Case, widened
 from .check import judge_case
 from .contracts import CONTRACTS
 from .diagnosis.catalogue import relevant_to
+from .dtypes import computable, dtype_named
 from .faults import Fault, wrong_answer
 from .judge import OutputVerdict, Right, judge, right_answer
 from .statistics import Distribution
@@ -27,10 +28,11 @@ class Injected:
     def ask(self, case: Case) -> Answer:
         try:
             with np.errstate(all="ignore"):
-                outputs = wrong_answer(case.contract, *self._faults)(self.question(case).arrays, case.config)
+                outputs = wrong_answer(case.contract, *self._faults)(computable(self.question(case)), case.config)
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
-        return Answer(outputs=({name: self._numbers(output) for name, output in outputs.items()},))
+        numbers = {name: self._numbers(output) for name, output in outputs.items()}
+        return Answer(outputs=({name: t.astype(dtype_named(case.dtype)) for name, t in numbers.items()},))
 
     def question(self, case: Case) -> Case:
         """The case with what a subject draws for itself, drawn."""
@@ -39,7 +41,7 @@ class Injected:
             return case
         shown = settle(case, {})
         masks = {
-            name: dropout_mask(shown[name].shape, case.config["p"], self._rng, case.dtype)
+            name: dropout_mask(shown[name].shape, case.config["p"], self._rng, np.float32).astype(shown[name].dtype)
             for name in shown.arrays.keys() - case.arrays.keys()
         }
         return case.with_arrays(masks)

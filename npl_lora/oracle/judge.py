@@ -3,7 +3,7 @@
 An error is |got - right| in units of the output's size there (the same expression evaluated with absolute values). It
 is allowed up to what `rounding` derives for a right implementation of the case's precision: the smaller of a
 worst-case bound and of many standard deviations, widened by what the oracle itself rounds in float64. Where the size
-is 0, every term is 0 and so must the answer be. NaN never passes.
+is 0, every term is 0 and so must the answer be. In an exact case nothing is allowed anywhere. NaN never passes.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .case import Case
+from .dtypes import is_narrow
 from .rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .statistics import Distribution
 
@@ -52,15 +53,15 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
     precision = precision_of(case.dtype, case.inner)
     xp = RoundingNamespace(precision)
     outputs = answer({name: xp.exact(array) for name, array in case.arrays.items()}, case.config)
-    return {name: _right(output, precision) for name, output in outputs.items()}
+    return {name: _right(output, precision, case.exact and case.inner is None) for name, output in outputs.items()}
 
 
-def _right(output: Rounded | Distribution, precision: Precision) -> Right | Distribution:
+def _right(output: Rounded | Distribution, precision: Precision, exact: bool) -> Right | Distribution:
     if isinstance(output, Distribution):
         return replace(output, u=precision.store)
     oracle = 1.0 + 2.0**-53 / precision.store
     deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
-    allowed = np.where(output.size == 0, 0.0, np.minimum(proven, precision.deviations * deviation))
+    allowed = np.where(exact | (output.size == 0), 0.0, np.minimum(proven, precision.deviations * deviation))
     return Right(output.value, output.size, allowed, deviation, proven)
 
 
@@ -81,6 +82,8 @@ def judge(right: Mapping[str, Right | Distribution], outputs: Mapping[str, np.nd
 
 def judge_output(right: Right | Distribution, got: np.ndarray) -> OutputVerdict:
     """One array against the right one, or against the distribution that it should be drawn from."""
+    if is_narrow(got.dtype):
+        got = got.astype(np.float32)
     if got.dtype.kind != "f":
         return OutputVerdict("fail", None, None, f"dtype {got.dtype}, expected a floating dtype")
     if got.shape != right.shape:

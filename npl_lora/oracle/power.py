@@ -22,6 +22,7 @@ from .contracts import CONTRACTS
 from .contracts._contract import Draw
 from .definition import RIGHT, Wrap
 from .diagnosis.catalogue import relevant_to
+from .dtypes import computable, dtype_named
 from .injected import Injected
 from .judge import Right, judge, right_answer
 from .measured import MARGIN, tightened
@@ -67,8 +68,9 @@ def false_alarms(n: int, dtypes: tuple[str, ...], counts: Counts, on: Progress) 
         right = tightened(case, right_answer(case, contract.answer), contract.answer)
         for way, wrap in ways(np.random.default_rng(seed)):
             on(f"{case.id}, {way}", counts.answers, n)
-            answer = contract.answer(arrays, config, RIGHT.wrapped(lora_linear=wrap))
-            verdicts = judge(right, {output: np.asarray(t) for output, t in answer.items()})
+            answer = contract.answer(computable(case), config, RIGHT.wrapped(lora_linear=wrap))
+            outputs = {output: np.asarray(t).astype(dtype_named(dtype)) for output, t in answer.items()}
+            verdicts = judge(right, outputs)
             counts.answers += 1
             for output, verdict in verdicts.items():
                 counts.nearest = max(counts.nearest, (verdict.error or 0.0) / (verdict.allowed or math.inf))
@@ -102,9 +104,10 @@ def _changes(right: dict[str, Any], outputs: dict[str, np.ndarray]) -> float:
     worst = 0.0
     for name, one in right.items():
         assert isinstance(one, Right)
-        if outputs[name].shape != one.shape or not np.all(np.isfinite(outputs[name])):
+        got = outputs[name].astype(np.float64)
+        if got.shape != one.shape or not np.all(np.isfinite(got)):
             return math.inf
-        change, spread = np.abs(outputs[name] - one.value), one.allowed / MARGIN
+        change, spread = np.abs(got - one.value), one.allowed / MARGIN
         ratio = np.divide(change, spread, out=np.where(change > 0, math.inf, 0.0), where=spread > 0)
         worst = max(worst, float(np.max(ratio, initial=0.0)))
     return worst

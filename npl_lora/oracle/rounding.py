@@ -56,9 +56,9 @@ class Precision:
     """The arithmetic that a right implementation may use for a case: see "Right" in the protocol.
 
     store: the unit roundoff of stored values. tiny: the most that underflow takes from one. accumulate: the unit
-    roundoff of sums, float32's at least; twice as much for float16, for accumulators of matrix units truncate. factors
-    and factors_tiny: what the two sides of a matrix product are rounded to before it; not at all unless the user allows
-    it.
+    roundoff of sums, float32's at least; twice as much for half precision, for accumulators of matrix units truncate.
+    factors and factors_tiny: what the two sides of a matrix product are rounded to before it; not at all unless the
+    user allows it.
     """
 
     store: float
@@ -74,6 +74,7 @@ PRECISIONS = {
     "float64": Precision(2.0**-53, 2.0**-1074, 2.0**-53),
     "float32": Precision(2.0**-24, 2.0**-150, 2.0**-24),
     "float16": Precision(2.0**-11, 2.0**-25, 2.0**-23),
+    "bfloat16": Precision(2.0**-8, 2.0**-134, 2.0**-23),
 }
 
 

@@ -1,10 +1,11 @@
-"""The cases break every setting that hides a fault, are the same everywhere, and fit float16."""
+"""The cases break every setting that hides a fault, are the same everywhere, and fit half precision."""
 
 import numpy as np
 import pytest
 from oracle.variants import with_masks
 
 from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.oracle.dtypes import dtype_named
 from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
 
 ALL = [case for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype)]
@@ -22,7 +23,7 @@ def numbers(value):
 @pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
 def test_the_configuration_is_exact_in_the_cases_dtype(case):
     for number in numbers(case.config):
-        assert float(np.dtype(case.dtype).type(number)) == number
+        assert float(dtype_named(case.dtype).type(number)) == number
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
@@ -32,7 +33,8 @@ def test_a_case_is_drawn_the_same_every_time_and_in_every_dtype(case):
     wide = {c.id: c for c in CONTRACTS[case.contract].cases("float64")}[f"{case.contract}/{name}/float64"]
     for array_name, array in case.arrays.items():
         np.testing.assert_array_equal(array, again[array_name])
-        np.testing.assert_array_equal(array, wide[array_name].astype(array.dtype))
+        if not case.exact:  # those have larger numbers in wider dtypes
+            np.testing.assert_array_equal(array, wide[array_name].astype(array.dtype))
 
 
 @pytest.mark.parametrize("case", LORA, ids=lambda c: c.id)
@@ -40,7 +42,8 @@ def test_no_setting_hides_a_fault(case):
     config, arrays = case.config, case.arrays
     adapters = zip(*(np.atleast_1d(config[name]) for name in ("r", "alpha")), strict=True)
     assert all(r > 1 and alpha != r for r, alpha in adapters)
-    factors = {name: a for name, a in arrays.items() if name[0] in "AB"}
+    apart = ("B_q", "B_k") if case.exact else ()  # half 0, for scores that are 0
+    factors = {name: a for name, a in arrays.items() if name[0] in "AB" and name not in apart}
     assert all(np.count_nonzero(a) > a.size / 2 for a in factors.values())
 
 

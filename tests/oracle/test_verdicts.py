@@ -52,21 +52,38 @@ def test_the_ops_in_the_cases_own_dtype_pass(variant, contract, seed, dtype, dat
 @given(seed=seeds, dtype=dtypes)
 def test_a_fault_in_lora_linear_fails_in_every_dtype(fault, name, seed, dtype):
     case = draw_case("lora_linear", name, seed, dtype)
-    wrong = FAULTS[fault](case, plain(case), np.dtype(dtype).type(scale(case.config)))
+    wrong = FAULTS[fault](case, plain(case), case["x"].dtype.type(scale(case.config)))
     assert failures(case, wrong)
 
 
 @settings(max_examples=30)
 @given(seed=seeds, dtype=dtypes, data=st.data())
 def test_a_quarter_off_anywhere_fails(seed, dtype, data):
-    """Every output of every contract, multiplied by 5/4, is seen. (dA_q and dB_k of a masked float16 block are the
-    softest: 12 standard deviations of float16 there come to a fifth of their norm.)"""
+    """Every output of every contract, multiplied by 5/4, is seen; in bfloat16, 8 times as coarse as float16, by 3/2.
+
+    (dA_q and dB_k of a masked float16 block are the softest: 12 standard deviations of float16 there come to a fifth of
+    their norm. So they do through a whole block of bfloat16: there the shipped cases have to do, see below.)
+    """
     contract = data.draw(st.sampled_from(NUMBERS))
     case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, dtype)
     for name, right in right_of(case).items():
         soft = dtype == "float16" and contract == "lora_attention" and name[-2:] in ("_q", "_k")
+        soft |= dtype == "bfloat16" and contract in ("lora_attention", "lora_mlp")
         if np.any(right.value) and not soft:
-            assert judge_output(right, 1.25 * right.value).verdict == "fail", (case.id, name)
+            wrong = (1.5 if dtype == "bfloat16" else 1.25) * right.value
+            assert judge_output(right, wrong).verdict == "fail", (case.id, name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_a_quarter_off_is_seen_by_some_shipped_case(contract, dtype):
+    seen, asked = set(), set()
+    for case in CONTRACTS[contract].cases(dtype):
+        for name, right in right_of(case).items():
+            asked.add(name)
+            if judge_output(right, 1.25 * right.value).verdict == "fail":
+                seen.add(name)
+    assert seen == asked
 
 
 def test_a_constant_factor_is_said():

@@ -10,6 +10,7 @@ from npl_lora.oracle.injected import Injected
 from npl_lora.oracle.judge import right_answer
 from npl_lora.oracle.measured import tightened
 from npl_lora.oracle.merged import merged
+from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
 
 
 def right_of(case):
@@ -33,9 +34,9 @@ def flat(t):
 
 def wide_matmul(a, b):
     """Half precision multiplied with sums in float32, as matrix units do."""
-    if a.dtype != np.float16:
+    if a.dtype.itemsize > 2:
         return a @ b
-    return (a.astype(np.float32) @ b.astype(np.float32)).astype(np.float16)
+    return (a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype)
 
 
 def _backward(case, s, xd, mask):
@@ -114,9 +115,30 @@ def token_by_token(case):
 LINEAR = [plain, alpha_before_r, root_in_both, merged_weight, token_by_token]
 
 
+class Stored(RoundingNamespace):
+    """Rounds every result to bfloat16, which the ops do not run in: NumPy widens it to float32 where it likes."""
+
+    def __init__(self):
+        super().__init__(PRECISIONS["bfloat16"])
+
+    def _stored(self, value, *errors):
+        return super()._stored(np.asarray(value).astype("bfloat16").astype(np.float64), *errors)
+
+
+def native(case):
+    """The case's arrays such that the ops round to its dtype, and what turns their answers into NumPy arrays."""
+    if case.dtype != "bfloat16":
+        return case.arrays, lambda array: array
+    xp = Stored()
+    arrays = {name: xp.exact(array) for name, array in case.arrays.items()}
+    return arrays, lambda array: array.value.astype("bfloat16")
+
+
 def in_dtype(case):
     """The contract's own answer, every operation in the case's dtype."""
-    return CONTRACTS[case.contract].answer(case.arrays, case.config)
+    arrays, plain_array = native(case)
+    outputs = CONTRACTS[case.contract].answer(arrays, case.config)
+    return {name: plain_array(output) for name, output in outputs.items()}
 
 
 def in_dtype_merged(case):
@@ -125,8 +147,9 @@ def in_dtype_merged(case):
     answer = in_dtype(case)
     if contract.forward is None or "alpha" not in case.config:
         return answer
+    arrays, plain_array = native(case)
     first = next(iter(answer))
-    return {**answer, first: contract.forward(merged(case.arrays, scale(case.config)), case.config)[0]}
+    return {**answer, first: plain_array(contract.forward(merged(arrays, scale(case.config)), case.config)[0])}
 
 
 ANY = [in_dtype, in_dtype_merged]

@@ -3,17 +3,22 @@
 import copy
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...ops import Pullback
 from ..case import Case
+from ..dtypes import dtype_named
 from ..judge import OutputVerdict
+from ..rounding import PRECISIONS
+from ._exact import largest_sum
 
 Array = Any
 Config = dict[str, Any]
+
+_TRIES = 1000
 
 
 class Draw:
@@ -25,7 +30,7 @@ class Draw:
 
     def __init__(self, name: str, dtype: str) -> None:
         self.rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
-        self.dtype = np.dtype(dtype)
+        self.dtype = dtype_named(dtype)
 
     def normal(self, *shape: int, std: float = 1.0) -> np.ndarray:
         """Normal numbers, cut off at 3 standard deviations: no case may overflow float16."""
@@ -59,6 +64,29 @@ class Draw:
         return ((self.rng.random(shape) >= p) / (1.0 - p)).astype(self.dtype)
 
 
+class WholeNumbers(Draw):
+    """The same draws in whole numbers, for exact cases. They differ between dtypes: wider ones hold larger numbers."""
+
+    def __init__(self, name: str, dtype: str) -> None:
+        super().__init__(name, dtype)
+        self.std = PRECISIONS[dtype].store ** (-1 / 2)  # products of two have about as many digits as there are
+
+    def normal(self, *shape: int, std: float = 1.0) -> np.ndarray:
+        """Normal numbers, rounded to whole ones of which more than half are not 0. std is left to shrink()."""
+        while True:
+            whole = np.rint(self.std * np.clip(self.rng.standard_normal(shape), -3.0, 3.0)) + 0.0  # no -0
+            if 2 * np.count_nonzero(whole) > whole.size:
+                return whole.astype(self.dtype)
+
+    def shrink(self, excess: float) -> None:
+        """Smaller numbers, after some whose largest sum is too large by this factor.
+
+        By less than the products have factors, so that little is given away, and at most by half, also where excess is
+        inf or NaN. Below 0.8 most numbers would be 0: from there on only other ones are drawn.
+        """
+        self.std = max(0.8, self.std * max(0.5, excess ** (-1 / 8)))
+
+
 @dataclass(frozen=True)
 class Contract:
     """name; the right answer, as a function of arrays and configuration; and how to draw each case, by the case's name.
@@ -67,6 +95,8 @@ class Contract:
     forward(arrays, config, definition) -> value, pullback: the op whose value and gradients the answer is, where it is
     one. For a contract whose right answer depends on what the subject drew: settle(case, outputs) -> the case with that
     in it, which answer then takes; and judge(case, outputs) -> {output: OutputVerdict}, which judges the draws as well.
+    exact: draws like the others, whose numbers are all whole ones (see _exact). proof(arrays, config) -> what must stay
+    below 2^p for the exact cases to be exact, where it is not the answer itself.
     """
 
     name: str
@@ -75,14 +105,34 @@ class Contract:
     forward: Callable[..., tuple[Array, Pullback]] | None = None
     judge: Callable[[Case, Mapping[str, np.ndarray]], dict[str, OutputVerdict]] | None = None
     settle: Callable[[Case, Mapping[str, np.ndarray]], Case] | None = None
+    exact: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]] = field(default_factory=dict)
+    proof: Callable[..., dict[str, Array]] | None = None
+    _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cases(self, dtype: str) -> list[Case]:
-        """The contract's cases in one dtype."""
+        """The contract's cases in one dtype, the exact ones last. Drawn once: they are always the same."""
+        if dtype not in self._drawn:
+            self._drawn[dtype] = self._draw(dtype)
+        return list(self._drawn[dtype])
+
+    def _draw(self, dtype: str) -> list[Case]:
         cases = []
         for name, draw in self.draws.items():
             arrays, config = draw(Draw(f"{self.name}/{name}", dtype))
             cases.append(Case(self.name, f"{self.name}/{name}/{dtype}", dtype, config, arrays))
-        return cases
+        return cases + [self.exact_case(name, dtype) for name in self.exact]
+
+    def exact_case(self, name: str, dtype: str) -> Case:
+        """Smaller and smaller numbers, until it is proved that nothing is rounded. AssertionError if that never is."""
+        numbers = WholeNumbers(f"{self.name}/{name}", dtype)
+        for _ in range(_TRIES):
+            arrays, config = self.exact[name](numbers)
+            case = Case(self.name, f"{self.name}/{name}/{dtype}", dtype, config, arrays, exact=True)
+            excess = largest_sum(case, self.proof or self.answer)
+            if excess < 1.0:
+                return case
+            numbers.shrink(excess)
+        raise AssertionError(f"{case.id} is not exact: its largest sum is {excess:.3g} times 2^p")
 
 
 def lora(r: int, alpha: float, use_rslora: bool = False, **more: Any) -> Config:

@@ -1,6 +1,6 @@
 """lora_attention: self-attention with LoRA on q, k, v and o, forward and backward."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def _block(
 
 
 def _causal_rope(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
-    config = lora(3, 2, n_heads=4, n_kv_heads=2, causal=True, rope_theta=10000.0)
+    config = lora(3, 2, n_heads=4, n_kv_heads=2, causal=True, rope_theta=10240.0)
     return _block(draw, 2, 5, 12, 4, None, **config)
 
 
@@ -56,7 +56,7 @@ def _padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
 
 def _left_padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     """Padding on the left: the first queries of the row may see no key, and give zeros before Wo."""
-    config = lora(2, 3, n_heads=2, n_kv_heads=1, causal=True, rope_theta=10000.0)
+    config = lora(2, 3, n_heads=2, n_kv_heads=1, causal=True, rope_theta=10240.0)
     return _block(draw, 2, 4, 10, 4, [[0, 1], []], **config)
 
 
@@ -64,6 +64,40 @@ def _bidirectional(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     """No rope, no causal mask, as many key/value heads as heads in three groups of one."""
     config = lora(3, 4, n_heads=3, n_kv_heads=3, causal=False, rope_theta=None)
     return _block(draw, 2, 4, 9, 2, [[], [0, 3]], **config)
+
+
+def _exact_one_key(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    """Each row shows one key, which its first query or only its second may see. q is 0 in the second coordinate of each
+    head and k in the first, so a score is a sum of zeros, and its weight exp(0) / exp(0) = 1.
+    """
+    config = lora(2, 8, n_heads=2, n_kv_heads=1, causal=True, rope_theta=None)
+    arrays, config = _block(draw, 2, 2, 2, 2, [[1], [0]], **config)
+    for n, zero in {"q": 1, "k": 0}.items():
+        arrays[f"W{n}"][zero::2] = 0
+        arrays[f"B_{n}"][zero::2] = 0
+    return arrays, config
+
+
+def _sums(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+    """What is summed where each query sees at most one key, and its score is 0: attention hands on that key's value.
+
+    The scores' gradients are dP - dP = 0, if dP = <gradient of a head, v> is not rounded: summed over all heads it is
+    <dy, y>.
+    """
+    outputs = answer(arrays, config, RIGHT.wrapped(attention=_values_alone))
+    xp = arrays["x"].__array_namespace__()
+    return {**outputs, "dP": xp.sum(arrays["dy"] * outputs["y"], axis=-1)}
+
+
+def _values_alone(attention: Callable[..., tuple[Array, Pullback]]) -> Callable[..., tuple[Array, Pullback]]:
+    """The same attention; in its backward q and k, which only make the scores, get zeros."""
+
+    def wrapped(q: Array, k: Array, v: Array, **how: Any) -> tuple[Array, Pullback]:
+        y, pullback = attention(q, k, v, **how)
+        zeros = {"q": 0.0 * q, "k": 0.0 * k}
+        return y, Pullback(lambda dy, wrt: {**pullback(dy, wrt=("v",)), **zeros}, y, inputs=("q", "k", "v"))
+
+    return wrapped
 
 
 CONTRACT = Contract(
@@ -76,4 +110,6 @@ CONTRACT = Contract(
         "bidirectional": _bidirectional,
     },
     forward,
+    exact={"exact-one-key": _exact_one_key},
+    proof=_sums,
 )

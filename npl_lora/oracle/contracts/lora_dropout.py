@@ -22,6 +22,7 @@ import numpy as np
 from ...ops import Pullback
 from ..case import Case, widened
 from ..definition import RIGHT, Definition
+from ..dtypes import dtype_named
 from ..judge import OutputVerdict, judge, right_answer
 from ..measured import tightened
 from ..statistics import dependence, pairs, tolerated
@@ -63,9 +64,9 @@ def _read(case: Case, y: np.ndarray | None) -> np.ndarray:
         dropped, base, K = t["A"].T[t["ids"]], t["E"][t["ids"]], t["B"].T
     kept = 1.0 / (1.0 - config["p"])
     if y is None or y.shape != base.shape or not np.all(np.isfinite(y)):
-        return np.full(dropped.shape, kept).astype(case.dtype)
+        return np.full(dropped.shape, kept).astype(dtype_named(case.dtype))
     mask = (y.astype(np.float64) - base) @ np.linalg.pinv(RIGHT.scale(config) * K) / dropped
-    return np.where(mask > kept / 6.0, kept, 0.0).astype(case.dtype)
+    return np.where(mask > kept / 6.0, kept, 0.0).astype(dtype_named(case.dtype))
 
 
 def judged(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:

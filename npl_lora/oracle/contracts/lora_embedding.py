@@ -37,4 +37,10 @@ CONTRACT = Contract(
         "padding-inside": lambda draw: _table(draw, [5, 2, 5, 5, 2, 8], 9, 5, lora(2, 5, padding_idx=5)),
     },
     forward,
+    exact={
+        "exact-repeated-ids": lambda draw: _table(draw, [[3, 0, 3], [4, 3, 0]], 6, 5, lora(2, 8, padding_idx=None)),
+        "exact-padding-rslora": lambda draw: _table(
+            draw, [5, 2, 5, 0, 2], 7, 6, lora(4, 8, use_rslora=True, padding_idx=5)
+        ),
+    },
 )

@@ -47,6 +47,14 @@ def _one_token(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     return _layer(draw, (), 8, 5, 3), lora(3, 7, use_rslora=True)
 
 
+def _exact_bias_rslora(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    return {**_layer(draw, (2, 3), 5, 3, 4), "b": draw.normal(3)}, lora(4, 8, use_rslora=True)
+
+
+def _exact_dropout(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    return {**_layer(draw, (2, 2), 6, 5, 2), "mask": draw.dropout_mask(2, 2, 6, p=0.5)}, lora(2, 8)
+
+
 CONTRACT = Contract(
     "lora_linear",
     answer,
@@ -58,4 +66,9 @@ CONTRACT = Contract(
         "one-token-rslora": _one_token,
     },
     forward,
+    exact={
+        "exact-tokens": lambda draw: (_layer(draw, (5,), 7, 6, 2), lora(2, 8)),
+        "exact-bias-rslora": _exact_bias_rslora,
+        "exact-dropout": _exact_dropout,
+    },
 )

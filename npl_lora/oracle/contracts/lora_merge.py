@@ -31,4 +31,10 @@ CONTRACT = Contract(
         "fan-in-fan-out": lambda draw: _merge(draw, 8, 11, lora(2, 5, fan_in_fan_out=True)),
         "square-fan-in-fan-out": lambda draw: _merge(draw, 7, 7, lora(3, 4, fan_in_fan_out=True)),
     },
+    exact={
+        "exact": lambda draw: _merge(draw, 6, 9, lora(2, 8, fan_in_fan_out=False)),
+        "exact-fan-in-fan-out-rslora": lambda draw: _merge(
+            draw, 7, 5, lora(4, 8, use_rslora=True, fan_in_fan_out=True)
+        ),
+    },
 )

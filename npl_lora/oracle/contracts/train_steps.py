@@ -70,6 +70,25 @@ def _optimizer(name: str, lr: float, weight_decay: float, accumulation: int) -> 
     return {**how, "betas": [0.875, 0.96875], "eps": 2.0**-4}
 
 
+_EXACT_STEPS = {"float64": 3, "float32": 2}  # each step multiplies the digits; half precision has them for one
+
+
+def _exact_sgd(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    """A loss over n = 4 elements, s lr 2 / n = 1, lr weight_decay = 2: after a step A and B are whole numbers again."""
+    config = {**lora(2, 8), **_optimizer("sgd", 0.5, 4.0, 1)}
+    while True:
+        arrays, config = _run(draw, _EXACT_STEPS.get(draw.dtype.name, 1), 1, 4, 3, config)
+        if arrays["X"].any(axis=(1, 2)).all():  # no step without inputs
+            return arrays, config
+
+
+def _sums(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+    """The answer with n times the losses, which are whole numbers."""
+    outputs = answer(arrays, config)
+    n = config["accumulation"] * arrays["Y"].shape[1] * arrays["Y"].shape[2]
+    return {**outputs, "losses": float(n) * outputs["losses"]}
+
+
 CONTRACT = Contract(
     "train_steps",
     answer,
@@ -80,4 +99,6 @@ CONTRACT = Contract(
         ),
         "adamw-accumulated": lambda draw: _run(draw, 4, 4, 6, 5, {**lora(2, 3), **_optimizer("adamw", 0.25, 0.5, 2)}),
     },
+    exact={"exact-sgd": _exact_sgd},
+    proof=_sums,
 )

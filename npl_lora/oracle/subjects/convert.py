@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import is_narrow
 from .one_line import describe
 
 
@@ -90,7 +91,7 @@ def _dlpack_from_afar(value: Any) -> np.ndarray:
 def _native(name: str, array: Any) -> np.ndarray:
     """A copy in a dtype that NumPy has by itself, in this machine's byte order."""
     array = np.asarray(array)
-    if array.dtype.isbuiltin == 2 and "float" in array.dtype.name:  # ml_dtypes' narrow ones
+    if is_narrow(array.dtype):
         return array.astype(np.float32)
     if array.dtype.isbuiltin == 2 or array.dtype.kind not in "fciub":
         raise AnswerError(f"{name} has dtype {array.dtype}, expected a floating dtype")

@@ -3,7 +3,6 @@
 Nothing in a frame is ever executed (no pickle), and nothing is allocated beyond a limit, whatever a header claims.
 """
 
-import importlib
 import json
 import math
 import struct
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
+
+from ..dtypes import dtype_named
 
 _LENGTH = struct.Struct("<Q")
 LIMIT = 1 << 30  # bytes; an answer to a case is a few kilobytes
@@ -40,7 +41,7 @@ def read_frame(pipe: IO[bytes]) -> Frame:
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
     try:
         header = json.loads(_exactly(pipe, length))
-        described = [(name, _dtype(dtype), tuple(shape)) for name, dtype, shape in header.pop("arrays")]
+        described = [(name, dtype_named(dtype), tuple(shape)) for name, dtype, shape in header.pop("arrays")]
         sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape in described]
         _check_size(sum(sizes))
         arrays = {
@@ -50,14 +51,6 @@ def read_frame(pipe: IO[bytes]) -> Frame:
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise FrameError(f"what came is no frame ({error})") from None
     return header, arrays
-
-
-def _dtype(name: str) -> np.dtype:
-    """By name: NumPy's own, or ml_dtypes' (bfloat16), which are imported only where a case has them."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        return np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
 
 
 def _exactly(pipe: IO[bytes], count: int) -> bytes:

@@ -294,7 +294,8 @@ def _rotary(case: Case, D: int) -> tuple[torch.Tensor, torch.Tensor]:
     if theta is not None:
         frequency = np.tile(float(theta) ** (-2.0 * np.arange(D // 2) / D), 2)
     phi = np.arange(T)[None, :, None] * frequency
-    return tensor(np.cos(phi).astype(case.dtype)), tensor(np.sin(phi).astype(case.dtype))
+    dtype = case["x"].dtype
+    return tensor(np.cos(phi).astype(dtype)), tensor(np.sin(phi).astype(dtype))
 
 
 def _mask(case: Case, config: LlamaConfig, x: torch.Tensor) -> Any:

@@ -12,7 +12,9 @@ Outputs = dict[str, Any]
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    """The same numbers in the same dtype."""
+    """The same numbers in the same dtype. (torch takes bfloat16 from NumPy as bits only.)"""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
 
 

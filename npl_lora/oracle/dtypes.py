@@ -1,0 +1,33 @@
+"""The dtypes of the cases, by name. bfloat16 is ml_dtypes' and an extra: imported only where it is asked for."""
+
+from importlib.util import find_spec
+
+import numpy as np
+
+from .._extras import require
+from .case import Case
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def askable() -> tuple[str, ...]:
+    """Those that cases can be drawn in here."""
+    return DTYPES if find_spec("ml_dtypes") else DTYPES[:-1]
+
+
+def dtype_named(name: str) -> np.dtype:
+    """NumPy's own, or ml_dtypes'. Raises MissingExtraError without ml_dtypes, AttributeError for no such name."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        return np.dtype(getattr(require("ml_dtypes", "files", name), name))
+
+
+def is_narrow(dtype: np.dtype) -> bool:
+    """Whether this is one of ml_dtypes' floating dtypes: NumPy says no more of them than their name."""
+    return dtype.isbuiltin == 2 and "float" in dtype.name
+
+
+def computable(case: Case) -> dict[str, np.ndarray]:
+    """The case's arrays in a dtype that NumPy computes in: float32 for ml_dtypes' own, else as they are."""
+    return {name: a.astype(np.float32) if is_narrow(a.dtype) else a for name, a in case.arrays.items()}
