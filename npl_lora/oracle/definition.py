@@ -29,9 +29,13 @@ class Definition(SimpleNamespace):
 
     def wrapped(self, **wraps: Wrap) -> "Definition":
         """The same with some parts replaced: each wrap takes the part that is there and returns another."""
-        parts = {name: getattr(self, name) for name in wraps if hasattr(self, name)}
-        changed = {name: update_wrapper(wraps[name](part), part) for name, part in parts.items()}
+        changed = {name: _named_like(getattr(self, name), wrap(getattr(self, name))) for name, wrap in wraps.items()}
         return Definition(**{**vars(self), **changed})
+
+
+def _named_like(part: Any, changed: Any) -> Any:
+    """changed, with part's name and signature; a wrap may also leave the part as it is."""
+    return changed if changed is part else update_wrapper(changed, part)
 
 
 _OPS = {name: getattr(ops, name) for name in ops.__all__ if name != "Pullback"}
