@@ -17,11 +17,11 @@ def merged(arrays: Mapping[str, Array], s: Array) -> dict[str, Array]:
         A, B = (f"{factor}_{n}" if n else factor for factor in "AB")
         matrices = (_matrix(arrays[name]) for name in (weight, A, B))
         update, _ = ops.merge(*matrices, scale=s, fan_in_fan_out=weight == "E")
-        changed[weight] = update.reshape(arrays[weight].shape)
+        changed[weight] = update.__array_namespace__().reshape(update, arrays[weight].shape)
         changed[B] = arrays[B] * 0
     return changed
 
 
 def _matrix(t: Array) -> Array:
     """A kernel (out, in, kh, kw) as the matrix (out, in kh kw) that it is on patches."""
-    return t.reshape(t.shape[0], math.prod(t.shape[1:]))
+    return t.__array_namespace__().reshape(t, (t.shape[0], math.prod(t.shape[1:])))

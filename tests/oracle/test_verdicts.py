@@ -75,10 +75,10 @@ def test_a_quarter_off_anywhere_fails(seed, dtype, data):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("contract", NUMBERS)
 def test_a_quarter_off_is_seen_by_some_shipped_case(contract, dtype):
     seen, asked = set(), set()
-    for case in CONTRACTS[contract].cases(dtype):
+    for case in map(with_masks, CONTRACTS[contract].cases(dtype)):
         for name, right in right_of(case).items():
             asked.add(name)
             if judge_output(right, 1.25 * right.value).verdict == "fail":

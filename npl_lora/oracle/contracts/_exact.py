@@ -32,5 +32,6 @@ def largest_sum(case: Case, proof: Callable[..., dict[str, Any]]) -> float:
     """The largest size among the outputs of proof(arrays, config), in units of 2^p. Below 1, the case is exact."""
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that are far too large are tried first
         outputs = right_answer(case, proof).values()
-    largest = np.max([output.size.max() for output in outputs if isinstance(output, Right)])  # NaN, unlike Python's max, where one of them is
+    sizes = [output.size.max() for output in outputs if isinstance(output, Right)]
+    largest = np.max(sizes)  # NaN, unlike Python's max, where one of them is
     return float(largest) * PRECISIONS[case.dtype].store
