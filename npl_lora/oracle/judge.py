@@ -143,7 +143,8 @@ def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> s
     error = abs(float(got.flat[worst]) - right.value.flat[worst])
     if error < 1e-5 * right.size.flat[worst]:
         relative, allowed = (t / right.size.flat[worst] for t in (error, right.allowed.flat[worst]))
-        return f"off by {relative:.1e} of its size, where {allowed:.1e} is allowed{_index(worst, got.shape)}"
+        where = f"{_index(worst, got.shape)} ({int(wrong.sum()):,} of {got.size:,} wrong)"
+        return f"off by {relative:.1e} of its size, where {allowed:.1e} is allowed{where}"
     rounding = "" if error > right.proven.flat[worst] else ": more rounding than the dtype explains"
     return (
         f"got {got.flat[worst]:.6g}, expected {right.value.flat[worst]:.6g}{_index(worst, got.shape)}"
