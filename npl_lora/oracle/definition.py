@@ -18,10 +18,10 @@ Config = dict[str, Any]
 Wrap = Callable[[Any], Any]
 
 
-def scale(config: Config) -> float:
+def scale(config: Config, sqrt: Callable[[Any], Any] = math.sqrt) -> Any:
     """s = alpha / r, or alpha / sqrt(r) with rsLoRA."""
     r, alpha = config["r"], config["alpha"]
-    return alpha / math.sqrt(r) if config["use_rslora"] else alpha / r
+    return alpha / sqrt(r) if config["use_rslora"] else alpha / r
 
 
 class Definition(SimpleNamespace):

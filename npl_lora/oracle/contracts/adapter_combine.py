@@ -38,7 +38,7 @@ def _with_a_gap(draw: Draw, out: int, in_: int, config: Config) -> tuple[dict[st
         exact = answer(arrays, {**config, "combination": "cat"})["delta"]
         sigma = np.linalg.svd(exact, compute_uv=False)
         if sigma[r_new - 1] >= _GAP * sigma[r_new]:
-            return {name: array.astype(draw.dtype) for name, array in arrays.items()}, config
+            return {name: draw.stored(array) for name, array in arrays.items()}, config
 
 
 def _one(r: int, alpha: int, use_rslora: bool, weight: float) -> Config:
