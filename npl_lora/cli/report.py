@@ -84,11 +84,11 @@ def _ratio(error: float, allowed: float) -> float:
 def _what(contract: ContractReport) -> str:
     """One line: the first failure and how many more there are; else what there is to say of absent and proved cases."""
     failed = [case for case in contract.cases if case.verdict == "fail"]
-    if contract.diagnosis.says:
+    if contract.diagnosis.ids:
         return contract.diagnosis.says
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        return f"{_short(failed[0])}{more}"
+        return " ".join(filter(None, (contract.diagnosis.says, f"{_short(failed[0])}{more}")))
     absent = [case for case in contract.cases if case.verdict == "absent"]
     if absent:
         return f"{len(absent)} not supported: {absent[0].message}"

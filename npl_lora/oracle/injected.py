@@ -18,22 +18,22 @@ from .subjects import Answer
 class Injected:
     """The definition with these faults in it, computed in the case's own dtype. With none it is a right subject."""
 
-    def __init__(self, *faults: Fault) -> None:
+    def __init__(self, *faults: Fault, seed: int = 0) -> None:
         self.name = " and ".join(fault.name for fault in faults) or "no fault"
         self.contracts = tuple(CONTRACTS)
         self._faults = faults
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
 
     def ask(self, case: Case) -> Answer:
         try:
             with np.errstate(all="ignore"):
-                outputs = wrong_answer(case.contract, *self._faults)(self._with_masks(case).arrays, case.config)
+                outputs = wrong_answer(case.contract, *self._faults)(self.question(case).arrays, case.config)
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
         return Answer(outputs=({name: self._numbers(output) for name, output in outputs.items()},))
 
-    def _with_masks(self, case: Case) -> Case:
-        """What a subject draws for itself, drawn."""
+    def question(self, case: Case) -> Case:
+        """The case with what a subject draws for itself, drawn."""
         settle = CONTRACTS[case.contract].settle
         if settle is None:
             return case

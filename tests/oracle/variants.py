@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle.injected import Injected
 from npl_lora.oracle.judge import right_answer
 from npl_lora.oracle.measured import tightened
 from npl_lora.oracle.merged import merged
@@ -15,6 +16,11 @@ def right_of(case):
     """The right answer of a case, with what is allowed."""
     answer = CONTRACTS[case.contract].answer
     return tightened(case, right_answer(case, answer), answer)
+
+
+def with_masks(case, seed=0):
+    """A lora_dropout case with masks as a subject would draw them; any other as it is."""
+    return Injected(seed=seed).question(case)
 
 
 def scale(config):
