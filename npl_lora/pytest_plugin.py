@@ -31,11 +31,11 @@ class CaseItem(pytest.Item):
     def runtest(self) -> None:
         from .testing import check_function
 
-        report = check_function(self.function, self.case)
+        report, diagnosis = check_function(self.function, self.case)
         if report.verdict == "absent":
             pytest.skip(report.message)
         if report.verdict == "fail":
-            pytest.fail(report.message, pytrace=False)
+            pytest.fail("\n".join(filter(None, (diagnosis.says, report.message))), pytrace=False)
 
     def reportinfo(self) -> tuple[Any, None, str]:
         return self.path, None, self.name

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .oracle import CONTRACTS, DTYPES, Case, CaseReport
-from .oracle.check import check_case
+from .oracle.check import check_case, explained
+from .oracle.diagnosis import Diagnosis
 from .oracle.subjects.in_process import Function, ask
 
 F = TypeVar("F", bound=Function)
@@ -59,6 +60,8 @@ def asked(function: Any) -> Conforms | None:
     return mark if isinstance(mark, Conforms) else None
 
 
-def check_function(function: Function, case: Case) -> CaseReport:
-    """Ask a function one case, here in this process, and judge its answers."""
-    return check_case(case, ask(function, case))
+def check_function(function: Function, case: Case) -> tuple[CaseReport, Diagnosis]:
+    """Ask a function one case, here in this process, judge its answers, and say what one case lets say."""
+    answer = ask(function, case)
+    report = check_case(case, answer)
+    return report, explained([case], [answer], [report])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .._extras import require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.power import Counts, false_alarms, misses, summary
+from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
@@ -46,6 +48,17 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
     )
+    parser.add_argument(
+        "--precision", choices=INNER, help="let matrix products round what goes into them to this (default: not at all)"
+    )
+    parser.add_argument(
+        "--power",
+        nargs="?",
+        const=1000,
+        type=_count,
+        metavar="N",
+        help="check nobody, but the check: N right answers (default: 1000) and every fault of the catalogue",
+    )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
     parser.set_defaults(run=run)
@@ -57,6 +70,12 @@ def _dtypes(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(DTYPES)}")
     return names
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of answers")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -74,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     require("rich", "cli", "the command line")
     from .report import Screen
 
+    if arguments.power is not None:
+        return _power(arguments, Screen())
     if arguments.command and arguments.targets:
         return _refuse("--exec checks one program: give it or TARGET, not both")
     if arguments.command and not arguments.contract:
@@ -90,6 +111,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
         return _refuse(problem)
     return _EXIT[verdict]
+
+
+def _power(arguments: argparse.Namespace, screen) -> int:
+    """How often a right answer is called wrong, and a wrong one right."""
+    counts = Counts()
+    with screen.progress("power") as on_case:
+        false_alarms(arguments.power, arguments.dtype, counts, partial(on_case, "power"))
+        misses(arguments.dtype, counts, partial(on_case, "power"))
+    screen.lines(summary(counts))
+    return 1 if counts.alarms or counts.misses else 0
 
 
 def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subject]]]:
@@ -109,7 +140,9 @@ def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Nam
         except TargetError as error:
             return Report(name, problem=str(error))
         try:
-            return check(subject, dtypes=arguments.dtype, contract=arguments.contract, on_case=on_case)
+            return check(
+                subject, dtypes=arguments.dtype, contract=arguments.contract, inner=arguments.precision, on_case=on_case
+            )
         finally:
             subject.close()
 

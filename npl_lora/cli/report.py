@@ -54,6 +54,11 @@ class Screen:
                 self._out.print(f"[{_STYLE[contract.verdict]}]{contract.contract}[/]: {escape(what)}", soft_wrap=True)
         self._out.print()
 
+    def lines(self, lines: list[str]) -> None:
+        """Plain sentences."""
+        for line in lines:
+            self._out.print(escape(line), soft_wrap=True)
+
     def not_installed(self, sentences: list[str]) -> None:
         """Shipped subjects that were not checked, and why."""
         for sentence in sentences:

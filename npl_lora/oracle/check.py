@@ -1,7 +1,7 @@
 """Checking a subject: every case of every contract that it bears, one by one, and the report of it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from .contracts import CONTRACTS
 from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
 from .judge import OutputVerdict, judge, right_answer
 from .measured import tightened
+from .rounding import INNER
 from .subjects import Answer, Subject
 
 DTYPES = ("float64", "float32", "float16")
@@ -109,19 +110,26 @@ def check(
     *,
     dtypes: Iterable[str] = DTYPES,
     contract: str | None = None,
+    inner: str | None = None,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> Report:
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
-    on_case(target, case id, cases done, cases in all) is called before each case.
+    inner: a coarser precision, of INNER, that products may be computed in. on_case(target, case id, cases done, cases
+    in all) is called before each case.
     """
     dtypes = tuple(dtypes)
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
+    if inner is not None and inner not in INNER:
+        raise ValueError(f"inner is {inner!r}, expected one of {', '.join(INNER)}")
     names = [name for name in subject.contracts if contract in (None, name)]
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
-    asked = {name: [case for dtype in dtypes for case in CONTRACTS[name].cases(dtype)] for name in names}
+    asked = {
+        name: [replace(case, inner=inner) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
+        for name in names
+    }
     total, done = sum(map(len, asked.values())), 0
     contracts = []
     for name, cases in asked.items():
@@ -134,12 +142,12 @@ def check(
             done += 1
         proof = getattr(subject, "proof", None)  # only the package's own ops have one
         reports.extend(proof(name) if proof is not None else ())
-        contracts.append(ContractReport(name, tuple(reports), _diagnosis(cases, answers, reports)))
+        contracts.append(ContractReport(name, tuple(reports), explained(cases, answers, reports)))
     return Report(subject.name, tuple(contracts))
 
 
-def _diagnosis(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> Diagnosis:
-    """What is behind the failures of a contract, if there are any."""
+def explained(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> Diagnosis:
+    """What is behind the failures of a contract's cases, if there are any."""
     asked = [one for one in zip(cases, answers, reports, strict=False) if one[2].verdict != "absent"]
     if all(report.verdict == "pass" for _, _, report in asked):
         return NOTHING

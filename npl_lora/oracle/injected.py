@@ -42,7 +42,7 @@ class Injected:
             name: dropout_mask(shown[name].shape, case.config["p"], self._rng, case.dtype)
             for name in shown.arrays.keys() - case.arrays.keys()
         }
-        return Case(case.contract, case.id, case.dtype, case.config, {**case.arrays, **masks})
+        return case.with_arrays(masks)
 
     def _numbers(self, output: Any) -> np.ndarray:
         return output.draw(self._rng) if isinstance(output, Distribution) else np.asarray(output)
@@ -60,7 +60,7 @@ def caught_by(case: Case) -> list[str]:
 
 
 def _shows(case: Case, fault: Fault, right: dict[str, Right | Distribution] | None) -> bool:
-    wide = Case(case.contract, case.id, case.dtype, case.config, widened(case))
+    wide = case.with_arrays(widened(case))
     answer = Injected(fault).ask(wide)
     if answer.outputs is None:
         return True

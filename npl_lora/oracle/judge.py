@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .case import Case
-from .rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
+from .rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .statistics import Distribution
 
 
@@ -49,7 +49,7 @@ class OutputVerdict:
 
 def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str, Right | Distribution]:
     """The right answer for every output that the case asks for, from answer(arrays, config)."""
-    precision = PRECISIONS[case.dtype]
+    precision = precision_of(case.dtype, case.inner)
     xp = RoundingNamespace(precision)
     outputs = answer({name: xp.exact(array) for name, array in case.arrays.items()}, case.config)
     return {name: _right(output, precision) for name, output in outputs.items()}

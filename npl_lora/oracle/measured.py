@@ -37,7 +37,7 @@ from .case import Case, widened
 from .definition import RIGHT
 from .judge import Right, root_mean_squares
 from .merged import merged
-from .rounding import PRECISIONS, Precision, rounded
+from .rounding import Precision, precision_of, rounded
 from .statistics import Distribution
 
 RUNS = 12
@@ -77,7 +77,7 @@ def _tightened(right: Right, runs: list[np.ndarray]) -> Right:
 
 def _evaluate(case: Case, answer: Answer, seed: int, merge: bool) -> dict[str, np.ndarray]:
     """answer(arrays, config) computed once, in one of the ways that a right implementation may."""
-    precision, rng = PRECISIONS[case.dtype], np.random.default_rng(seed)
+    precision, rng = precision_of(case.dtype, case.inner), np.random.default_rng(seed)
     array_type = evaluation(precision, rng)
     arrays = {name: array.view(array_type) for name, array in widened(case).items()}
     merge = merge and "dy" in case and "mask" not in case
@@ -171,9 +171,17 @@ def evaluation(precision: Precision, rng: np.random.Generator) -> type[np.ndarra
             total = total + term
         return total.astype(np.float64)
 
+    def _as_factor(t: np.ndarray) -> np.ndarray:
+        return (
+            rounded(t, replace(precision, store=precision.factors, tiny=precision.factors_tiny))
+            if precision.factors
+            else t
+        )
+
     def _matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         if a.ndim == 1:
             return _matmul(a[None], b)[..., 0, :]
+        a, b = (_as_factor(t) for t in (a, b))
         order = rng.permutation(a.shape[-1])
         a, b = a[..., order].astype(wide), b[..., order, :].astype(wide)
         if rng.random() < 0.5:

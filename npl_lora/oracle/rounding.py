@@ -41,7 +41,7 @@ twice as many, and margin = 2 covers them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,16 @@ class Precision:
     """The arithmetic that a right implementation may use for a case: see "Right" in the protocol.
 
     store: the unit roundoff of stored values. tiny: the most that underflow takes from one. accumulate: the unit
-    roundoff of sums, float32's at least; twice as much for float16, for accumulators of matrix units truncate.
+    roundoff of sums, float32's at least; twice as much for float16, for accumulators of matrix units truncate. factors
+    and factors_tiny: what the two sides of a matrix product are rounded to before it; not at all unless the user allows
+    it.
     """
 
     store: float
     tiny: float
     accumulate: float
+    factors: float = 0.0
+    factors_tiny: float = 0.0
     margin: float = 2.0
     deviations: float = 12.0
 
@@ -71,6 +75,18 @@ PRECISIONS = {
     "float32": Precision(2.0**-24, 2.0**-150, 2.0**-24),
     "float16": Precision(2.0**-11, 2.0**-25, 2.0**-23),
 }
+
+
+# Coarser formats that products may be computed in where the user says so: unit roundoff, and what underflow takes.
+INNER = {"tf32": (2.0**-11, 2.0**-137), "bf16": (2.0**-8, 2.0**-134), "fp16": (2.0**-11, 2.0**-25)}
+
+
+def precision_of(dtype: str, inner: str | None = None) -> Precision:
+    """The arithmetic of a case's dtype, with products in the inner format if that is coarser."""
+    precision = PRECISIONS[dtype]
+    if inner is None or INNER[inner][0] <= precision.store:
+        return precision
+    return replace(precision, factors=INNER[inner][0], factors_tiny=INNER[inner][1])
 
 
 def rounded(t: Any, precision: Precision) -> Any:
@@ -187,7 +203,7 @@ class Rounded:
         return self.xp._function(value, value * np.expm1(log_base * self.error), (value * log_base) ** 2 * self.var)
 
     def __matmul__(self, other: "Rounded") -> "Rounded":
-        a, b, K = self, other, self.shape[-1]
+        a, b, K = self.xp._as_factor(self), self.xp._as_factor(other), self.shape[-1]
         size = a.size @ b.size
         error = a.size @ b.error + a.error @ b.size + a.error @ b.error + self.xp._sum_error(K, size)
         squares = (a.value**2) @ (b.value**2)
@@ -301,6 +317,14 @@ class RoundingNamespace:
         u, tiny = self.precision.store, self.precision.tiny
         error = np.fmin(error + u * size + tiny, _HOPELESS)
         return Rounded(self, value, size, error, var + u**2 * (np.square(value) + squares) / 3.0 + tiny**2)
+
+    def _as_factor(self, x: Rounded) -> Rounded:
+        """A side of a matrix product, rounded to what the matrix unit takes in."""
+        u, tiny = self.precision.factors, self.precision.factors_tiny
+        if not u:
+            return x
+        var = x.var + (u**2 * np.square(x.value)) / 3.0 + tiny**2
+        return Rounded(self, x.value, x.size, x.error + u * x.size + tiny, var)
 
     def _sum_error(self, terms: int, size: Any) -> Any:
         return terms * self.precision.accumulate * size

@@ -52,7 +52,7 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
 def settled(case: Case, outputs: Mapping[str, np.ndarray]) -> Case:
     """The case with the masks that the outputs show; 1 / (1 - p) everywhere for an output that shows none."""
     masks = {mask: _read(case, outputs.get(name)) for name, mask in _PASSES.items()}
-    return Case(case.contract, case.id, case.dtype, case.config, {**case.arrays, **masks})
+    return case.with_arrays(masks)
 
 
 def _read(case: Case, y: np.ndarray | None) -> np.ndarray:
