@@ -9,13 +9,14 @@ from pathlib import Path
 
 from .._extras import require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.deviations import DeviationsError, expecting, read_deviations
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
 
-_EXIT = {"pass": 0, "fail": 1, "error": 2}
+EXIT = {"pass": 0, "fail": 1, "error": 2}
 
 _DESCRIPTION = """\
 Ask an implementation of LoRA every case of every contract that it bears, and judge its answers.
@@ -46,7 +47,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--exec", metavar="COMMAND", dest="command", help="check a program: './mine {case} {result}'")
     parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="ask this contract only")
     parser.add_argument(
-        "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
+        "--dtype", type=dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
     )
     parser.add_argument(
         "--precision", choices=INNER, help="let matrix products round what goes into them to this (default: not at all)"
@@ -60,11 +61,25 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="check nobody, but the check: N right answers (default: 1000) and every fault of the catalogue",
     )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
-    parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+    add_expect_fail(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
-def _dtypes(text: str) -> tuple[str, ...]:
+def add_expect_fail(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--expect-fail",
+        metavar="FILE",
+        type=Path,
+        help="known deviations, JSON or TOML: the id of a case or a fault, and why; one that does not fail is an error",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+
+
+def dtypes(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     unknown = [name for name in names if name not in DTYPES]
     if unknown:
@@ -99,18 +114,24 @@ def run(arguments: argparse.Namespace) -> int:
         return _refuse("--exec checks one program: give it or TARGET, not both")
     if arguments.command and not arguments.contract:
         return _refuse(f"--exec needs --contract, one of {', '.join(CONTRACTS)}")
+    if arguments.expect_fail and len(_openers(arguments)) != 1:
+        return _refuse("--expect-fail is about one implementation: give one TARGET, or --exec")
+    try:
+        reasons = read_deviations(arguments.expect_fail) if arguments.expect_fail else {}
+    except DeviationsError as error:
+        return _refuse(str(error))
     screen = Screen()
     reports = []
     for name, opened in _openers(arguments):
-        report = _check_one(name, opened, arguments, screen)
+        report = expecting(_check_one(name, opened, arguments, screen), reasons)
         screen.show(report)
         reports.append(report)
     if not arguments.command and not arguments.targets:
         screen.not_installed([sentence for name in SHIPPED if (sentence := missing_sentence(name))])
     verdict = overall(reports)
-    if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
+    if arguments.json_file is not None and (problem := write_json(arguments.json_file, reports, verdict)):
         return _refuse(problem)
-    return _EXIT[verdict]
+    return EXIT[verdict]
 
 
 def _power(arguments: argparse.Namespace, screen) -> int:
@@ -147,7 +168,7 @@ def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Nam
             subject.close()
 
 
-def _write_json(file: Path, reports: list[Report], verdict: str) -> str:
+def write_json(file: Path, reports: list[Report], verdict: str) -> str:
     """Write the report; return what went wrong, or nothing."""
     bodies = [report.as_json() for report in reports]
     whole = bodies[0] if len(bodies) == 1 else {"protocol": 1, "verdict": verdict, "targets": bodies}
