@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .oracle import CONTRACTS, DTYPES, Case, CaseReport
-from .oracle.check import check_case, explained
-from .oracle.diagnosis import Diagnosis
+from .oracle.check import check_case, observe
+from .oracle.diagnosis import Diagnosis, diagnose
 from .oracle.subjects.in_process import Function, ask
 
 F = TypeVar("F", bound=Function)
@@ -64,4 +64,4 @@ def check_function(function: Function, case: Case) -> tuple[CaseReport, Diagnosi
     """Ask a function one case, here in this process, judge its answers, and say what one case lets say."""
     answer = ask(function, case)
     report = check_case(case, answer)
-    return report, explained([case], [answer], [report])
+    return report, diagnose(observe([case], [answer], [report]))

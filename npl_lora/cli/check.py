@@ -10,13 +10,14 @@ from pathlib import Path
 from .._extras import require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
 from ..oracle.deviations import DeviationsError, expecting, read_deviations
+from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
 
-EXIT = {"pass": 0, "fail": 1, "error": 2}
+_EXIT = {"pass": 0, "fail": 1, "error": 2}
 
 _DESCRIPTION = """\
 Ask an implementation of LoRA every case of every contract that it bears, and judge its answers.
@@ -47,7 +48,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--exec", metavar="COMMAND", dest="command", help="check a program: './mine {case} {result}'")
     parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="ask this contract only")
     parser.add_argument(
-        "--dtype", type=dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
+        "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
     )
     parser.add_argument(
         "--precision", choices=INNER, help="let matrix products round what goes into them to this (default: not at all)"
@@ -62,7 +63,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
     add_expect_fail(parser)
-    add_json(parser)
+    parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+    parser.add_argument("--html", metavar="FILE", dest="html_file", type=Path, help="write a page with pictures there")
     parser.set_defaults(run=run)
 
 
@@ -75,11 +77,7 @@ def add_expect_fail(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
-
-
-def dtypes(text: str) -> tuple[str, ...]:
+def _dtypes(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     unknown = [name for name in names if name not in DTYPES]
     if unknown:
@@ -129,9 +127,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command and not arguments.targets:
         screen.not_installed([sentence for name in SHIPPED if (sentence := missing_sentence(name))])
     verdict = overall(reports)
-    if arguments.json_file is not None and (problem := write_json(arguments.json_file, reports, verdict)):
-        return _refuse(problem)
-    return EXIT[verdict]
+    written = {
+        "--json": (arguments.json_file, _as_json(reports, verdict)),
+        "--html": (arguments.html_file, page(reports)),
+    }
+    for option, (file, text) in written.items():
+        if file is not None and (problem := _write(option, file, text)):
+            return _refuse(problem)
+    return _EXIT[verdict]
 
 
 def _power(arguments: argparse.Namespace, screen) -> int:
@@ -168,14 +171,18 @@ def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Nam
             subject.close()
 
 
-def write_json(file: Path, reports: list[Report], verdict: str) -> str:
-    """Write the report; return what went wrong, or nothing."""
+def _as_json(reports: list[Report], verdict: str) -> str:
     bodies = [report.as_json() for report in reports]
     whole = bodies[0] if len(bodies) == 1 else {"protocol": 1, "verdict": verdict, "targets": bodies}
+    return json.dumps(whole, indent=1, allow_nan=False) + "\n"
+
+
+def _write(option: str, file: Path, text: str) -> str:
+    """Write a file; return what went wrong, or nothing."""
     try:
-        file.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"--json {file}: {error.strerror}"
+        return f"{option} {file}: {error.strerror}"
     return ""
 
 

@@ -8,7 +8,7 @@ from .._extras import require
 from ..oracle import CONTRACTS, DTYPES
 from ..oracle.deviations import DeviationsError, expecting, read_deviations
 from ..oracle.vectors import VectorsError, judge_vectors, write_vectors
-from .check import EXIT, add_expect_fail, add_json, dtypes, write_json
+from .check import _EXIT, _as_json, _dtypes, _write, add_expect_fail
 
 _DESCRIPTION = """\
 Golden vectors for any language: every case with its right answers as safetensors, and a manifest in JSON that says for
@@ -36,9 +36,9 @@ def _add_write(actions: argparse._SubParsersAction) -> None:
     write.add_argument("folder", metavar="DIR", type=Path, help="where the manifest and the files go")
     write.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="write this contract only")
     write.add_argument(
-        "--dtype", type=dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
+        "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
     )
-    write.set_defaults(run=_write)
+    write.set_defaults(run=run_write)
 
 
 def _add_judge(actions: argparse._SubParsersAction) -> None:
@@ -46,11 +46,12 @@ def _add_judge(actions: argparse._SubParsersAction) -> None:
     judge.add_argument("folder", metavar="DIR", type=Path, help="the vectors")
     judge.add_argument("results", metavar="RESULTS", type=Path, help="the answers: RESULTS/<id>.safetensors")
     add_expect_fail(judge)
-    add_json(judge)
-    judge.set_defaults(run=_judge)
+    judge.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+    judge.set_defaults(run=run_judge)
 
 
-def _write(arguments: argparse.Namespace) -> int:
+def run_write(arguments: argparse.Namespace) -> int:
+    """Write the vectors, and return the exit status."""
     require("rich", "cli", "the command line")
     from .report import Screen
 
@@ -66,7 +67,8 @@ def _write(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _judge(arguments: argparse.Namespace) -> int:
+def run_judge(arguments: argparse.Namespace) -> int:
+    """Judge the answers, print the table, and return the exit status."""
     require("rich", "cli", "the command line")
     from .report import Screen
 
@@ -78,9 +80,10 @@ def _judge(arguments: argparse.Namespace) -> int:
     with screen.progress(str(arguments.results)) as on_case:
         report = expecting(judge_vectors(arguments.folder, arguments.results, on_case), reasons)
     screen.show(report)
-    if arguments.json_file is not None and (problem := write_json(arguments.json_file, [report], report.verdict)):
+    body = _as_json([report], report.verdict)
+    if arguments.json_file is not None and (problem := _write("--json", arguments.json_file, body)):
         return _refuse(problem)
-    return EXIT[report.verdict]
+    return _EXIT[report.verdict]
 
 
 def _refuse(sentence: str) -> int:

@@ -49,6 +49,7 @@ class ContractReport:
     contract: str
     cases: tuple[CaseReport, ...]
     diagnosis: Diagnosis = NOTHING
+    observed: tuple[Observed, ...] = field(default=(), repr=False)  # the failing cases that were answered
 
     @property
     def verdict(self) -> str:
@@ -146,24 +147,25 @@ def check(
             done += 1
         proof = getattr(subject, "proof", None)  # only the package's own ops have one
         reports.extend(proof(name) if proof is not None else ())
-        contracts.append(ContractReport(name, tuple(reports), explained(cases, answers, reports)))
+        observed = observe(cases, answers, reports)
+        failing = tuple(one for one in observed if one.failed and one.outputs is not None)
+        contracts.append(ContractReport(name, tuple(reports), diagnose(observed), failing))
     return Report(subject.name, tuple(contracts))
 
 
-def explained(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> Diagnosis:
-    """What is behind the failures of a contract's cases, if there are any."""
+def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> list[Observed]:
+    """What a diagnosis looks at, of a contract's cases; nothing when none of them fails."""
     asked = [one for one in zip(cases, answers, reports, strict=False) if one[2].verdict != "absent"]
     if all(report.verdict == "pass" for _, _, report in asked):
-        return NOTHING
+        return []
     observed = []
     for case, answer, report in asked:
         contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
         case = case if contract.settle is None else contract.settle(case, outputs or {})
-        right = right_answer(case, contract.answer)
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
         objections = () if contract.settle is None else _objections(report)
-        observed.append(Observed(case, right, outputs, failed, objections))
-    return diagnose(observed)
+        observed.append(Observed(case, right_answer(case, contract.answer), outputs, failed, objections))
+    return observed
 
 
 def _objections(report: CaseReport) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..case import Case
-from ..check import DTYPES, CaseReport, ContractReport, Report, check_case, explained
+from ..check import DTYPES, CaseReport, ContractReport, Report, check_case, observe
 from ..contracts import CONTRACTS
+from ..diagnosis import diagnose
 from ..subjects import Answer
 from ..subjects.convert import AnswerError
 from ..subjects.result_file import read_arrays
@@ -79,7 +80,8 @@ def _judge(folder: Path, entry: Entry, shipped: Case | None, results: Path | Non
 def _contract_report(name: str, judged: list[_Judged]) -> ContractReport:
     known = [(case, answer, report) for report, case, answer in judged if case is not None]
     cases, answers, reports = zip(*known, strict=True) if known else ((), (), ())
-    return ContractReport(name, tuple(report for report, _, _ in judged), explained(cases, answers, reports))
+    diagnosis = diagnose(observe(cases, answers, reports))
+    return ContractReport(name, tuple(report for report, _, _ in judged), diagnosis)
 
 
 def _contract(id_: str) -> str:
