@@ -53,6 +53,7 @@ def _add_judge(actions: argparse._SubParsersAction) -> None:
 def run_write(arguments: argparse.Namespace) -> int:
     """Write the vectors, and return the exit status."""
     require("rich", "cli", "the command line")
+    require("mpmath", "vectors", "writing vectors")
     from .report import Screen
 
     screen = Screen()

@@ -3,7 +3,7 @@
 A file of the user's, JSON or TOML, with a reason for each:
 
     "lora_merge/plain/float16" = "we merge in float32 and store bfloat16"       the id of a case
-    S10 = "our scale is alpha, by convention"                                   the id of a fault of the catalogue
+    S3 = "no rsLoRA here: the scale is always alpha / r"                       the id of a fault of the catalogue
 
 A case's id excuses the case if it fails. A fault's excuses all failures of a contract, if the diagnosis says that this
 fault, alone or with others that are listed too, explains every one of them. It is strict: what is listed and does not

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -21,15 +22,16 @@ from npl_lora.oracle.vectors.safetensors import encode
 from npl_lora.oracle.vectors.writing import coarse
 
 SMALL = {"contract": "lora_merge", "dtypes": ("float32",)}
+WHOLE = ("float16",)
 SLOW = ("lora_dropout",)
 ID = "lora_merge/plain/float32"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """All vectors, but for the flags, which take as long again."""
+    """Every contract's vectors in one dtype, but for the flags, which take as long again."""
     folder = tmp_path_factory.mktemp("vectors")
-    write_vectors(folder, caught_by=lambda case: [])
+    write_vectors(folder, dtypes=WHOLE, caught_by=lambda case: [])
     return folder
 
 
@@ -131,7 +133,7 @@ def check_schema(value, schema, at="manifest"):
     assert isinstance(value, types[schema["type"]]) if "type" in schema else True, at
     assert value == schema.get("const", value), at
     assert value in schema.get("enum", [value]), at
-    assert __import__("re").search(schema.get("pattern", ""), value) if isinstance(value, str) else True, at
+    assert re.search(schema.get("pattern", ""), value) if isinstance(value, str) else True, at
     assert value >= schema["minimum"] if "minimum" in schema else True, at
     assert value > schema["exclusiveMinimum"] if "exclusiveMinimum" in schema else True, at
     for one in value if isinstance(value, list) else []:
@@ -156,9 +158,9 @@ def test_the_manifest_is_as_its_schema_says(whole, small):
 
 def test_every_case_is_there_with_its_answers(whole):
     manifest = manifest_of(whole)
-    cases = {case.id: case for c in CONTRACTS.values() for dtype in DTYPES for case in c.cases(dtype)}
+    cases = {case.id: case for c in CONTRACTS.values() for dtype in WHOLE for case in c.cases(dtype)}
     assert [entry["id"] for entry in manifest["vectors"]] == [
-        case.id for c in CONTRACTS.values() for dtype in DTYPES for case in c.cases(dtype)
+        case.id for c in CONTRACTS.values() for dtype in WHOLE for case in c.cases(dtype)
     ]
     for entry in manifest["vectors"]:
         case, read = cases[entry["id"]], case_in(whole, entry)
