@@ -30,8 +30,13 @@ class Definition(SimpleNamespace):
     def wrapped(self, **wraps: Wrap) -> "Definition":
         """The same with some parts replaced: each wrap takes the part that is there and returns another."""
         parts = {name: getattr(self, name) for name in wraps if hasattr(self, name)}
-        changed = {name: update_wrapper(wraps[name](part), part) for name, part in parts.items()}
+        changed = {name: _named_alike(wraps[name](part), part) for name, part in parts.items()}
         return Definition(**{**vars(self), **changed})
+
+
+def _named_alike(changed: Any, part: Any) -> Any:
+    """What is to look like the part that it stands for, unless it is that part: the right one is left as it is."""
+    return changed if changed is part else update_wrapper(changed, part)
 
 
 _OPS = {name: getattr(ops, name) for name in ops.__all__ if name != "Pullback"}
