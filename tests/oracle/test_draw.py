@@ -49,7 +49,7 @@ def test_numbers_are_rounded_once_ties_to_even(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("contract", [c for c in CONTRACTS if c not in ("lora_merge",)])
+@pytest.mark.parametrize("contract", CONTRACTS)
 def test_cases_have_numbers_that_no_narrower_dtype_holds(contract, dtype):
     """Whoever rounds the inputs to a narrower dtype is to be seen."""
     narrower = {"float64": np.float32, "float32": np.float16}[dtype]
