@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._extras import MissingExtraError, require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.deviations import DeviationsError, expecting, read_deviations
 from ..oracle.dtypes import askable, dtype_named
 from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
@@ -60,9 +61,19 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="check nobody, but the check: N right answers (default: 1000) and every fault of the catalogue",
     )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
+    add_expect_fail(parser)
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
     parser.add_argument("--html", metavar="FILE", dest="html_file", type=Path, help="write a page with pictures there")
     parser.set_defaults(run=run)
+
+
+def add_expect_fail(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--expect-fail",
+        metavar="FILE",
+        type=Path,
+        help="known deviations, JSON or TOML: the id of a case or a fault, and why; one that does not fail is an error",
+    )
 
 
 def _dtypes(text: str) -> tuple[str, ...]:
@@ -114,10 +125,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _refuse("--exec checks one program: give it or TARGET, not both")
     if arguments.command and not arguments.contract:
         return _refuse(f"--exec needs --contract, one of {', '.join(CONTRACTS)}")
+    if arguments.expect_fail and len(_openers(arguments)) != 1:
+        return _refuse("--expect-fail is about one implementation: give one TARGET, or --exec")
+    try:
+        reasons = read_deviations(arguments.expect_fail) if arguments.expect_fail else {}
+    except DeviationsError as error:
+        return _refuse(str(error))
     screen = Screen()
     reports = []
     for name, opened in _openers(arguments):
-        report = _check_one(name, opened, arguments, screen)
+        report = expecting(_check_one(name, opened, arguments, screen), reasons)
         screen.show(report)
         reports.append(report)
     if not arguments.command and not arguments.targets:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..oracle import CaseReport, ContractReport, Report
 
-_STYLE = {"pass": "green", "fail": "bold red", "absent": "dim", "error": "bold red"}
+_STYLE = {"pass": "green", "fail": "bold red", "absent": "dim", "expected": "yellow", "error": "bold red"}
 
 
 class Screen:
@@ -52,6 +52,8 @@ class Screen:
         for contract in report.contracts:
             if what := _what(contract):
                 self._out.print(f"[{_STYLE[contract.verdict]}]{contract.contract}[/]: {escape(what)}", soft_wrap=True)
+        for sentence in report.unexpected:
+            self._out.print(f"[{_STYLE['fail']}]unexpected[/]: {escape(sentence)}", soft_wrap=True)
         self._out.print()
 
     def lines(self, lines: list[str]) -> None:
@@ -89,6 +91,9 @@ def _ratio(error: float, allowed: float) -> float:
 def _what(contract: ContractReport) -> str:
     """One line: the first failure and how many more there are; else what there is to say of absent and proved cases."""
     failed = [case for case in contract.cases if case.verdict == "fail"]
+    expected = [case for case in contract.cases if case.verdict == "expected"]
+    if expected and not failed:
+        return f"{len(expected)} wrong as expected: {_short(expected[0])}"
     if contract.diagnosis.ids:
         return contract.diagnosis.says
     if failed:

@@ -6,6 +6,7 @@ S key positions, V vocabulary, r rank, in, out, C width, F inner width. "..." st
 
 import cmath
 import math
+import numbers
 from typing import Any
 
 _KINDS = {
@@ -78,8 +79,11 @@ def _known(letters: list[str], sizes: dict[str, Any]) -> str:
 
 
 def check_number(name: str, value: Any) -> Any:
-    """A Python number: a NumPy scalar would decide the dtype of what it multiplies."""
+    """A Python number: a NumPy scalar would decide the dtype of what it multiplies. (Or, for exact checks, an object
+    array of no dimension, which holds a number of another kind.)"""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        if value.dtype == object and isinstance(value.item(), numbers.Number):
+            return value
         value = value.item()
         value = float(value) if hasattr(value, "item") else value  # longdouble is its own Python number
     if isinstance(value, bool) or not isinstance(value, (int, float, complex)):

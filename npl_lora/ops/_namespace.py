@@ -61,6 +61,11 @@ def zero_row(table: Array, row: int | None) -> Array:
     return xp.where(here, xp.zeros_like(table), table)
 
 
+def quotient(xp: Any, p: int, q: int) -> Any:
+    """p / q as a constant of a formula: a Python float, or the namespace's own number where that has more digits."""
+    return xp.quotient(p, q) if hasattr(xp, "quotient") else p / q
+
+
 def rotary_dtype(x: Array) -> Any:
     """The real dtype that a table of angles for x is computed in: float64, or longdouble for longdouble."""
     xp = x.__array_namespace__()

@@ -21,6 +21,7 @@ Beltagy et al., "Longformer", 2020, for the window.
 
 from ._checks import check_inputs, check_integer, check_number
 from ._interface import Array, Pullback
+from ._namespace import quotient
 from .softmax import softmax
 
 
@@ -47,7 +48,7 @@ def attention(
     )
     if n["G"] == 0 or n["H"] % n["G"]:
         raise ValueError(f"q has {n['H']} heads and k has {n['G']}, expected a multiple")
-    scale = n["D"] ** -0.5 if scale is None else check_number("scale", scale)
+    scale = quotient(xp, 1, n["D"]) ** 0.5 if scale is None else check_number("scale", scale)
     visible = _visible(xp, n, causal, check_integer("offset", offset), window, key_mask)
 
     grouped = (*n["..."], n["G"], n["H"] // n["G"], n["T"])

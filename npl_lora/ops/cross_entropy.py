@@ -17,7 +17,7 @@ import math
 
 from ._checks import check_ids, check_inputs, check_integer
 from ._interface import Array, Pullback
-from ._namespace import real, zero_dim
+from ._namespace import quotient, real, zero_dim
 
 
 def cross_entropy(
@@ -37,7 +37,7 @@ def cross_entropy(
     check_ids("labels", safe, max(n["V"], 1), xp)
     if count is None:
         count = int(xp.sum(xp.astype(counted, xp.int64)))
-    weight = 1.0 / max(check_integer("count", count, 0), 1)
+    weight = quotient(xp, 1, max(check_integer("count", count, 0), 1))
 
     seen = xp.expand_dims(counted, axis=-1)
     onehot = seen & (xp.expand_dims(safe, axis=-1) == xp.arange(n["V"], dtype=xp.int64))

@@ -11,15 +11,10 @@ negative, while y there is small but not 0.
 Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 """
 
-import math
-
 from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._namespace import normal_cdf, normal_pdf
+from ._namespace import normal_cdf, normal_pdf, quotient
 from ._sigmoid import sigmoid
-
-_TWO_U = 2.0 * math.sqrt(2.0 / math.pi)
-_CUBIC = 0.044715
 
 
 def gelu(z: Array) -> tuple[Array, Pullback]:
@@ -36,15 +31,16 @@ def gelu(z: Array) -> tuple[Array, Pullback]:
 
 def gelu_tanh(z: Array) -> tuple[Array, Pullback]:
     """y = z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))) / 2. z (...) -> y (...). The pullback differentiates z."""
-    check_inputs(z=(z, "..."))
-    two_u = _TWO_U * (z + _CUBIC * (z * z * z))
+    xp, _ = check_inputs(z=(z, "..."))
+    slope, cubic = 2.0 * (2.0 / xp.pi) ** 0.5, quotient(xp, 44715, 10**6)
+    two_u = slope * (z + cubic * (z * z * z))
     sigma = sigmoid(two_u)
     y = z * sigma
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         if "z" not in wrt:
             return {}
-        d_two_u = _TWO_U * (1.0 + 3.0 * _CUBIC * (z * z))
+        d_two_u = slope * (1.0 + 3.0 * cubic * (z * z))
         return {"z": dy * (sigma + y * sigmoid(-two_u) * d_two_u)}
 
     return y, Pullback(backward, y, inputs=("z",))

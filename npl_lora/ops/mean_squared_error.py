@@ -8,7 +8,7 @@ import math
 
 from ._checks import check_inputs, check_integer
 from ._interface import Array, Pullback
-from ._namespace import zero_dim
+from ._namespace import quotient, zero_dim
 
 
 def mean_squared_error(prediction: Array, target: Array, *, count: int | None = None) -> tuple[Array, Pullback]:
@@ -20,7 +20,7 @@ def mean_squared_error(prediction: Array, target: Array, *, count: int | None = 
     xp, _ = check_inputs(prediction=(prediction, "..."), target=(target, "..."))
     if count is None:
         count = math.prod(prediction.shape)
-    weight = 1.0 / max(check_integer("count", count, 0), 1)
+    weight = quotient(xp, 1, max(check_integer("count", count, 0), 1))
     error = prediction - target
     loss = zero_dim(weight * xp.sum(error * error))
 

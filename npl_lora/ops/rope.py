@@ -15,7 +15,7 @@ Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 
 from ._checks import check_inputs, check_integer, check_positive
 from ._interface import Array, Pullback
-from ._namespace import rotary_dtype, table_for
+from ._namespace import quotient, rotary_dtype, table_for
 
 
 def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool = False) -> tuple[Array, Pullback]:
@@ -42,7 +42,7 @@ def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool 
 def _tables(xp: Array, x: Array, T: int, D: int, theta: float, start: int) -> tuple[Array, Array]:
     """cos phi and sin phi, (T, D/2) each."""
     dtype = rotary_dtype(x)
-    frequency = float(theta) ** (xp.arange(D // 2, dtype=dtype) * (-2.0 / D))
+    frequency = float(theta) ** (xp.arange(D // 2, dtype=dtype) * quotient(xp, -2, D))
     position = xp.arange(T, dtype=dtype) + start
     phi = xp.expand_dims(position, axis=1) * xp.expand_dims(frequency, axis=0)
     return table_for(xp.cos(phi), x), table_for(xp.sin(phi), x)

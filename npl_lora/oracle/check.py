@@ -18,7 +18,8 @@ from .subjects import Answer, Subject
 
 @dataclass(frozen=True)
 class CaseReport:
-    """One case's verdict ("pass", "fail" or "absent"), one line of what there is to say, and each output's verdict."""
+    """One case's verdict ("pass", "fail", "absent", or "expected": it fails, as was said beforehand), one line of what
+    there is to say, and each output's verdict."""
 
     id: str
     dtype: str
@@ -42,7 +43,7 @@ class CaseReport:
 
 @dataclass(frozen=True)
 class ContractReport:
-    """A contract's cases. It fails when one fails, is absent when all are, and passes else."""
+    """A contract's cases. It fails when one fails, passes when one passes, and else is expected to fail or absent."""
 
     contract: str
     cases: tuple[CaseReport, ...]
@@ -64,15 +65,17 @@ class ContractReport:
 @dataclass(frozen=True)
 class Report:
     """A target's contracts. Its verdict is "error" when nothing could be checked; `problem` says why, if it is
-    known."""
+    known. unexpected: what was said to fail, and does not."""
 
     target: str
     contracts: tuple[ContractReport, ...] = ()
     problem: str = ""
+    unexpected: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
-        return _overall([contract.verdict for contract in self.contracts], nothing="error")
+        verdict = _overall([contract.verdict for contract in self.contracts], nothing="error")
+        return "fail" if self.unexpected else "pass" if verdict == "expected" else verdict
 
     @property
     def diagnosis(self) -> tuple[str, ...]:
@@ -91,12 +94,13 @@ class Report:
             "diagnosis": list(self.diagnosis),
             "contracts": contracts,
         }
-        return {**report, "message": self.problem} if self.problem else report
+        more = {"message": self.problem, "unexpected": list(self.unexpected)}
+        return {**report, **{name: what for name, what in more.items() if what}}
 
 
 def _overall(verdicts: Iterable[str], nothing: str) -> str:
     verdicts = set(verdicts)
-    return "fail" if "fail" in verdicts else "pass" if "pass" in verdicts else nothing
+    return next((verdict for verdict in ("fail", "pass", "expected") if verdict in verdicts), nothing)
 
 
 def overall(reports: Iterable[Report]) -> str:

@@ -18,10 +18,10 @@ Config = dict[str, Any]
 Wrap = Callable[[Any], Any]
 
 
-def scale(config: Config) -> float:
+def scale(config: Config, sqrt: Callable[[Any], Any] = math.sqrt) -> Any:
     """s = alpha / r, or alpha / sqrt(r) with rsLoRA."""
     r, alpha = config["r"], config["alpha"]
-    return alpha / math.sqrt(r) if config["use_rslora"] else alpha / r
+    return alpha / sqrt(r) if config["use_rslora"] else alpha / r
 
 
 class Definition(SimpleNamespace):
@@ -29,12 +29,12 @@ class Definition(SimpleNamespace):
 
     def wrapped(self, **wraps: Wrap) -> "Definition":
         """The same with some parts replaced: each wrap takes the part that is there and returns another."""
-        changed = {name: _named_like(getattr(self, name), wrap(getattr(self, name))) for name, wrap in wraps.items()}
+        changed = {name: _named_alike(wrap(getattr(self, name)), getattr(self, name)) for name, wrap in wraps.items()}
         return Definition(**{**vars(self), **changed})
 
 
-def _named_like(part: Any, changed: Any) -> Any:
-    """changed, with part's name and signature; a wrap may also leave the part as it is."""
+def _named_alike(changed: Any, part: Any) -> Any:
+    """What is to look like the part that it stands for, unless it is that part: the right one is left as it is."""
     return changed if changed is part else update_wrapper(changed, part)
 
 

@@ -37,7 +37,7 @@ from .case import Case, widened
 from .definition import RIGHT
 from .judge import Right, root_mean_squares
 from .merged import merged
-from .rounding import Precision, precision_of
+from .rounding import Precision, precision_of, rounded
 from .statistics import Distribution
 
 RUNS = 12
@@ -196,11 +196,3 @@ def evaluation(precision: Precision, rng: np.random.Generator) -> type[np.ndarra
         return total.astype(np.float64)
 
     return Evaluated
-
-
-def rounded(t: Any, precision: Precision) -> Any:
-    """The nearest number whose significand has unit roundoff `store`, ties to even; subnormals are as far apart as the
-    smallest ones."""
-    _, exponent = np.frexp(t)
-    quantum = np.maximum(np.ldexp(precision.store, exponent), 2.0 * precision.tiny)
-    return np.rint(t / quantum) * quantum

@@ -90,6 +90,14 @@ def precision_of(dtype: str, inner: str | None = None) -> Precision:
     return replace(precision, factors=INNER[inner][0], factors_tiny=INNER[inner][1])
 
 
+def rounded(t: Any, precision: Precision) -> Any:
+    """The nearest number whose significand has unit roundoff `store`, ties to even; subnormals are as far apart as the
+    smallest ones."""
+    _, exponent = np.frexp(t)
+    quantum = np.maximum(np.ldexp(precision.store, exponent), 2.0 * precision.tiny)
+    return np.rint(t / quantum) * quantum
+
+
 class Rounded:
     """One array with its rounding errors. Integers and booleans are exact: their size, error and variance are None."""
 
@@ -216,7 +224,7 @@ class RoundingNamespace:
 
     __name__ = "rounding"
     float32, float64, int64, bool = np.float32, np.float64, np.int64, np.bool_
-    isdtype, finfo = staticmethod(np.isdtype), staticmethod(np.finfo)
+    isdtype, finfo, pi = staticmethod(np.isdtype), staticmethod(np.finfo), math.pi
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision

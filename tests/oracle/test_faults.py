@@ -192,3 +192,8 @@ def test_an_answer_with_noise_that_no_fault_has_is_not_claimed():
         at.append(Observed(case, right, outputs, tuple(outputs)))
     assert matches(at) == []
     assert diagnose(at).ids == ()
+
+
+def test_a_wrap_that_changes_nothing_leaves_the_right_part_as_it_is():
+    assert RIGHT.wrapped(lora_linear=lambda op: op).lora_linear is RIGHT.lora_linear
+    assert not hasattr(RIGHT.lora_linear, "__wrapped__")

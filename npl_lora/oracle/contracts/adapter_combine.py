@@ -38,7 +38,7 @@ def _with_a_gap(draw: Draw, out: int, in_: int, config: Config) -> tuple[dict[st
         exact = answer(arrays, {**config, "combination": "cat"})["delta"]
         sigma = np.linalg.svd(exact, compute_uv=False)
         if sigma[r_new - 1] >= _GAP * sigma[r_new]:
-            return {name: array.astype(draw.dtype) for name, array in arrays.items()}, config
+            return {name: draw.stored(array) for name, array in arrays.items()}, config
 
 
 def _one(r: int, alpha: int, use_rslora: bool, weight: float) -> Config:
@@ -49,6 +49,7 @@ _TWO = {"r": [3, 2], "alpha": [5, 3], "use_rslora": [False, True], "weights": [0
 _ALIKE = {"r": [3, 3], "alpha": [4, 2], "use_rslora": [False, False], "weights": [1.5, -0.5], "combination": "cat"}
 _THREE = {"r": [2, 4, 3], "alpha": [3, 6, 2], "use_rslora": [True, False, True], "weights": [0.5, -0.75, 1.5]}
 _THREE |= {"combination": "cat"}
+_WHOLE = {"r": [2, 4], "alpha": [8, 4], "use_rslora": [False, True], "weights": [1.0, -2.0], "combination": "cat"}
 
 
 def _svd(config: Config, r_new: int) -> Config:
@@ -68,4 +69,5 @@ CONTRACT = Contract(
         "three-rslora-svd": lambda draw: _with_a_gap(draw, 10, 7, _svd(_THREE, 2)),
         "one-svd": lambda draw: _with_a_gap(draw, 8, 11, _svd(_one(4, 10, False, -0.75), 2)),
     },
+    exact={"exact": lambda draw: _adapters(draw, 6, 5, _WHOLE)},
 )

@@ -25,7 +25,7 @@ def _batch(
     draw: Draw, B: int, T: int, V: int, ignored: list[list[int]], config: Config
 ) -> tuple[dict[str, np.ndarray], Config]:
     """ignored: for each batch row, the positions whose label does not count."""
-    labels = draw.rng.integers(0, V, size=(B, T))
+    labels = draw.integers(V, B, T)
     for row, positions in enumerate(ignored):
         labels[row, positions] = config["ignore_index"]
     return {"logits": draw.normal(B, T, V, std=2.0), "labels": labels}, config

@@ -1,5 +1,6 @@
 """lora_attention: self-attention with LoRA on q, k, v and o, forward and backward."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,9 +35,9 @@ def _block(
     arrays = {"x": draw.normal(B, T, C)}
     for n, (out, in_) in {"q": (q, C), "k": (kv, C), "v": (kv, C), "o": (C, q)}.items():
         small = 0.5 if n in "qk" else 1.0
-        arrays[f"W{n}"] = draw.normal(out, in_, std=small * in_**-0.5)
-        arrays[f"A_{n}"] = draw.normal(config["r"], in_, std=in_**-0.5)
-        arrays[f"B_{n}"] = draw.normal(out, config["r"], std=small * config["r"] ** -0.5)
+        arrays[f"W{n}"] = draw.normal(out, in_, std=small / math.sqrt(in_))
+        arrays[f"A_{n}"] = draw.normal(config["r"], in_, std=1 / math.sqrt(in_))
+        arrays[f"B_{n}"] = draw.normal(out, config["r"], std=small / math.sqrt(config["r"]))
     arrays["dy"] = draw.normal(B, T, C)
     if hidden is not None:
         arrays["key_mask"] = np.asarray([[t not in row for t in range(T)] for row in hidden])

@@ -1,5 +1,6 @@
 """lora_conv2d: a convolution with LoRA, forward and backward."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,9 @@ def _image(
 ) -> tuple[dict[str, np.ndarray], Config]:
     """image: N, Ci, H, W."""
     Ci, r, size = image[1], config["r"], image[1] * kernel[0] * kernel[1]
-    arrays = {"x": draw.normal(*image), "W": draw.normal(Co, Ci, *kernel, std=size**-0.5)}
-    arrays["A"] = draw.normal(r, Ci, *kernel, std=size**-0.5)
-    arrays["B"] = draw.normal(Co, r, 1, 1, std=r**-0.5)
+    arrays = {"x": draw.normal(*image), "W": draw.normal(Co, Ci, *kernel, std=1 / math.sqrt(size))}
+    arrays["A"] = draw.normal(r, Ci, *kernel, std=1 / math.sqrt(size))
+    arrays["B"] = draw.normal(Co, r, 1, 1, std=1 / math.sqrt(r))
     out = forward({name: a.astype(np.float64) for name, a in arrays.items()}, config)[0].shape
     return {**arrays, "dy": draw.normal(*out)}, config
 

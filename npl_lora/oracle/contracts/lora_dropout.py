@@ -15,6 +15,7 @@ in the wrong place, or scaled wrongly, gives answers that no mask explains.
 Source: Hu et al. 2021; Srivastava et al., "Dropout", 2014, section 10.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -102,11 +103,11 @@ def _factors(draw: Draw, out: int, in_: int, r: int, embedding: bool) -> dict[st
     """A and B from which what went in can be solved for: no singular value far below the others."""
     wide = draw.widened()
     while True:
-        A = wide.away_from_zero(r, in_, std=r**-0.5) if embedding else wide.normal(r, in_, std=in_**-0.5)
-        B = wide.normal(out, r, std=r**-0.5)
+        A, B = wide.factors(out, in_, r)
+        A = wide.away_from_zero(r, in_, std=1 / math.sqrt(r)) if embedding else A
         singular = np.linalg.svd(B if embedding else B @ A, compute_uv=False)
         if singular[-1] > singular[0] / 5.0:
-            return {"A": A.astype(draw.dtype), "B": B.astype(draw.dtype)}
+            return {"A": draw.stored(A), "B": draw.stored(B)}
 
 
 def _linear(draw: Draw, p: float, config: Config) -> tuple[dict[str, np.ndarray], Config]:
@@ -116,7 +117,7 @@ def _linear(draw: Draw, p: float, config: Config) -> tuple[dict[str, np.ndarray]
 
 
 def _embedding(draw: Draw, p: float, config: Config) -> tuple[dict[str, np.ndarray], Config]:
-    arrays = {"ids": draw.rng.integers(0, 11, size=(12, 16)), "E": draw.normal(11, 9, std=0.5)}
+    arrays = {"ids": draw.integers(11, 12, 16), "E": draw.normal(11, 9, std=0.5)}
     arrays |= _factors(draw, 9, 11, config["r"], embedding=True)
     return {**arrays, "dy": draw.normal(12, 16, 9)}, {**config, "layer": "embedding", "p": p}
 

@@ -1,5 +1,6 @@
 """lora_embedding: a table of tokens with LoRA, forward and backward."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,7 +23,7 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
 def _table(draw: Draw, ids: list, V: int, D: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
     """The ids repeat within a row and across rows, and the padding token is among them."""
     r, tokens = config["r"], np.asarray(ids, dtype=np.int64)
-    A, B = draw.normal(r, V), draw.normal(D, r, std=r**-0.5)
+    A, B = draw.normal(r, V), draw.normal(D, r, std=1 / math.sqrt(r))
     return {"ids": tokens, "E": draw.normal(V, D), "A": A, "B": B, "dy": draw.normal(*tokens.shape, D)}, config
 
 

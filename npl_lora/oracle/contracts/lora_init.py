@@ -10,6 +10,7 @@ Source: Hu et al. 2021, section 4.1; the distributions are those of PEFT's init_
 why Kaiming's bound is 1/sqrt(in)).
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,7 +34,8 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
 
 def distributions(in_: int, r: int) -> dict[str, tuple[str, float]]:
     """name -> kind, spread."""
-    return {"kaiming_uniform": ("uniform", in_**-0.5), "gaussian": ("normal", 1.0 / r), "normal": ("normal", 1.0)}
+    bound = 1.0 / math.sqrt(in_)
+    return {"kaiming_uniform": ("uniform", bound), "gaussian": ("normal", 1.0 / r), "normal": ("normal", 1.0)}
 
 
 def _layer(draw: Draw, shape: tuple[int, int], layer: str, distribution: str) -> tuple[dict[str, np.ndarray], Config]:

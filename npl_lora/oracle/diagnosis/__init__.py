@@ -23,10 +23,11 @@ __all__ = ["NOTHING", "Diagnosis", "Observed", "diagnose"]
 @dataclass(frozen=True)
 class Diagnosis:
     """ids: of the catalogue, best first; () when none fits. says: one or two sentences; "" when there is nothing to
-    say that the cases' own messages do not."""
+    say that the cases' own messages do not. matches: the ids that explain everything together, best first."""
 
     ids: tuple[str, ...] = ()
     says: str = ""
+    matches: tuple[tuple[str, ...], ...] = ()
 
 
 NOTHING = Diagnosis()
@@ -49,7 +50,7 @@ def _named(found: list[tuple[catalogue.Fault, ...]]) -> Diagnosis:
     others = list(dict.fromkeys(fault.says for faults in found[1:] for fault in faults if fault not in best))
     if others:
         says += f" These cases cannot tell it from: {'; '.join(others)}."
-    return Diagnosis(ids, says)
+    return Diagnosis(ids, says, tuple(tuple(fault.id for fault in faults) for faults in found))
 
 
 def _seen(answered: Sequence[Observed]) -> str:

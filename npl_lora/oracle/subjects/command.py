@@ -1,10 +1,8 @@
 """A program in any language, asked through safetensors files: --exec './my_binary {case} {result}'."""
 
 import json
-import os
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,11 +14,10 @@ from ..._extras import MissingExtraError, require
 from ..case import Case
 from . import Answer, TargetError
 from .children import LastWords, ending, kill_group, with_words
-from .convert import AnswerError, to_numpy
-from .one_line import describe
+from .convert import AnswerError
+from .result_file import read_arrays
 
 _NOT_SUPPORTED = 77
-_LIMIT = 1 << 30  # bytes of a result
 
 
 class CommandSubject:
@@ -32,7 +29,6 @@ class CommandSubject:
     def __init__(self, command: str, contract: str, timeout: float = 60.0) -> None:
         try:
             self._safetensors = require("safetensors.numpy", "files", "--exec")
-            self._error = require("safetensors", "files", "--exec").SafetensorError
             require("ml_dtypes", "files", "--exec")  # safetensors reads bfloat16 where it has been imported
         except MissingExtraError as error:
             raise TargetError(str(error)) from None
@@ -87,25 +83,9 @@ class CommandSubject:
         if status:
             return Answer(error=ending(process, last.line()))
         try:
-            return Answer(outputs=(self._read(result),))
+            return Answer(outputs=(read_arrays(result),))
         except AnswerError as error:
             return Answer(error=with_words(str(error), last.line()))
-
-    def _read(self, result: Path) -> dict[str, np.ndarray]:
-        """The answers in a file that may be anything. Raises AnswerError for what is not a file of arrays."""
-        try:
-            status = os.lstat(result)
-        except FileNotFoundError:
-            raise AnswerError("wrote no result file") from None
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer
-            raise AnswerError("the result is not a regular file")
-        if status.st_size > _LIMIT:
-            raise AnswerError(f"the result file has {status.st_size:,} bytes, expected at most {_LIMIT:,}")
-        try:
-            tensors = self._safetensors.load_file(result)
-        except (self._error, ValueError, KeyError, TypeError, AttributeError, OSError, MemoryError) as error:
-            raise AnswerError(f"the result file is not a valid safetensors file: {describe(error)}") from None
-        return {name: to_numpy(name, array) for name, array in tensors.items()}
 
 
 def _split(command: str) -> list[str]:

@@ -1,0 +1,82 @@
+"""Known deviations: what an implementation is known to get wrong, and why that is left so.
+
+A file of the user's, JSON or TOML, with a reason for each:
+
+    "lora_merge/plain/float16" = "we merge in float32 and store bfloat16"       the id of a case
+    S3 = "no rsLoRA here: the scale is always alpha / r"                       the id of a fault of the catalogue
+
+A case's id excuses the case if it fails. A fault's excuses all failures of a contract, if the diagnosis says that this
+fault, alone or with others that are listed too, explains every one of them. It is strict: what is listed and does not
+fail is an error, for a list that is longer than the truth hides the next fault.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .check import CaseReport, ContractReport, Report
+
+Reasons = Mapping[str, str]
+
+
+class DeviationsError(Exception):
+    """The file of deviations cannot be used. One sentence."""
+
+
+def read_deviations(path: Path) -> dict[str, str]:
+    """id -> reason. Raises DeviationsError, one sentence, for a file that is something else, or has no reasons."""
+    try:
+        text = path.read_bytes().decode()
+        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, object_pairs_hook=_once)
+    except OSError as error:
+        raise DeviationsError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DeviationsError(f"{path} is not {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
+    if not isinstance(found, dict):
+        raise DeviationsError(f"{path} holds a {type(found).__name__}, expected reasons by the ids of cases or faults")
+    for id_, reason in found.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise DeviationsError(f"{path}: {id_!r} has no reason")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names all differ; TOML insists on that by itself."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
+
+
+def expecting(report: Report, reasons: Reasons) -> Report:
+    """The report with the failures that were said beforehand as "expected", and with what was said and is not so."""
+    if report.problem:
+        return report
+    used = set[str]()
+    contracts = tuple(_excused(contract, reasons, used) for contract in report.contracts)
+    verdicts = {case.id: case.verdict for contract in report.contracts for case in contract.cases}
+    unexpected = tuple(_not_so(id_, reasons[id_], verdicts.get(id_)) for id_ in reasons if id_ not in used)
+    return replace(report, contracts=contracts, unexpected=unexpected)
+
+
+def _excused(contract: ContractReport, reasons: Reasons, used: set[str]) -> ContractReport:
+    explaining = next((match for match in contract.diagnosis.matches if set(match) <= reasons.keys()), ())
+    used.update(explaining)
+    why = "; ".join(reasons[id_] for id_ in explaining)
+    return replace(contract, cases=tuple(_excused_case(case, reasons, used, why) for case in contract.cases))
+
+
+def _excused_case(case: CaseReport, reasons: Reasons, used: set[str], why: str) -> CaseReport:
+    if case.verdict != "fail":
+        return case
+    if case.id in reasons:
+        used.add(case.id)
+    reason = reasons.get(case.id, why)
+    return replace(case, verdict="expected", message=f"{case.message} (expected: {reason})") if reason else case
+
+
+def _not_so(id_: str, reason: str, verdict: str | None) -> str:
+    known = {"pass": "passes", "absent": "is absent"}
+    return f"{id_} {known.get(verdict or '', 'matches nothing that fails')}, and was expected to fail: {reason}"
