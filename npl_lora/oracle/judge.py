@@ -40,10 +40,10 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
     precision = PRECISIONS[case.dtype]
     xp = RoundingNamespace(precision)
     outputs = answer({name: xp.exact(array) for name, array in case.arrays.items()}, case.config)
-    return {name: _right(output, precision) for name, output in outputs.items()}
+    return {name: right_output(output, precision) for name, output in outputs.items()}
 
 
-def _right(output: Rounded, precision: Precision) -> Right:
+def right_output(output: Rounded, precision: Precision) -> Right:
     allowed = np.minimum(precision.margin * output.error, precision.deviations * np.sqrt(output.var))
     oracle = 1.0 + 2.0**-53 / precision.store
     return Right(output.value, output.size, np.where(output.size == 0, 0.0, oracle * allowed))
@@ -94,7 +94,7 @@ def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
 
 
 def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> str:
-    factor = _constant_factor(right, got)
+    factor = constant_factor(right, got)
     if factor is not None:
         return f"{factor:.6g} times the right answer, everywhere"
     return (
@@ -103,7 +103,7 @@ def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> s
     )
 
 
-def _constant_factor(right: Right, got: np.ndarray) -> float | None:
+def constant_factor(right: Right, got: np.ndarray) -> float | None:
     """The factor c when got = c right within what is allowed, everywhere; None when there is none."""
     value, answer = right.value, got.astype(np.float64)
     energy = float(np.sum(value * value))

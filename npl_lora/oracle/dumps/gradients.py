@@ -1,0 +1,51 @@
+"""dA and dB of a large step, in full.
+
+The formulas are those of ops/lora_linear (steps 1 to 3 of its derivation),
+
+    h  = x~ A^T         (N, r)          dB = s dy^T h
+    dh = s dy B         (N, r)          dA = dh^T x~
+
+cut into blocks, for the op would hold everything at once: h and dh by rows, dA and dB by columns of x~ and of dy. No
+sum is cut, so values and what is allowed are the op's own. All of it is r columns wide: 8 N r (in + out) operations.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from ..judge import Right, right_output
+from ..rounding import Rounded
+from .progress import Progress
+from .step import Step
+
+
+def low_rank(step: Step, progress: Progress) -> tuple[Rounded | None, Rounded | None]:
+    """h and dh, each where its input is there."""
+    A, B = step.exact("A"), step.exact("B")
+    N, join_rows, h, dh = step.sizes["..."], partial(step.xp.concat, axis=0), None, None
+    if step.has("x"):
+        h = join_rows([step.dropped(rows) @ A.T for rows in progress.through(step.blocks("..."), "h", N)])
+    if step.has("dy"):
+        parts = progress.through(step.blocks("..."), "dh", N)
+        dh = join_rows([step.scale * (step.exact("dy", rows) @ B) for rows in parts])
+    return h, dh
+
+
+def right_dA(step: Step, dh: Rounded, progress: Progress) -> Right:
+    """dh^T x~, by columns of x~."""
+    blocks = progress.through(step.blocks("in"), "dA", step.sizes["in"])
+    parts = [right_output(dh.T @ step.dropped(slice(None), cols), step.precision) for cols in blocks]
+    return join(parts, axis=1)
+
+
+def right_dB(step: Step, h: Rounded, progress: Progress) -> Right:
+    """s dy^T h, by columns of dy."""
+    blocks = progress.through(step.blocks("out"), "dB", step.sizes["out"])
+    products = (step.exact("dy", slice(None), cols).T @ h for cols in blocks)
+    return join([right_output(step.scale * product, step.precision) for product in products], axis=0)
+
+
+def join(parts: list[Right], axis: int) -> Right:
+    """Parts of one right answer, side by side."""
+    each = ([getattr(part, name) for part in parts] for name in ("value", "size", "allowed"))
+    return Right(*(np.concatenate(arrays, axis=axis) for arrays in each))

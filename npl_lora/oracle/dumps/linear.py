@@ -1,0 +1,68 @@
+"""Judging a lora_linear step: what is there is judged in full, or by random sums, or by identities, and what could not
+be seen is said."""
+
+import numpy as np
+
+from ..judge import OutputVerdict, Right, judge_output
+from .gradients import low_rank, right_dA, right_dB
+from .identities import judge_J1, judge_J3
+from .progress import Progress
+from .rows import DX, Y, judge_rows
+from .step import Step
+
+_NEEDS = {"y": ("x", "W"), "dx": ("dy", "W"), "dA": ("x", "dy"), "dB": ("x", "dy")}
+_FIRST_STEP = (
+    "B is 0, as in the first step of every run: the low-rank terms of y and dx and all of dA are 0 whatever the scale"
+    " is, and the identities are empty; dump a later step, too"
+)
+
+
+def judge_step(step: Step, progress: Progress) -> tuple[dict[str, OutputVerdict], list[str]]:
+    """A verdict for each output and identity that can be judged, and sentences on what could not be seen."""
+    verdicts = {name: OutputVerdict("fail", None, None, note) for name, note in step.refused.items()}
+    blind = [name for name in _NEEDS if step.has(name) and not step.has(*_NEEDS[name])]
+    h, dh = low_rank(step, progress)
+    judges = {
+        "y": lambda: judge_rows(step, Y, h, progress),
+        "dx": lambda: judge_rows(step, DX, dh, progress),
+        "dA": lambda: judge_output(right_dA(step, dh, progress), step.block("dA")),
+        "dB": lambda: judge_output(right_dB(step, h, progress), step.block("dB")),
+    }
+    for name, judge in judges.items():
+        if step.has(name, *_NEEDS[name]) and name not in verdicts:
+            verdicts[name] = judge()
+    verdicts |= _by_other_means(step, blind, verdicts)
+    return verdicts, _unseen(step, blind, verdicts)
+
+
+def _by_other_means(step: Step, blind: list[str], verdicts: dict[str, OutputVerdict]) -> dict[str, OutputVerdict]:
+    """What can be said of the outputs that have no right answer here."""
+    found = {}
+    seen = [name for name in _NEEDS if step.has(name) and name not in step.refused]
+    if _is_first(step):
+        if "dA" in blind and "dA" in seen:
+            zero = np.zeros(step.arrays["dA"].shape)
+            found["dA"] = judge_output(Right(zero, zero, zero), step.block("dA"))
+    elif {"dA", "dB"} <= set(seen) and {"dA", "dB"} & set(blind):
+        found["J1"] = judge_J1(step)
+    if {"y", "dx"} <= set(seen) and {"y", "dx"} & set(blind) and step.has("x", "dy"):
+        found["J3"] = judge_J3(step)
+    return found
+
+
+def _is_first(step: Step) -> bool:
+    return not np.any(step.arrays["B"])
+
+
+def _unseen(step: Step, blind: list[str], verdicts: dict[str, OutputVerdict]) -> list[str]:
+    sentences = [f"{name} is not in the dump" for name in _NEEDS if not step.has(name) and name not in step.refused]
+    for name in blind:
+        missing = " and ".join(need for need in _NEEDS[name] if not step.has(need))
+        sentences.append(f"{name} for itself, for {missing} is not there")
+    if "J1" in verdicts:
+        sentences.append("a factor that dA and dB share, to which J1 (B^T dB = dA A^T) is blind")
+    if "J3" in verdicts:
+        sentences.append("what y and dx have wrong together, to which J3 (<dx, x> = <dy, y - b>) is blind")
+    if _is_first(step):
+        sentences.append(_FIRST_STEP)
+    return sentences
