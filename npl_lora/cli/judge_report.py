@@ -40,9 +40,9 @@ class Screen:
             self._out.print(f"{head}  {escape(report.problem)}", soft_wrap=True)
         for contract in report.contracts:
             for case in contract.cases:
-                self._show_case(f"{head}  {contract.contract}, {case.dtype}", case)
+                self._show_case(f"{head}  {contract.contract}, {case.dtype}", case, contract.diagnosis.says)
 
-    def _show_case(self, head: str, case: CaseReport) -> None:
+    def _show_case(self, head: str, case: CaseReport, says: str) -> None:
         table = Table(title=head, title_justify="left", title_style="", box=SIMPLE)
         for header in ("judged", "verdict"):
             table.add_column(header, no_wrap=True)
@@ -52,12 +52,13 @@ class Screen:
             table.add_row(name, f"[{_STYLE[output.verdict]}]{output.verdict}[/]", *_numbers(output))
         self._out.print(table if case.outputs else head)
         for name, output in case.outputs.items():
-            if output.note:
-                self._out.print(f"[{_STYLE[output.verdict]}]{name}[/]: {escape(output.note)}", soft_wrap=True)
-        for sentence in case.unseen:
-            self._out.print(f"[dim]not seen:[/] {escape(sentence)}", soft_wrap=True)
+            if output.note and output.verdict == "pass":
+                self._out.print(f"[dim]{name}:[/] {escape(output.note)}", soft_wrap=True)
+        for line in (says, case.message):
+            if line:
+                self._out.print(escape(line), soft_wrap=True)
         self._out.print()
 
 
-def _numbers(output: OutputVerdict) -> tuple[str, str]:
-    return tuple("" if value is None else f"{value:.1e}" for value in (output.error, output.allowed))  # type: ignore
+def _numbers(output: OutputVerdict) -> list[str]:
+    return ["" if value is None else f"{value:.1e}" for value in (output.error, output.allowed)]

@@ -84,6 +84,8 @@ def _ratio(error: float, allowed: float) -> float:
 def _what(contract: ContractReport) -> str:
     """One line: the first failure and how many more there are; else what there is to say of absent and proved cases."""
     failed = [case for case in contract.cases if case.verdict == "fail"]
+    if contract.diagnosis.says:
+        return contract.diagnosis.says
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         return f"{_short(failed[0])}{more}"

@@ -31,3 +31,8 @@ class Case:
         """The same case on writable copies, to be given away."""
         arrays = {name: array.copy() for name, array in self.arrays.items()}
         return Case(self.contract, self.id, self.dtype, dict(self.config), arrays)
+
+
+def widened(case: Case) -> dict[str, np.ndarray]:
+    """The case's arrays with every number in float64; integers and booleans as they are."""
+    return {name: a if a.dtype.kind in "biu" else a.astype(np.float64) for name, a in case.arrays.items()}

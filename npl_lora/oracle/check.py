@@ -8,6 +8,7 @@ import numpy as np
 
 from .case import Case
 from .contracts import CONTRACTS
+from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
 from .judge import OutputVerdict, judge, right_answer
 from .subjects import Answer, Subject
 
@@ -44,13 +45,18 @@ class ContractReport:
 
     contract: str
     cases: tuple[CaseReport, ...]
+    diagnosis: Diagnosis = NOTHING
 
     @property
     def verdict(self) -> str:
         return _overall([case.verdict for case in self.cases], nothing="absent")
 
     def as_json(self) -> dict[str, Any]:
-        return {"verdict": self.verdict, "diagnosis": [], "cases": [case.as_json() for case in self.cases]}
+        return {
+            "verdict": self.verdict,
+            "diagnosis": list(self.diagnosis.ids),
+            "cases": [case.as_json() for case in self.cases],
+        }
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,13 @@ class Report:
     def verdict(self) -> str:
         return _overall([contract.verdict for contract in self.contracts], nothing="error")
 
+    @property
+    def diagnosis(self) -> tuple[str, ...]:
+        """The ids that some contract's diagnosis claims: those that explain most contracts first."""
+        claims = [contract.diagnosis.ids for contract in self.contracts]
+        ids = dict.fromkeys(id_ for claim in claims for id_ in claim)
+        return tuple(sorted(ids, key=lambda id_: -sum(id_ in claim for claim in claims)))
+
     def as_json(self) -> dict[str, Any]:
         """The report as the protocol has it."""
         contracts = {contract.contract: contract.as_json() for contract in self.contracts}
@@ -73,7 +86,7 @@ class Report:
             "protocol": 1,
             "target": self.target,
             "verdict": self.verdict,
-            "diagnosis": [],
+            "diagnosis": list(self.diagnosis),
             "contracts": contracts,
         }
         return {**report, "message": self.problem} if self.problem else report
@@ -111,16 +124,31 @@ def check(
     total, done = sum(map(len, asked.values())), 0
     contracts = []
     for name, cases in asked.items():
-        reports = []
+        reports, answers = [], []
         for case in cases:
             if on_case is not None:
                 on_case(subject.name, case.id, done, total)
-            reports.append(check_case(case, subject.ask(case)))
+            answers.append(subject.ask(case))
+            reports.append(check_case(case, answers[-1]))
             done += 1
         proof = getattr(subject, "proof", None)  # only the package's own ops have one
         reports.extend(proof(name) if proof is not None else ())
-        contracts.append(ContractReport(name, tuple(reports)))
+        contracts.append(ContractReport(name, tuple(reports), _diagnosis(cases, answers, reports)))
     return Report(subject.name, tuple(contracts))
+
+
+def _diagnosis(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> Diagnosis:
+    """What is behind the failures of a contract, if there are any."""
+    asked = [one for one in zip(cases, answers, reports, strict=False) if one[2].verdict != "absent"]
+    if all(report.verdict == "pass" for _, _, report in asked):
+        return NOTHING
+    observed = []
+    for case, answer, report in asked:
+        right = right_answer(case, CONTRACTS[case.contract].answer)
+        outputs = answer.outputs[0] if answer.outputs else None
+        failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
+        observed.append(Observed(case, right, outputs, failed))
+    return diagnose(observed)
 
 
 def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:

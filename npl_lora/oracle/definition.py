@@ -7,6 +7,7 @@ inside attention, the MLP and training.
 
 import math
 from collections.abc import Callable
+from functools import update_wrapper
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,9 @@ class Definition(SimpleNamespace):
 
     def wrapped(self, **wraps: Wrap) -> "Definition":
         """The same with some parts replaced: each wrap takes the part that is there and returns another."""
-        return Definition(**{**vars(self), **{name: wrap(getattr(self, name)) for name, wrap in wraps.items()}})
+        parts = {name: getattr(self, name) for name in wraps if hasattr(self, name)}
+        changed = {name: update_wrapper(wraps[name](part), part) for name, part in parts.items()}
+        return Definition(**{**vars(self), **changed})
 
 
 _OPS = {name: getattr(ops, name) for name in ops.__all__ if name != "Pullback"}

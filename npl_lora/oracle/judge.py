@@ -18,11 +18,13 @@ from .rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
 
 @dataclass(frozen=True)
 class Right:
-    """The right answer for one output: values in float64, their size, and how far a right implementation may be off."""
+    """The right answer for one output: values in float64, their size, how far a right implementation may be off, and
+    the standard deviation of its error."""
 
     value: np.ndarray
     size: np.ndarray
     allowed: np.ndarray
+    deviation: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
 
 
 def right_output(output: Rounded, precision: Precision) -> Right:
-    allowed = np.minimum(precision.margin * output.error, precision.deviations * np.sqrt(output.var))
+    deviation = np.sqrt(output.var)
+    allowed = np.minimum(precision.margin * output.error, precision.deviations * deviation)
     oracle = 1.0 + 2.0**-53 / precision.store
-    return Right(output.value, output.size, np.where(output.size == 0, 0.0, oracle * allowed))
+    return Right(output.value, output.size, np.where(output.size == 0, 0.0, oracle * allowed), deviation)
 
 
 def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:

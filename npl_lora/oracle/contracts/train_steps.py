@@ -8,41 +8,47 @@ from ...training import AdamWState
 from ..definition import RIGHT, Definition
 from ._contract import Array, Config, Contract, Draw, lora
 
-Gradients = Callable[[Mapping[str, Array], Config, Definition], tuple[Array, Array, Array]]
+Gradients = Callable[[Mapping[str, Array], Config, Definition, tuple[str, ...]], tuple[Array, dict[str, Array]]]
 
 
 def loss_and_pullback(
     arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT
-) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+) -> tuple[Array, Callable[..., dict[str, Array]]]:
     """The mean squared error over all elements of X (k, N, in) and Y (k, N, out); its pullback to A and B."""
     X, W, A, B = (arrays[name] for name in ("X", "W", "A", "B"))
     prediction, layer_pullback = d.lora_linear(X, W, A, B, scale=d.scale(config))
     loss, loss_pullback = d.mean_squared_error(prediction, arrays["Y"])
-    return loss, lambda dloss: layer_pullback(loss_pullback(dloss)["prediction"], wrt=("A", "B"))
+    return loss, lambda dloss, wrt=("A", "B"): layer_pullback(loss_pullback(dloss)["prediction"], wrt=wrt)
 
 
-def loss_and_gradients(arrays: Mapping[str, Array], config: Config, d: Definition) -> tuple[Array, Array, Array]:
-    """loss, dA, dB, from the pullbacks."""
+def loss_and_gradients(
+    arrays: Mapping[str, Array], config: Config, d: Definition, trained: tuple[str, ...]
+) -> tuple[Array, dict[str, Array]]:
+    """loss, {"A": dA, "B": dB}, from the pullbacks."""
     loss, pullback = loss_and_pullback(arrays, config, d)
-    grads = pullback(1.0)
-    return loss, grads["A"], grads["B"]
+    return loss, pullback(1.0, trained)
 
 
 def answer(
-    arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT, gradients: Gradients = loss_and_gradients
+    arrays: Mapping[str, Array],
+    config: Config,
+    d: Definition = RIGHT,
+    gradients: Gradients = loss_and_gradients,
+    trained: tuple[str, ...] = ("A", "B"),
 ) -> dict[str, Array]:
     """losses, each before its step; A_after, B_after, W_after. gradients: whoever computes them."""
-    X, Y, A, B = (arrays[name] for name in ("X", "Y", "A", "B"))
-    xp = X.__array_namespace__()
-    state = {"A": AdamWState(), "B": AdamWState()}
+    X, Y = arrays["X"], arrays["Y"]
+    now = {name: arrays[name] for name in ("W", "A", "B")}
+    state = {name: AdamWState() for name in trained}
     losses = []
     for start in range(0, X.shape[0], config["accumulation"]):
         window = slice(start, start + config["accumulation"])
-        loss, dA, dB = gradients({**arrays, "X": X[window], "Y": Y[window], "A": A, "B": B}, config, d)
+        loss, grads = gradients({**now, "X": X[window], "Y": Y[window]}, config, d, trained)
         losses.append(loss)
-        A, state["A"] = _step(A, dA, state["A"], config, d)
-        B, state["B"] = _step(B, dB, state["B"], config, d)
-    return {"losses": xp.stack(tuple(losses), axis=0), "A_after": A, "B_after": B, "W_after": arrays["W"]}
+        for name in trained:
+            now[name], state[name] = _step(now[name], grads[name], state[name], config, d)
+    after = {f"{name}_after": now[name] for name in ("A", "B", "W")}
+    return {"losses": X.__array_namespace__().stack(tuple(losses), axis=0), **after}
 
 
 def _step(p: Array, g: Array, state: AdamWState, config: Config, d: Definition) -> tuple[Array, AdamWState]:

@@ -8,7 +8,7 @@ A lora_linear step may be of any size, and may lack arrays. Dumps of the other c
 Reading order: file, step, gradients, rows, identities, linear.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from ..._extras import MissingExtraError
 from ..case import Case
 from ..check import CaseReport, ContractReport, Report, judge_case
 from ..contracts import CONTRACTS
-from ..judge import OutputVerdict
+from ..diagnosis import NOTHING, Diagnosis, Observed, diagnose
+from ..judge import OutputVerdict, right_answer
 from ..subjects.one_line import describe
 from .file import Dump, DumpError, open_dump
 from .linear import judge_step
@@ -25,6 +26,7 @@ from .progress import Progress
 from .step import lora_linear_step
 
 _CASE_LIMIT = 1 << 20  # numbers in a dump that is judged as a case is, which takes some hundred times its memory
+_DIAGNOSIS_LIMIT = 1 << 15  # and in one that is tried against every fault of the catalogue, and every pair
 
 __all__ = ["judge_dump"]
 
@@ -36,37 +38,52 @@ def judge_dump(path: Path, on_progress: Callable[[str, int, int], None] | None =
     """
     try:
         dump = open_dump(path)
-        case = _judge(dump, Progress(on_progress))
+        step = lora_linear_step(dump) if dump.contract == "lora_linear" else None
+        verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump), [])
     except (DumpError, MissingExtraError) as error:
         return Report(str(path), problem=str(error))
     except MemoryError:
         return Report(str(path), problem="cannot be judged in the memory there is")
-    return Report(str(path), (ContractReport(dump.contract, (case,)),))
-
-
-def _judge(dump: Dump, progress: Progress) -> CaseReport:
-    if dump.contract == "lora_linear":
-        verdicts, unseen = judge_step(lora_linear_step(dump), progress)
-    else:
-        verdicts, unseen = _judge_as_case(dump), []
-    failed = [f"{name}: {verdict.note}" for name, verdict in verdicts.items() if verdict.verdict == "fail"]
-    verdict = "fail" if failed else "pass" if verdicts else "absent"
-    message = "; ".join([*failed, *(["could not be seen: " + "; ".join(unseen)] if unseen else [])])
-    return CaseReport(dump.id, dump.dtype, verdict, message, verdicts)
+    failed = {name: verdict.note for name, verdict in verdicts.items() if verdict.verdict == "fail"}
+    says = [f"{name}: {note}" for name, note in failed.items()]
+    says += [f"could not be seen: {'; '.join(unseen)}"] if unseen else []
+    overall = "fail" if failed else "pass" if verdicts else "absent"
+    case = CaseReport(dump.id, dump.dtype, overall, "; ".join(says), verdicts)
+    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, failed)),))
 
 
 def _judge_as_case(dump: Dump) -> dict[str, OutputVerdict]:
     """A dump of any other contract: all its inputs there, and small."""
-    if (numbers := sum(array.size for array in dump.arrays.values())) > _CASE_LIMIT:
+    if (numbers := _numbers(dump)) > _CASE_LIMIT:
         raise DumpError(f"has {numbers:,} numbers, expected at most {_CASE_LIMIT:,} for {dump.contract}")
-    kinds = {_kind(name) for case in CONTRACTS[dump.contract].cases(dump.dtype) for name in case.arrays}
-    inputs = {name for name in dump.arrays if _kind(name) in kinds}
-    arrays = {name: np.array(array) for name, array in dump.arrays.items()}
-    case = Case(dump.contract, dump.id, dump.dtype, dump.config, {n: a for n, a in arrays.items() if n in inputs})
+    case, outputs = _as_case(dump)
     try:
-        return judge_case(case, {name: _native(a) for name, a in arrays.items() if name not in inputs})
+        return judge_case(case, outputs)
     except Exception as error:  # shapes and configuration are somebody's, and may be anything
         raise DumpError(f"is no case of {dump.contract}: {describe(error)}") from None
+
+
+def _diagnosis(dump: Dump, failed: Iterable[str]) -> Diagnosis:
+    """What is behind the failures, where the dump is small and lacks nothing."""
+    case, outputs = _as_case(dump)
+    contract = CONTRACTS[dump.contract]
+    complete = all(name in case for name in ("x", "W", "dy")) or dump.contract != "lora_linear"
+    if not failed or not complete or contract.judge is not None or _numbers(dump) > _DIAGNOSIS_LIMIT:
+        return NOTHING
+    right = right_answer(case, contract.answer)
+    return diagnose([Observed(case, right, outputs, tuple(failed))]) if right.keys() == outputs.keys() else NOTHING
+
+
+def _numbers(dump: Dump) -> int:
+    return sum(array.size for array in dump.arrays.values())
+
+
+def _as_case(dump: Dump) -> tuple[Case, dict[str, np.ndarray]]:
+    """Inputs and answers, told apart by what the contract's own cases are given."""
+    kinds = {_kind(name) for case in CONTRACTS[dump.contract].cases("float64") for name in case.arrays}
+    inputs = {name: array for name, array in dump.arrays.items() if _kind(name) in kinds}
+    outputs = {name: _native(array) for name, array in dump.arrays.items() if name not in inputs}
+    return Case(dump.contract, dump.id, dump.dtype, dump.config, inputs), outputs
 
 
 def _kind(name: str) -> str:

@@ -11,10 +11,9 @@ sum is cut, so values and what is allowed are the op's own. All of it is r colum
 
 from functools import partial
 
-import numpy as np
-
 from ..judge import Right, right_output
 from ..rounding import Rounded
+from .parts import join
 from .progress import Progress
 from .step import Step
 
@@ -43,9 +42,3 @@ def right_dB(step: Step, h: Rounded, progress: Progress) -> Right:
     blocks = progress.through(step.blocks("out"), "dB", step.sizes["out"])
     products = (step.exact("dy", slice(None), cols).T @ h for cols in blocks)
     return join([right_output(step.scale * product, step.precision) for product in products], axis=0)
-
-
-def join(parts: list[Right], axis: int) -> Right:
-    """Parts of one right answer, side by side."""
-    each = ([getattr(part, name) for part in parts] for name in ("value", "size", "allowed"))
-    return Right(*(np.concatenate(arrays, axis=axis) for arrays in each))

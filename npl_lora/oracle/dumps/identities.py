@@ -39,14 +39,14 @@ def judge_J1(step: Step) -> OutputVerdict:
     norms = np.max(np.abs(dB)) * np.linalg.norm(B, axis=0)[:, None] + np.max(np.abs(dA)) * np.linalg.norm(A, axis=1)
     size = np.abs(B).T @ np.abs(dB) + np.abs(dA) @ np.abs(A).T
     allowed = _deviation(step, rows + step.sizes["in"] + step.sizes["out"]) * norms
-    return judge_output(Right(dA @ A.T, size, allowed), B.T @ dB)
+    return judge_output(_right(step, dA @ A.T, size, allowed), B.T @ dB)
 
 
 def judge_J3(step: Step) -> OutputVerdict:
     """<dx, x> against <dy, y - b>, row by row."""
     parts = [_J3_rows(step, rows) for rows in step.blocks("...")]
     value, size, allowed, got = (np.concatenate(each).reshape(step.leading) for each in zip(*parts, strict=True))
-    return judge_output(Right(value, size, allowed), got)
+    return judge_output(_right(step, value, size, allowed), got)
 
 
 def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
@@ -64,3 +64,7 @@ def _deviation(step: Step, terms: int) -> float:
     """How far an element may be off, in units of the largest next to it."""
     p = step.precision
     return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2)
+
+
+def _right(step: Step, value: np.ndarray, size: np.ndarray, allowed: np.ndarray) -> Right:
+    return Right(value, size, allowed, allowed / step.precision.deviations)

@@ -6,6 +6,7 @@ import numpy as np
 from ..judge import OutputVerdict, Right, judge_output
 from .gradients import low_rank, right_dA, right_dB
 from .identities import judge_J1, judge_J3
+from .parts import factor_of, with_note
 from .progress import Progress
 from .rows import DX, Y, judge_rows
 from .step import Step
@@ -25,14 +26,21 @@ def judge_step(step: Step, progress: Progress) -> tuple[dict[str, OutputVerdict]
     judges = {
         "y": lambda: judge_rows(step, Y, h, progress),
         "dx": lambda: judge_rows(step, DX, dh, progress),
-        "dA": lambda: judge_output(right_dA(step, dh, progress), step.block("dA")),
-        "dB": lambda: judge_output(right_dB(step, h, progress), step.block("dB")),
+        "dA": lambda: _judge_whole(step, "dA", right_dA(step, dh, progress)),
+        "dB": lambda: _judge_whole(step, "dB", right_dB(step, h, progress)),
     }
     for name, judge in judges.items():
         if step.has(name, *_NEEDS[name]) and name not in verdicts:
             verdicts[name] = judge()
     verdicts |= _by_other_means(step, blind, verdicts)
     return verdicts, _unseen(step, blind, verdicts)
+
+
+def _judge_whole(step: Step, name: str, right: Right) -> OutputVerdict:
+    got = step.block(name)
+    verdict = judge_output(right, got)
+    factor = factor_of(step, right, got) if verdict.verdict == "fail" else ""
+    return with_note(verdict, factor if "=" in factor else "")
 
 
 def _by_other_means(step: Step, blind: list[str], verdicts: dict[str, OutputVerdict]) -> dict[str, OutputVerdict]:
@@ -42,7 +50,7 @@ def _by_other_means(step: Step, blind: list[str], verdicts: dict[str, OutputVerd
     if _is_first(step):
         if "dA" in blind and "dA" in seen:
             zero = np.zeros(step.arrays["dA"].shape)
-            found["dA"] = judge_output(Right(zero, zero, zero), step.block("dA"))
+            found["dA"] = judge_output(Right(zero, zero, zero, zero), step.block("dA"))
     elif {"dA", "dB"} <= set(seen) and {"dA", "dB"} & set(blind):
         found["J1"] = judge_J1(step)
     if {"y", "dx"} <= set(seen) and {"y", "dx"} & set(blind) and step.has("x", "dy"):

@@ -32,15 +32,16 @@ bucket independently. A row wrong in B buckets is missed with probability (level
 of all rows, each off by more than is allowed but less than the level, with probability (1 - f)^_RANDOM.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
 from ..case import Case
 from ..contracts.lora_linear import forward
-from ..judge import OutputVerdict, Right, constant_factor, judge_output, right_answer
+from ..judge import OutputVerdict, Right, judge_output, right_answer
 from ..rounding import Rounded
-from .gradients import join
+from .parts import each, factor_of, join, with_note
 from .progress import Progress
 from .step import Step, slices
 
@@ -84,7 +85,7 @@ def judge_rows(step: Step, side: Side, low: Rounded, progress: Progress) -> Outp
         f"{picked.size} of {rows:,} rows in full, the others by random sums: an element off by more than about"
         f" {level:.1e} of its size would have been looked at"
     )
-    return _with_note(verdict, note) if verdict.verdict == "pass" else verdict
+    return with_note(verdict, note) if verdict.verdict == "pass" else verdict
 
 
 def _is_small(step: Step) -> bool:
@@ -194,9 +195,8 @@ def _columns_of_dx(step: Step, rows: Array, cols: slice) -> dict[str, Array]:
 def _in_full(step: Step, side: Side, low: Rounded, right: Right, picked: Array) -> OutputVerdict:
     """The verdict on all rows."""
     shape = (*step.leading, right.value.shape[1])
-    shaped = Right(*(part.reshape(shape) for part in (right.value, right.size, right.allowed)))
-    verdict = judge_output(shaped, step.block(side.got).reshape(shape))
-    return verdict if verdict.verdict == "pass" else _with_note(verdict, _low_factor(step, side, low, right, picked))
+    verdict = judge_output(each(right, lambda t: t.reshape(shape)), step.block(side.got).reshape(shape))
+    return verdict if verdict.verdict == "pass" else with_note(verdict, _low_factor(step, side, low, right, picked))
 
 
 def _some_rows(step: Step, side: Side, low: Rounded, right: Right, picked: Array) -> OutputVerdict:
@@ -205,16 +205,16 @@ def _some_rows(step: Step, side: Side, low: Rounded, right: Right, picked: Array
     verdict = judge_output(right, got)
     if verdict.verdict == "pass":
         return verdict
-    verdicts = [judge_output(Right(*each), row) for *each, row in zip(right.value, right.size, right.allowed, got)]
+    verdicts = [judge_output(each(right, itemgetter(i)), got[i]) for i in range(picked.size)]
     wrong = sum(v.verdict == "fail" for v in verdicts)
     counted = f"{wrong} of the {picked.size} rows judged in full are wrong"
-    if constant_factor(right, got) is not None:
-        return _with_note(verdict, counted)
+    if factor_of(step, right, got):
+        return with_note(verdict, counted)
     worst = max(range(picked.size), key=lambda i: _ratio(verdicts[i]))
     place = [int(i) for i in np.unravel_index(picked[worst], step.leading)]
     note = f"row {place}: {verdicts[worst].note}; {counted}"
     named = OutputVerdict("fail", verdicts[worst].error, verdicts[worst].allowed, note)
-    return _with_note(named, _low_factor(step, side, low, right, picked))
+    return with_note(named, _low_factor(step, side, low, right, picked))
 
 
 def _ratio(verdict: OutputVerdict) -> float:
@@ -231,16 +231,11 @@ def _low_factor(step: Step, side: Side, low: Rounded, right: Right, rows: Array)
     term = _low_rows(step, side, low.value, rows, _factor(step, side))
     if np.sum(term**2) <= np.sum(right.allowed**2):
         return ""
-    c = constant_factor(Right(term, right.size, right.allowed), step.block(side.got, rows) - (right.value - term))
-    return "" if c is None else f"its low-rank term is {c:.6g} times the right one, everywhere"
+    got = step.block(side.got, rows) - (right.value - term)
+    factor = factor_of(step, replace(right, value=term), got)
+    return f"its low-rank term is {factor} times the right one, everywhere" if factor else ""
 
 
 def _factor(step: Step, side: Side) -> Array:
     """(columns, r): what the low-rank term is multiplied with last, B or A^T."""
     return step.block("B") if side is Y else step.block("A").T
-
-
-def _with_note(verdict: OutputVerdict, note: str) -> OutputVerdict:
-    return OutputVerdict(
-        verdict.verdict, verdict.error, verdict.allowed, "; ".join(n for n in (verdict.note, note) if n)
-    )

@@ -14,7 +14,7 @@ import numpy as np
 from ... import ops
 from ...gradcheck import gradcheck
 from ...gradcheck.exact import draw
-from ..case import Case
+from ..case import Case, widened
 from ..check import CaseReport
 from ..contracts import CONTRACTS, train_steps
 from ..contracts._contract import Array, Config, Draw, inputs
@@ -34,7 +34,7 @@ class SelfSubject:
     contracts = tuple(CONTRACTS)
 
     def ask(self, case: Case) -> Answer:
-        arrays = {name: a if a.dtype.kind in "biu" else a.astype(np.float64) for name, a in case.arrays.items()}
+        arrays = widened(case)
         road = {"lora_merge": _rank_one_updates, "train_steps": _train}.get(case.contract, _differentiate)
         return Answer(outputs=(road(case, arrays),))
 
@@ -96,11 +96,13 @@ def _rank_one_updates(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     """The same steps with every gradient by the complex step."""
 
-    def gradients(at: Arrays, config: Config, d: Definition) -> tuple[Array, Array, Array]:
+    def gradients(
+        at: Arrays, config: Config, d: Definition, trained: tuple[str, ...]
+    ) -> tuple[Array, dict[str, Array]]:
         def loss(at: Arrays) -> Array:
             return train_steps.loss_and_pullback(at, config, d)[0]
 
-        return loss(at), complex_step(loss, at, "A", 1.0), complex_step(loss, at, "B", 1.0)
+        return loss(at), {name: complex_step(loss, at, name, 1.0) for name in trained}
 
     return train_steps.answer(arrays, case.config, RIGHT, gradients)
 

@@ -1,0 +1,83 @@
+"""What is wrong, in a sentence: from a failing subject's answers to the fault behind them.
+
+1. catalogue: a known fault, or two, that reproduces all that was answered. Only this claims an id.
+2. fit: what is seen, output by output: a factor, a term, an order, a place.
+3. precision: errors that are rounding, but coarser than the dtype's.
+
+Each says nothing rather than something that does not fit every wrong case.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..judge import Right
+from ..rounding import PRECISIONS
+from . import catalogue, fit, precision
+from ._observed import Observed
+
+__all__ = ["NOTHING", "Diagnosis", "Observed", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """ids: of the catalogue, best first; () when none fits. says: one or two sentences; "" when there is nothing to
+    say that the cases' own messages do not."""
+
+    ids: tuple[str, ...] = ()
+    says: str = ""
+
+
+NOTHING = Diagnosis()
+
+
+def diagnose(observed: Sequence[Observed]) -> Diagnosis:
+    """What is wrong with the answers to the cases of one contract, some of which failed."""
+    answered = [one for one in observed if one.failed and one.outputs is not None]
+    if not answered:
+        return NOTHING
+    if found := catalogue.matches(observed):
+        return _named(found)
+    return Diagnosis(says=_seen(answered))
+
+
+def _named(found: list[tuple[catalogue.Fault, ...]]) -> Diagnosis:
+    ids = tuple(dict.fromkeys(fault.id for faults in found for fault in faults))
+    best = found[0]
+    says = " ".join(f"{fault.says} ({fault.id}): it computes {fault.wrong}; right is {fault.right}." for fault in best)
+    others = list(dict.fromkeys(fault.says for faults in found[1:] for fault in faults if fault not in best))
+    if others:
+        says += f" These cases cannot tell it from: {'; '.join(others)}."
+    return Diagnosis(ids, says)
+
+
+def _seen(answered: Sequence[Observed]) -> str:
+    """One sentence an output, the outputs in the order they are answered in."""
+    wrongs: dict[str, list[fit.Wrong]] = {}
+    for one in answered:
+        assert one.outputs is not None
+        for name in one.failed:
+            got = one.outputs.get(name)
+            right = one.right.get(name)
+            if got is None or right is None or not _comparable(got, right):
+                continue
+            wrong = fit.Wrong(name, one.case, right, dict(one.right), got.astype(np.float64))
+            wrongs.setdefault(name, []).append(wrong)
+    sentences = [sentence for output in wrongs.values() if (sentence := fit.explain(_finest(output)))]
+    if not sentences:
+        every = [wrong for output in wrongs.values() for wrong in output]
+        dtypes = dict.fromkeys(wrong.case.dtype for wrong in every)
+        said = (precision.coarser([wrong for wrong in every if wrong.case.dtype == dtype]) for dtype in dtypes)
+        sentences = [sentence for sentence in said if sentence][:1]
+    return "; ".join(sentences) + "." if sentences else ""
+
+
+def _comparable(got: np.ndarray, right: Right) -> bool:
+    return got.shape == right.value.shape and got.dtype.kind == "f" and bool(np.all(np.isfinite(got)))
+
+
+def _finest(wrongs: list[fit.Wrong]) -> list[fit.Wrong]:
+    """Those in the dtype of the most digits: the others show the same more coarsely."""
+    finest = min(wrongs, key=lambda wrong: PRECISIONS[wrong.case.dtype].store).case.dtype
+    return [wrong for wrong in wrongs if wrong.case.dtype == finest]

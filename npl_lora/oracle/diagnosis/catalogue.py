@@ -1,0 +1,162 @@
+"""Which faults of the catalogue, singly or in pairs, answer exactly as the subject does.
+
+A fault is claimed only if it reproduces every output of every case that was answered, each within what is allowed for
+an implementation that has this fault. (The wrong definition runs on error-carrying arrays as the right one does.) Where
+a case was not answered, the fault must break there too.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..case import widened
+from ..contracts import CONTRACTS
+from ..definition import RIGHT, Definition
+from ..faults import FAULTS, Fault, wrong_answer
+from ..judge import Right, right_answer
+from ..rounding import PRECISIONS
+from ._observed import Observed
+
+_SUSPECTS = 64  # pairs looked at closely, the nearest first
+
+
+def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
+    """The faults, or else the pairs of faults, that reproduce all that was observed of one contract; nearest first."""
+    contract = observed[0].case.contract
+    relevant = [fault for fault in faults if fault.parts.keys() & parts_used(contract) or contract in fault.answers]
+    ordered = sorted(observed, key=_sharpness)
+    looks = {fault.name: _look((fault,), ordered[0]) for fault in relevant}
+    singles = [(looks[fault.name], (fault,)) for fault in relevant]
+    every_pair = itertools.combinations(relevant, 2)
+    return (
+        _reproducing(singles, ordered)
+        or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
+        or _reproducing([(_look(pair, ordered[0]), pair) for pair in every_pair], ordered)
+    )
+
+
+@cache
+def parts_used(contract: str) -> frozenset[str]:
+    """The parts of the definition that a contract's answer takes, over its cases."""
+    used: set[str] = set()
+
+    class Recorder(Definition):
+        def __getattribute__(self, name: str) -> object:
+            used.add(name)
+            return super().__getattribute__(name)
+
+    recorder = Recorder(**vars(RIGHT))
+    for case in CONTRACTS[contract].cases("float64"):
+        CONTRACTS[contract].answer(case.arrays, case.config, recorder)
+    return frozenset(used & vars(RIGHT).keys())
+
+
+def _sharpness(one: Observed) -> tuple[bool, float, int, int]:
+    """Failing cases of fine dtypes come first, with many outputs wrong: they tell most faults apart. Small ones
+    are quicker."""
+    size = sum(right.value.size for right in one.right.values())
+    return not (one.failed and one.outputs is not None), PRECISIONS[one.case.dtype].store, -len(one.failed), size
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A quick look at what some faults answer in one case: how far each output is from what came back, in units of a
+    generous tolerance, and which outputs the faults change. Below 1 everywhere, a close look is worth its time."""
+
+    distance: dict[str, float]
+    changed: frozenset[str]
+
+    @property
+    def worst(self) -> float:
+        return max(self.distance.values(), default=np.inf)
+
+
+_BREAKS = _Look({}, frozenset())
+
+
+def _look(faults: tuple[Fault, ...], one: Observed) -> _Look:
+    assert one.outputs is not None
+    try:
+        with np.errstate(all="ignore"):
+            answer = wrong_answer(one.case.contract, *faults)(widened(one.case), one.case.config)
+    except (ValueError, IndexError):
+        return _BREAKS
+    wrong = {name: np.asarray(output) for name, output in answer.items()}
+    if wrong.keys() != one.outputs.keys():
+        return _BREAKS
+    distance = {name: _normwise(wrong[name], one.outputs[name], one, name) for name in wrong}
+    changed = (n for n in wrong if not np.array_equal(wrong[n], one.right[n].value, equal_nan=True))
+    return _Look(distance, frozenset(changed))
+
+
+def _likely_pairs(
+    faults: Sequence[Fault], looks: Mapping[str, _Look], one: Observed
+) -> list[tuple[_Look, tuple[Fault, Fault]]]:
+    """The pairs whose faults do not meet: what only one of the two changes comes out as with that one alone, and what
+    neither changes is right. Much quicker to look through than every pair."""
+    found = []
+    for f, g in itertools.combinations(faults, 2):
+        a, b = looks[f.name], looks[g.name]
+        alone = {**b.distance, **{name: d for name, d in a.distance.items() if name not in b.changed}}
+        both = a.changed & b.changed
+        if all(distance < 1.0 for name, distance in alone.items() if name not in both):
+            found.append((_look((f, g), one) if both else _Look(alone, frozenset()), (f, g)))
+    return found
+
+
+def _reproducing(
+    candidates: Sequence[tuple[_Look, tuple[Fault, ...]]], observed: Sequence[Observed]
+) -> list[tuple[Fault, ...]]:
+    near = sorted((look.worst, n) for n, (look, _) in enumerate(candidates) if look.worst < 1.0)
+    found = []
+    for _, n in near[:_SUSPECTS]:
+        worst = _worst(candidates[n][1], observed)
+        if worst is not None:
+            found.append((worst, n))
+    return [candidates[n][1] for _, n in sorted(found)]
+
+
+def _normwise(wrong: np.ndarray, got: np.ndarray, one: Observed, name: str) -> float:
+    if wrong.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(wrong), np.isnan(got)):
+        return np.inf
+    wrong, got = np.nan_to_num(wrong), np.nan_to_num(got.astype(np.float64))
+    right = one.right[name]
+    largest, scale = np.max(np.abs(wrong), initial=0.0), np.max(np.abs(right.value), initial=0.0)
+    allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
+    tolerance = allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest
+    difference = float(np.max(np.abs(wrong - got), initial=0.0))
+    return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
+
+
+def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | None:
+    """The largest error in units of what is allowed, when everything observed is reproduced; else None."""
+    worst = 0.0
+    answer = wrong_answer(observed[0].case.contract, *faults)
+    for one in observed:
+        try:
+            with np.errstate(all="ignore"):
+                predicted = right_answer(one.case, answer)
+        except (ValueError, IndexError):
+            predicted = None
+        if predicted is None or one.outputs is None:
+            if predicted is not None or one.outputs is not None:
+                return None
+            continue
+        if predicted.keys() != one.outputs.keys():
+            return None
+        worst = max(worst, *(_ratio(predicted[name], one.outputs[name]) for name in predicted))
+        if not worst <= 1.0:
+            return None
+    return worst
+
+
+def _ratio(predicted: Right, got: np.ndarray) -> float:
+    value, got = predicted.value, got.astype(np.float64)
+    if value.shape != got.shape or not np.array_equal(np.isnan(value), np.isnan(got)):
+        return np.inf
+    error = np.where(np.isnan(value), 0.0, np.abs(got - value))
+    with np.errstate(all="ignore"):
+        return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))

@@ -1,0 +1,238 @@
+"""A fitted explanation of one wrong output: not which fault it is, but what is seen.
+
+Each explanation is a function that looks at one output in all the cases where it was wrong and returns a sentence, or
+None when it does not fit every one of them within what is allowed. The first that fits is taken: the list goes from the
+strictest form to the loosest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..case import Case
+from ..judge import Right
+from . import expressions
+from .terms import terms
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One output of one case: what is right, what is allowed, and what came back, in float64."""
+
+    name: str
+    case: Case
+    right: Right
+    rights: dict[str, Right]
+    got: np.ndarray
+
+    def explained(self, value: np.ndarray, factor: float = 1.0) -> bool:
+        """Whether value is what came back, within what is allowed for numbers of its size."""
+        return bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * _slack(self.right)))
+
+    @property
+    def wrong(self) -> np.ndarray:
+        return ~(np.abs(self.got - self.right.value) <= self.right.allowed)
+
+
+def explain(observations: Sequence[Wrong]) -> str | None:
+    """A sentence that starts with the output's name, or None."""
+    for explanation in EXPLANATIONS:
+        if sentence := explanation(observations):
+            return f"{observations[0].name} {sentence}"
+    return None
+
+
+def _slack(right: Right) -> np.ndarray:
+    """What is allowed; where the right answer is zero for lack of terms, as much as anywhere."""
+    return np.where(right.size == 0, np.max(right.allowed, initial=0.0), right.allowed)
+
+
+def _zero(observations: Sequence[Wrong]) -> str | None:
+    return "is zero everywhere" if all(not np.any(one.got) for one in observations) else None
+
+
+def _factor(observations: Sequence[Wrong]) -> str | None:
+    """got = c right."""
+    fitted = []
+    for one in observations:
+        value = one.right.value
+        energy = float(np.sum(value * value))
+        if energy == 0 or value.size < 2:
+            return None
+        factor = float(np.sum(value * one.got)) / energy
+        if not one.explained(factor * value, factor):
+            return None
+        fitted.append((one.case, factor, float(np.sum(np.abs(value) * one.right.allowed)) / energy))
+    if expression := expressions.name_of(fitted):
+        return f"is {_times(expression)} the right one{_legend(expression)}"
+    same = max(f for _, f, _ in fitted) - min(f for _, f, _ in fitted) <= 2 * max(e for _, _, e in fitted)
+    if same:
+        return f"is {fitted[0][1]:.6g} times the right one"
+    case, factor, _ = fitted[0]
+    return f"is a constant times the right one, another in every case ({factor:.6g} in {case.id})"
+
+
+def _terms(observations: Sequence[Wrong]) -> str | None:
+    """got = sum of c_t term_t, where the right one is the sum of the terms."""
+    names = list(terms(observations[0].case, observations[0].name))
+    coefficients: dict[str, list[tuple[Case, float, float]]] = {name: [] for name in names}
+    for one in observations:
+        parts = terms(one.case, one.name)
+        if len(parts) < 2 or any(name not in coefficients for name in parts):
+            return None
+        columns = np.stack([part.ravel() for part in parts.values()], axis=1)
+        if np.linalg.matrix_rank(columns) < columns.shape[1]:
+            return None
+        c, *_ = np.linalg.lstsq(columns, one.got.ravel(), rcond=None)
+        if not one.explained((columns @ c).reshape(one.got.shape), float(np.max(np.abs(c)))):
+            return None
+        spread = np.sqrt(np.diag(np.linalg.inv(columns.T @ columns))) * float(np.max(one.right.allowed))
+        for name, coefficient, error in zip(parts, c, spread, strict=True):
+            coefficients[name].append((one.case, float(coefficient), 4.0 * float(error)))
+    found = []
+    for name, fitted in coefficients.items():
+        if not fitted or all(abs(c - 1.0) <= error for _, c, error in fitted):
+            continue
+        expression = expressions.name_of(fitted)
+        if expression == "0":
+            found.append(f"lacks its term {name}")
+        elif expression == "2":
+            found.append(f"has its term {name} twice")
+        elif expression:
+            found.append(
+                f"has its term {name} {_times(expression)} too large{_legend(expression)}".replace(
+                    "times too large", "times as large as it should be"
+                )
+            )
+        else:
+            found.append(f"has its term {name} {fitted[0][1]:.6g} times as large as it should be ({fitted[0][0].id})")
+    return " and ".join(found) or None
+
+
+def _exchanged(observations: Sequence[Wrong]) -> str | None:
+    """got is the right answer of another output."""
+    for other in observations[0].rights:
+        if other != observations[0].name and all(
+            other in one.rights
+            and one.rights[other].value.shape == one.got.shape
+            and np.all(np.abs(one.got - one.rights[other].value) <= one.rights[other].allowed)
+            for one in observations
+        ):
+            return f"is what {other} should be"
+    return None
+
+
+def _transposed(observations: Sequence[Wrong]) -> str | None:
+    """The same numbers, transposed or in the other order of storage."""
+    for how, change in (
+        ("transposed", lambda t: t.T),
+        ("laid out in the other order (the numbers of its transpose, cut into its own shape)", _other_order),
+    ):
+        if all(
+            one.got.ndim == 2
+            and min(one.got.shape) > 1
+            and change(one.right.value).shape == one.got.shape
+            and np.all(np.abs(one.got - change(one.right.value)) <= change(one.right.allowed))
+            for one in observations
+        ):
+            return f"is {how}"
+    return None
+
+
+def _other_order(t: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(t.T).reshape(t.shape)
+
+
+def _permuted(observations: Sequence[Wrong]) -> str | None:
+    """The right slices in another order along one axis."""
+    for axis in range(observations[0].got.ndim):
+        orders = [_order(one, axis) if axis < one.got.ndim else None for one in observations]
+        if all(order is not None for order in orders):
+            shown = ", ".join(map(str, orders[0] or ()))
+            return f"has its slices along axis {axis} in another order ({shown} in {observations[0].case.id})"
+    return None
+
+
+def _order(one: Wrong, axis: int) -> list[int] | None:
+    right, allowed = (np.moveaxis(t, axis, 0) for t in (one.right.value, _slack(one.right)))
+    got = np.moveaxis(one.got, axis, 0)
+    order = []
+    for slice_ in got:
+        here = [i for i in range(len(right)) if np.all(np.abs(slice_ - right[i]) <= allowed[i])]
+        if len(here) != 1:
+            return None
+        order.append(here[0])
+    return order if sorted(order) == list(range(len(right))) else None
+
+
+def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
+    """got = c_i right along one axis: rows, columns or heads with factors of their own."""
+    for axis in range(observations[0].got.ndim):
+        shown = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
+        if all(factors is not None for factors in shown):
+            first = ", ".join(f"{c:.4g}" for c in (shown[0] or [])[:6])
+            return f"has a factor of its own for every index of axis {axis} ({first} ... in {observations[0].case.id})"
+    return None
+
+
+def _slice_factors(one: Wrong, axis: int) -> list[float] | None:
+    if one.got.size == one.got.shape[axis]:
+        return None  # a factor for every element explains everything
+    right, allowed, got = (np.moveaxis(t, axis, 0) for t in (one.right.value, _slack(one.right), one.got))
+    factors = []
+    for r, a, g in zip(right, allowed, got, strict=True):
+        energy = float(np.sum(r * r))
+        c = float(np.sum(r * g)) / energy if energy else 0.0
+        if not np.all(np.abs(g - c * r) <= max(abs(c), 1.0) * a):
+            return None
+        factors.append(c)
+    return factors
+
+
+def _confined(observations: Sequence[Wrong]) -> str | None:
+    """Wrong in some slices of an axis and right in all others."""
+    for axis in range(observations[0].got.ndim):
+        places = [_places(one, axis) if axis < one.got.ndim else None for one in observations]
+        if all(places):
+            where = _positions(observations, places, axis)
+            return f"is wrong {where} of axis {axis} only, and right elsewhere"
+    return None
+
+
+def _places(one: Wrong, axis: int) -> list[int] | None:
+    wrong = np.any(np.moveaxis(one.wrong, axis, 0).reshape(one.got.shape[axis], -1), axis=1)
+    where = [int(i) for i in np.flatnonzero(wrong)]
+    return where if 0 < len(where) <= len(wrong) // 2 else None
+
+
+def _positions(observations: Sequence[Wrong], places: Sequence[list[int] | None], axis: int) -> str:
+    if all(p == [0] for p in places):
+        return "at the first index"
+    if all(p == [one.got.shape[axis] - 1] for one, p in zip(observations, places, strict=True)):
+        return "at the last index"
+    if all(p == [one.case.config.get("padding_idx")] for one, p in zip(observations, places, strict=True)):
+        return "at padding_idx"
+    shown = ", ".join(map(str, (places[0] or [])[:8]))
+    return f"at index {shown} ({observations[0].case.id})"
+
+
+EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
+    _zero,
+    _factor,
+    _exchanged,
+    _transposed,
+    _permuted,
+    _terms,
+    _factor_per_slice,
+    _confined,
+)
+
+
+def _times(expression: str) -> str:
+    return "minus" if expression == "-1" else f"{expression} times"
+
+
+def _legend(expression: str) -> str:
+    said = [sentence for letter, sentence in expressions.LEGEND.items() if letter in expression.replace("sqrt", "")]
+    return f" ({', '.join(said)})" if said else ""

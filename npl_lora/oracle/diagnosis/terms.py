@@ -1,0 +1,63 @@
+"""The terms that a right output is the sum of, where it is a sum of which a term may be lost or counted twice."""
+
+import math
+
+import numpy as np
+
+from ..case import Case, widened
+from ..contracts import CONTRACTS
+from ..definition import scale
+
+_PATHS = ("lora_linear", "lora_embedding", "lora_conv2d", "lora_merge")
+_NAMES = {
+    ("lora_linear", "y"): ("x W^T", "s (x A^T) B^T"),
+    ("lora_linear", "dx"): ("dy W", "s (dy B) A"),
+    ("lora_embedding", "y"): ("E[ids]", "s (A^T)[ids] B^T"),
+    ("lora_conv2d", "y"): ("conv(x, W)", "s conv(conv(x, A), B)"),
+    ("lora_conv2d", "dx"): ("that goes through W", "that goes through A and B"),
+    ("lora_merge", "W_merged"): ("W", "s B A"),
+    ("lora_merge", "W_unmerged"): ("W", "s B A"),
+}
+
+
+def terms(case: Case, output: str) -> dict[str, np.ndarray]:
+    """{formula of a term: its value}, whose sum with the right coefficients is the output; {} where none are known.
+
+    The base term is what is left at B = 0, the bias what is lost with b, and a gradient's terms are its tokens.
+    """
+    if (case.contract, output) in _NAMES:
+        return _base_and_low_rank(case, output)
+    if case.contract == "lora_linear" and output in ("dA", "dB"):
+        return _tokens(case, output)
+    return {}
+
+
+def _answer(case: Case, output: str, **changed: np.ndarray | None) -> np.ndarray:
+    arrays = {name: a for name, a in {**widened(case), **changed}.items() if a is not None}
+    return np.asarray(CONTRACTS[case.contract].answer(arrays, case.config)[output])
+
+
+def _base_and_low_rank(case: Case, output: str) -> dict[str, np.ndarray]:
+    base, low = _NAMES[case.contract, output]
+    zero = np.zeros_like(widened(case)["B"])
+    if output == "W_unmerged":
+        merged, plain = _answer(case, "W_merged"), _answer(case, "W_merged", B=zero)
+        return {base: plain, low: merged - plain}
+    whole, plain = _answer(case, output), _answer(case, output, B=zero)
+    found = {base: plain, low: whole - plain}
+    if output == "y" and "b" in case:
+        found[base] = _answer(case, output, B=zero, b=None)
+        found["b"] = plain - found[base]
+    return found
+
+
+def _tokens(case: Case, output: str) -> dict[str, np.ndarray]:
+    """s dy_n h_n^T for every token n; too many to be told apart where tokens outnumber half the numbers."""
+    arrays = widened(case)
+    x = arrays["x"] * arrays.get("mask", 1.0)
+    x, dy = (t.reshape(-1, t.shape[-1]) for t in (x, arrays["dy"]))
+    left, right = (dy @ arrays["B"], x) if output == "dA" else (dy, x @ arrays["A"].T)
+    if not 1 < len(x) <= math.prod(arrays[output[1:]].shape) // 2:
+        return {}
+    s = scale(case.config)
+    return {f"of token {n}": s * np.multiply.outer(left[n], right[n]) for n in range(len(x))}

@@ -1,0 +1,40 @@
+"""Right answers cut into parts and put together again; and what a factor between two answers is called."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+
+from ..case import Case
+from ..diagnosis.expressions import name_of
+from ..judge import OutputVerdict, Right, constant_factor
+from .step import Step
+
+_NAMES = [field.name for field in fields(Right)]
+
+
+def each(right: Right, move: Callable[[np.ndarray], np.ndarray]) -> Right:
+    """The same of every array in it."""
+    return Right(*(move(getattr(right, name)) for name in _NAMES))
+
+
+def join(parts: list[Right], axis: int) -> Right:
+    """Parts of one right answer, side by side."""
+    return Right(*(np.concatenate([getattr(part, name) for part in parts], axis=axis) for name in _NAMES))
+
+
+def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
+    """What got is times, everywhere, and what that is in terms of the configuration: "0.5 = 1/s". Nothing if not."""
+    factor = constant_factor(right, got)
+    if factor is None:
+        return ""
+    error = float(np.sum(np.abs(right.value) * right.allowed)) / float(np.sum(right.value**2))
+    case = Case("lora_linear", "", step.dtype, step.config, step.arrays)
+    expression = name_of([(case, factor, error)])
+    return f"{factor:.6g}" + (f" = {expression}" if expression and not expression.lstrip("-")[0].isdigit() else "")
+
+
+def with_note(verdict: OutputVerdict, note: str) -> OutputVerdict:
+    """The verdict with one more thing to say."""
+    said = "; ".join(part for part in (verdict.note, note) if part)
+    return OutputVerdict(verdict.verdict, verdict.error, verdict.allowed, said)
