@@ -39,7 +39,8 @@ def judge_dump(path: Path, on_progress: Callable[[str, int, int], None] | None =
     try:
         dump = open_dump(path)
         step = lora_linear_step(dump) if dump.contract == "lora_linear" else None
-        verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump), [])
+        with np.errstate(all="ignore"):  # what overflows is judged
+            verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump), [])
     except (DumpError, MissingExtraError) as error:
         return Report(str(path), problem=str(error))
     except MemoryError:
@@ -47,6 +48,7 @@ def judge_dump(path: Path, on_progress: Callable[[str, int, int], None] | None =
     failed = {name: verdict.note for name, verdict in verdicts.items() if verdict.verdict == "fail"}
     says = [f"{name}: {note}" for name, note in failed.items()]
     says += [f"could not be seen: {'; '.join(unseen)}"] if unseen else []
+    says += [dump.note] if dump.note else []
     overall = "fail" if failed else "pass" if verdicts else "absent"
     case = CaseReport(dump.id, dump.dtype, overall, "; ".join(says), verdicts)
     return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, failed)),))
@@ -65,11 +67,11 @@ def _judge_as_case(dump: Dump) -> dict[str, OutputVerdict]:
 
 def _diagnosis(dump: Dump, failed: Iterable[str]) -> Diagnosis:
     """What is behind the failures, where the dump is small and lacks nothing."""
-    case, outputs = _as_case(dump)
     contract = CONTRACTS[dump.contract]
-    complete = all(name in case for name in ("x", "W", "dy")) or dump.contract != "lora_linear"
+    complete = all(name in dump.arrays for name in ("x", "W", "dy")) or dump.contract != "lora_linear"
     if not failed or not complete or contract.judge is not None or _numbers(dump) > _DIAGNOSIS_LIMIT:
         return NOTHING
+    case, outputs = _as_case(dump)
     right = right_answer(case, contract.answer)
     return diagnose([Observed(case, right, outputs, tuple(failed))]) if right.keys() == outputs.keys() else NOTHING
 

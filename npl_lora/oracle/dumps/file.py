@@ -23,6 +23,7 @@ import numpy as np
 from ..._extras import require
 from ..contracts import CONTRACTS
 from ..rounding import PRECISIONS
+from ..subjects import one_line
 
 _HEADER_LIMIT = 1 << 20  # bytes; a dump has some ten arrays
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
@@ -42,6 +43,7 @@ class Dump:
     dtype: str
     config: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(repr=False)
+    note: str = ""
 
 
 def open_dump(path: Path) -> Dump:
@@ -93,7 +95,7 @@ def _json(text: str | bytes, what: str) -> dict[str, Any]:
 
 
 def _metadata(metadata: Any) -> dict[str, Any]:
-    """contract, id, dtype and config, each of them checked."""
+    """contract, id, dtype and config, each of them checked; and a note, where whoever wrote the dump left one."""
     if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key), str) for key in _KEYS):
         raise DumpError(f"has no __metadata__ with the strings {', '.join(_KEYS)}")
     if metadata["protocol"] != "1":
@@ -102,7 +104,8 @@ def _metadata(metadata: Any) -> dict[str, Any]:
         if metadata[key] not in known:
             raise DumpError(f"{key} is {metadata[key][:40]!r}, expected one of {', '.join(known)}")
     config = _json(metadata["config"], "config")
-    return {"config": config, **{key: metadata[key] for key in ("contract", "id", "dtype")}}
+    note = one_line.first_line(str(metadata.get("note", "")))
+    return {"config": config, "note": note, **{key: metadata[key] for key in ("contract", "id", "dtype")}}
 
 
 def _check_layout(header: dict[str, Any], size: int) -> None:

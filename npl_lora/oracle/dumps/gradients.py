@@ -9,8 +9,6 @@ cut into blocks, for the op would hold everything at once: h and dh by rows, dA 
 sum is cut, so values and what is allowed are the op's own. All of it is r columns wide: 8 N r (in + out) operations.
 """
 
-from functools import partial
-
 from ..judge import Right, right_output
 from ..rounding import Rounded
 from .parts import join
@@ -18,16 +16,16 @@ from .progress import Progress
 from .step import Step
 
 
-def low_rank(step: Step, progress: Progress) -> tuple[Rounded | None, Rounded | None]:
-    """h and dh, each where its input is there."""
-    A, B = step.exact("A"), step.exact("B")
-    N, join_rows, h, dh = step.sizes["..."], partial(step.xp.concat, axis=0), None, None
-    if step.has("x"):
-        h = join_rows([step.dropped(rows) @ A.T for rows in progress.through(step.blocks("..."), "h", N)])
-    if step.has("dy"):
-        parts = progress.through(step.blocks("..."), "dh", N)
-        dh = join_rows([step.scale * (step.exact("dy", rows) @ B) for rows in parts])
-    return h, dh
+def rows_of_h(step: Step, progress: Progress) -> Rounded:
+    """h = x~ A^T, by rows."""
+    A, rows = step.exact("A"), progress.through(step.blocks("..."), "h", step.sizes["..."])
+    return step.xp.concat(tuple(step.dropped(block) @ A.T for block in rows), axis=0)
+
+
+def rows_of_dh(step: Step, progress: Progress) -> Rounded:
+    """dh = s dy B, by rows."""
+    B, rows = step.exact("B"), progress.through(step.blocks("..."), "dh", step.sizes["..."])
+    return step.xp.concat(tuple(step.scale * (step.exact("dy", block) @ B) for block in rows), axis=0)
 
 
 def right_dA(step: Step, dh: Rounded, progress: Progress) -> Right:

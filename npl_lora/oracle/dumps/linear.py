@@ -4,7 +4,7 @@ be seen is said."""
 import numpy as np
 
 from ..judge import OutputVerdict, Right, judge_output
-from .gradients import low_rank, right_dA, right_dB
+from .gradients import right_dA, right_dB, rows_of_dh, rows_of_h
 from .identities import judge_J1, judge_J3
 from .parts import factor_of, with_note
 from .progress import Progress
@@ -22,17 +22,20 @@ def judge_step(step: Step, progress: Progress) -> tuple[dict[str, OutputVerdict]
     """A verdict for each output and identity that can be judged, and sentences on what could not be seen."""
     verdicts = {name: OutputVerdict("fail", None, None, note) for name, note in step.refused.items()}
     blind = [name for name in _NEEDS if step.has(name) and not step.has(*_NEEDS[name])]
-    h, dh = low_rank(step, progress)
-    judges = {
-        "y": lambda: judge_rows(step, Y, h, progress),
-        "dx": lambda: judge_rows(step, DX, dh, progress),
-        "dA": lambda: _judge_whole(step, "dA", right_dA(step, dh, progress)),
-        "dB": lambda: _judge_whole(step, "dB", right_dB(step, h, progress)),
-    }
-    for name, judge in judges.items():
-        if step.has(name, *_NEEDS[name]) and name not in verdicts:
-            verdicts[name] = judge()
-    verdicts |= _by_other_means(step, blind, verdicts)
+    asked = {name for name in _NEEDS if step.has(name, *_NEEDS[name]) and name not in verdicts}
+    if asked & {"y", "dB"}:
+        h = rows_of_h(step, progress)
+        if "y" in asked:
+            verdicts["y"] = judge_rows(step, Y, h, progress)
+        if "dB" in asked:
+            verdicts["dB"] = _judge_whole(step, "dB", right_dB(step, h, progress))
+    if asked & {"dx", "dA"}:
+        dh = rows_of_dh(step, progress)
+        if "dx" in asked:
+            verdicts["dx"] = judge_rows(step, DX, dh, progress)
+        if "dA" in asked:
+            verdicts["dA"] = _judge_whole(step, "dA", right_dA(step, dh, progress))
+    verdicts |= _by_other_means(step, blind)
     return verdicts, _unseen(step, blind, verdicts)
 
 
@@ -43,7 +46,7 @@ def _judge_whole(step: Step, name: str, right: Right) -> OutputVerdict:
     return with_note(verdict, factor if "=" in factor else "")
 
 
-def _by_other_means(step: Step, blind: list[str], verdicts: dict[str, OutputVerdict]) -> dict[str, OutputVerdict]:
+def _by_other_means(step: Step, blind: list[str]) -> dict[str, OutputVerdict]:
     """What can be said of the outputs that have no right answer here."""
     found = {}
     seen = [name for name in _NEEDS if step.has(name) and name not in step.refused]

@@ -145,8 +145,8 @@ def _check_config(config: dict[str, Any], r: int) -> None:
     if type(config.get("r")) is not int or config["r"] != r:
         raise DumpError(f"config has r = {_short(config.get('r'))}, but A has {r} rows")
     alpha = config.get("alpha")
-    if type(alpha) not in (int, float) or not abs(alpha) < 1e30:  # NaN is not
-        raise DumpError(f"config has alpha = {_short(alpha)}, expected a number")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < abs(alpha) < 1e30:  # NaN is not
+        raise DumpError(f"config has alpha = {_short(alpha)}, expected a number that is not 0")
     if type(config.get("use_rslora")) is not bool:
         raise DumpError(f"config has use_rslora = {_short(config.get('use_rslora'))}, expected true or false")
 
