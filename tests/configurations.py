@@ -95,6 +95,33 @@ def lora_linear(d):
     return {"x": f(*d["leading"], d["in"]), **f.linear("WAB", d["out"], d["in"]), **more}, {"scale": d["scale"]}
 
 
+def dora_linear(d):
+    """n, the row norms, is given: what is constant in the backward is constant in every comparison."""
+    f = Draw(d)
+    more = {"b": f(d["out"])} if d["bias"] else {}
+    arrays = {"x": f(*d["leading"], d["in"]), **f.linear("WAB", d["out"], d["in"]), "m": f(d["out"]), **more}
+    return {**arrays, "n": 0.5 + np.abs(f(d["out"]))}, {"scale": d["scale"]}
+
+
+def _window(d):
+    """Kernel, stride, padding and dilation, and an image that the kernel fits into."""
+    kernel, dilation = (d["half"], d["per"]), (d["per"], d["G"])
+    size = [dilation[a] * (kernel[a] - 1) + 1 + d["TS"[a]] for a in (0, 1)]
+    return size, kernel, {"stride": (d["G"], d["half"]), "padding": (int(d["bias"]), d["F"] - 1), "dilation": dilation}
+
+
+def patches(d):
+    size, kernel, how = _window(d)
+    return {"x": Draw(d)(d["per"], d["in"], *size)}, {"kernel": kernel, **how}
+
+
+def lora_conv2d(d):
+    f = Draw(d)
+    size, kernel, how = _window(d)
+    x, W, A = f(d["per"], d["in"], *size), f(d["out"], d["in"], *kernel), f(d["r"], d["in"], *kernel)
+    return {"x": x, "W": W, "A": A, "B": f(d["out"], d["r"], 1, 1)}, {"scale": d["scale"], **how}
+
+
 def _ids(f, d):
     """Few tokens, so they repeat; two of them the padding token."""
     ids = f.rng.integers(0, d["V"], size=d["leading"])
@@ -111,7 +138,8 @@ def embedding(d):
 def lora_embedding(d):
     f = Draw(d)
     inputs, config = embedding(d)
-    return {**inputs, "A": f(d["r"], d["V"]), "B": f(d["out"], d["r"])}, {**config, "scale": d["scale"]}
+    more = {"mask": f.dropout(*d["leading"], d["r"])} if d["mask"] else {}
+    return {**inputs, "A": f(d["r"], d["V"]), "B": f(d["out"], d["r"]), **more}, {**config, "scale": d["scale"]}
 
 
 def dropout(d):
@@ -130,6 +158,14 @@ def merge(d):
 def unmerge(d):
     inputs, config = merge(d)
     return {"W_merged": inputs.pop("W"), **inputs}, config
+
+
+def combine(d):
+    """Two or three adapters of ranks r, F and V, one of them of negative weight."""
+    f, ranks = Draw(d), [d["r"], d["F"], d["V"]][: 3 if d["bias"] else 2]
+    pairs = [{f"A_{i}": f(r, d["in"]), f"B_{i}": f(d["out"], r)} for i, r in enumerate(ranks, start=1)]
+    config = {"weights": [0.75, -1.5, 0.5][: len(ranks)], "scales": [d["scale"], 1.25, 3.0][: len(ranks)]}
+    return {name: a for pair in pairs for name, a in pair.items()}, config
 
 
 def softmax(d):
@@ -215,8 +251,9 @@ def mean_squared_error(d):
 
 OPS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "softmax", "attention"]
 OPS += ["rope", "layer_norm", "rms_norm", "silu", "gelu", "gelu_tanh", "relu", "glu", "gated_mlp", "lora_mlp"]
-OPS += ["lora_attention", "cross_entropy", "mean_squared_error"]
-POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge"]
+OPS += ["lora_attention", "cross_entropy", "mean_squared_error", "combine", "dora_linear", "patches", "lora_conv2d"]
+POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "combine"]
+POLYNOMIALS += ["patches", "lora_conv2d"]
 
 
 def build(name, d):

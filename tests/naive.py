@@ -56,6 +56,57 @@ def lora_linear(m, a, c, dy):
     return flat.reshape(dy.shape), {**grads, "x": dx.reshape(a["x"].shape), "A": dA, "B": dB}
 
 
+def dora_linear(m, a, c, dy):
+    length, norm, g = a["m"], a["n"], rows(dy)
+    turned = zeros(m, *g.shape)
+    for n, o in every(*g.shape):
+        turned[n, o] = g[n, o] * length[o] / norm[o]
+    plain = {"x": a["x"], "W": a["W"], "A": a["A"], "B": a["B"]}
+    y, grads = lora_linear(m, plain, c, turned.reshape(dy.shape))
+    z, out = rows(y), zeros(m, *g.shape)
+    dm, db = zeros(m, len(length)), zeros(m, len(length))
+    for n, o in every(*g.shape):
+        out[n, o] = z[n, o] * length[o] / norm[o] + (a["b"][o] if "b" in a else m.number(0))
+        dm[o] += g[n, o] * z[n, o] / norm[o]
+        db[o] += g[n, o]
+    return out.reshape(dy.shape), grads | {"m": dm} | ({"b": db} if "b" in a else {})
+
+
+def patches(m, a, c, dy):
+    x, (kh, kw) = a["x"], c["kernel"]
+    y, dx = zeros(m, *dy.shape), zeros(m, *x.shape)
+    for n, o, q, channel, i, j in every(*dy.shape[:3], x.shape[1], kh, kw):
+        h, w = _seen(o, i, 0, c), _seen(q, j, 1, c)
+        if 0 <= h < x.shape[2] and 0 <= w < x.shape[3]:
+            at = (n, o, q, (channel * kh + i) * kw + j)
+            y[at] = x[n, channel, h, w]
+            dx[n, channel, h, w] += dy[at]
+    return y, {"x": dx}
+
+
+def _seen(place, entry, axis, c):
+    return c["stride"][axis] * place + c["dilation"][axis] * entry - c["padding"][axis]
+
+
+def lora_conv2d(m, a, c, dy):
+    x, W, A, B, s = a["x"], a["W"], a["A"], a["B"], m.number(c["scale"])
+    y, dx, dW, dA, dB = (zeros(m, *t.shape) for t in (dy, x, W, A, B))
+    for n, oc, o, q, channel, i, j in every(*dy.shape, x.shape[1], *W.shape[2:]):
+        h, w = _seen(o, i, 0, c), _seen(q, j, 1, c)
+        if not (0 <= h < x.shape[2] and 0 <= w < x.shape[3]):
+            continue
+        v, g = x[n, channel, h, w], dy[n, oc, o, q]
+        y[n, oc, o, q] += v * W[oc, channel, i, j]
+        dx[n, channel, h, w] += g * W[oc, channel, i, j]
+        dW[oc, channel, i, j] += g * v
+        for k in range(A.shape[0]):
+            y[n, oc, o, q] += s * B[oc, k, 0, 0] * A[k, channel, i, j] * v
+            dx[n, channel, h, w] += s * g * B[oc, k, 0, 0] * A[k, channel, i, j]
+            dA[k, channel, i, j] += s * g * B[oc, k, 0, 0] * v
+            dB[oc, k, 0, 0] += s * g * A[k, channel, i, j] * v
+    return y, {"x": dx, "W": dW, "A": dA, "B": dB}
+
+
 def embedding(m, a, c, dy):
     ids, E, pad = a["ids"], a["E"], c.get("padding_idx")
     flat, g = ids.reshape(ids.size), rows(dy)
@@ -73,11 +124,11 @@ def lora_embedding(m, a, c, dy):
     flat, out, g = a["ids"].reshape(a["ids"].size), rows(y), rows(dy)
     dA, dB = zeros(m, *A.shape), zeros(m, *B.shape)
     for n, k, d in every(len(flat), A.shape[0], B.shape[0]):
-        v = flat[n]
-        out[n, d] += s * A[k, v] * B[d, k]
-        dB[d, k] += s * g[n, d] * A[k, v]
+        v, keep = flat[n], m.number(1) if "mask" not in a else rows(a["mask"])[n, k]
+        out[n, d] += s * (A[k, v] * keep) * B[d, k]
+        dB[d, k] += s * g[n, d] * (A[k, v] * keep)
         if v != pad:
-            dA[k, v] += s * g[n, d] * B[d, k]
+            dA[k, v] += s * g[n, d] * B[d, k] * keep
     return out.reshape(dy.shape), {**grads, "A": dA, "B": dB}
 
 
@@ -103,6 +154,19 @@ def merge(m, a, c, dy, sign=1, name="W"):
 
 def unmerge(m, a, c, dy):
     return merge(m, a, c, dy, -1, "W_merged")
+
+
+def combine(m, a, c, dy):
+    delta, grads = zeros(m, *dy.shape), {}
+    for n, (weight, scale) in enumerate(zip(c["weights"], c["scales"], strict=True), start=1):
+        A, B, share = a[f"A_{n}"], a[f"B_{n}"], m.number(weight) * m.number(scale)
+        dA, dB = zeros(m, *A.shape), zeros(m, *B.shape)
+        for o, i, k in every(B.shape[0], A.shape[1], A.shape[0]):
+            delta[o, i] += share * B[o, k] * A[k, i]
+            dA[k, i] += share * B[o, k] * dy[o, i]
+            dB[o, k] += share * A[k, i] * dy[o, i]
+        grads |= {f"A_{n}": dA, f"B_{n}": dB}
+    return delta, grads
 
 
 def softmax_row(m, row, seen):

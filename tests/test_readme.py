@@ -45,6 +45,16 @@ def test_the_commands_run(command, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_tests_of_the_readme_pass(tmp_path):
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    (command,) = (line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line[:7] == "pytest ")
+    words = [sys.executable, "-m", "pytest", "-p", "npl_lora.pytest_plugin", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed, 4 deselected" in done.stdout
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "peft" in c])
 def test_the_commands_that_need_torch_run(command, tmp_path):

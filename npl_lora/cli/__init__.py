@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._extras import MissingExtraError
-from . import check, judge
+from . import check, judge, matrix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check.add_command(commands)
     judge.add_command(commands)
+    matrix.add_command(commands)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from .._extras import require
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle.page import page
+from ..oracle.power import Counts, false_alarms, misses, summary
+from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
-from ..oracle.subjects.shipped import SHIPPED, missing, missing_sentence
+from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
 
 _EXIT = {"pass": 0, "fail": 1, "error": 2}
 
@@ -22,8 +25,10 @@ TARGET is one of
   mine.py                     every function in the file that bears a contract's name
   mine.py:f                   one function; its name is the contract, unless --contract gives it
   package.module:attribute    importable code: a module, class, object or function
-  self, peft, loralib         a subject that ships with npl-lora
-With no target: self, and every shipped subject whose library is installed."""
+  self, peft, loralib, torchtune, keras, mlx, torch-compiled
+                              a subject that ships with npl-lora
+With no target: self, and every shipped subject whose library is installed (torch-compiled, which takes minutes, only
+when it is named)."""
 
 _EPILOG = f"""\
 contracts: {", ".join(CONTRACTS)}
@@ -44,8 +49,20 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--dtype", type=_dtypes, default=DTYPES, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
     )
+    parser.add_argument(
+        "--precision", choices=INNER, help="let matrix products round what goes into them to this (default: not at all)"
+    )
+    parser.add_argument(
+        "--power",
+        nargs="?",
+        const=1000,
+        type=_count,
+        metavar="N",
+        help="check nobody, but the check: N right answers (default: 1000) and every fault of the catalogue",
+    )
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each case (default: 60)")
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
+    parser.add_argument("--html", metavar="FILE", dest="html_file", type=Path, help="write a page with pictures there")
     parser.set_defaults(run=run)
 
 
@@ -55,6 +72,12 @@ def _dtypes(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(DTYPES)}")
     return names
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of answers")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -72,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     require("rich", "cli", "the command line")
     from .report import Screen
 
+    if arguments.power is not None:
+        return _power(arguments, Screen())
     if arguments.command and arguments.targets:
         return _refuse("--exec checks one program: give it or TARGET, not both")
     if arguments.command and not arguments.contract:
@@ -83,11 +108,26 @@ def run(arguments: argparse.Namespace) -> int:
         screen.show(report)
         reports.append(report)
     if not arguments.command and not arguments.targets:
-        screen.not_installed([missing_sentence(name) for name in SHIPPED if missing(name)])
+        screen.not_installed([sentence for name in SHIPPED if (sentence := missing_sentence(name))])
     verdict = overall(reports)
-    if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
-        return _refuse(problem)
+    written = {
+        "--json": (arguments.json_file, _as_json(reports, verdict)),
+        "--html": (arguments.html_file, page(reports)),
+    }
+    for option, (file, text) in written.items():
+        if file is not None and (problem := _write(option, file, text)):
+            return _refuse(problem)
     return _EXIT[verdict]
+
+
+def _power(arguments: argparse.Namespace, screen) -> int:
+    """How often a right answer is called wrong, and a wrong one right."""
+    counts = Counts()
+    with screen.progress("power") as on_case:
+        false_alarms(arguments.power, arguments.dtype, counts, partial(on_case, "power"))
+        misses(arguments.dtype, counts, partial(on_case, "power"))
+    screen.lines(summary(counts))
+    return 1 if counts.alarms or counts.misses else 0
 
 
 def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subject]]]:
@@ -96,7 +136,7 @@ def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subj
     if arguments.command:
         opener: Callable[[], Subject] = partial(CommandSubject, arguments.command, contract, timeout)
         return [(arguments.command, opener)]
-    targets = arguments.targets or [name for name in SHIPPED if not missing(name)]
+    targets = arguments.targets or [name for name in SHIPPED if name not in SLOW and not missing_sentence(name)]
     return [(target, partial(open_subject, target, contract, timeout)) for target in targets]
 
 
@@ -107,19 +147,25 @@ def _check_one(name: str, opened: Callable[[], Subject], arguments: argparse.Nam
         except TargetError as error:
             return Report(name, problem=str(error))
         try:
-            return check(subject, dtypes=arguments.dtype, contract=arguments.contract, on_case=on_case)
+            return check(
+                subject, dtypes=arguments.dtype, contract=arguments.contract, inner=arguments.precision, on_case=on_case
+            )
         finally:
             subject.close()
 
 
-def _write_json(file: Path, reports: list[Report], verdict: str) -> str:
-    """Write the report; return what went wrong, or nothing."""
+def _as_json(reports: list[Report], verdict: str) -> str:
     bodies = [report.as_json() for report in reports]
     whole = bodies[0] if len(bodies) == 1 else {"protocol": 1, "verdict": verdict, "targets": bodies}
+    return json.dumps(whole, indent=1, allow_nan=False) + "\n"
+
+
+def _write(option: str, file: Path, text: str) -> str:
+    """Write a file; return what went wrong, or nothing."""
     try:
-        file.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"--json {file}: {error.strerror}"
+        return f"{option} {file}: {error.strerror}"
     return ""
 
 

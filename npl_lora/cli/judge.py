@@ -7,7 +7,8 @@ from pathlib import Path
 from .._extras import require
 from ..oracle import Report, overall
 from ..oracle.dumps import judge_dump
-from .check import _EXIT, _write_json
+from ..oracle.rounding import INNER
+from .check import _EXIT, _as_json, _write
 
 _DESCRIPTION = """\
 Judge a step of a real training run: a safetensors file that holds inputs and answers together.
@@ -29,6 +30,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dumps", nargs="+", metavar="DUMP", type=Path, help="a safetensors file, or a folder of them")
+    parser.add_argument(
+        "--precision", choices=INNER, help="let matrix products round what goes into them to this (default: not at all)"
+    )
     parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write the whole report there")
     parser.set_defaults(run=run)
 
@@ -41,11 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen()
     reports = []
     for path in (file for dump in arguments.dumps for file in _files(dump)):
-        report = _judge_one(path, screen)
+        report = _judge_one(path, arguments.precision, screen)
         screen.show(report)
         reports.append(report)
     verdict = overall(reports)
-    if arguments.json_file is not None and (problem := _write_json(arguments.json_file, reports, verdict)):
+    file = arguments.json_file
+    if file is not None and (problem := _write("--json", file, _as_json(reports, verdict))):
         print(f"npl-lora judge: {problem}", file=sys.stderr)
         return 2
     return _EXIT[verdict]
@@ -56,8 +61,8 @@ def _files(dump: Path) -> list[Path]:
     return sorted(dump.glob("*.safetensors")) or [dump] if dump.is_dir() else [dump]
 
 
-def _judge_one(path: Path, screen) -> Report:
+def _judge_one(path: Path, inner: str | None, screen) -> Report:
     if path.is_dir():
         return Report(str(path), problem="a folder without *.safetensors in it")
     with screen.progress(path.name) as on_progress:
-        return judge_dump(path, on_progress)
+        return judge_dump(path, inner, on_progress)

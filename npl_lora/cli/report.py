@@ -54,6 +54,11 @@ class Screen:
                 self._out.print(f"[{_STYLE[contract.verdict]}]{contract.contract}[/]: {escape(what)}", soft_wrap=True)
         self._out.print()
 
+    def lines(self, lines: list[str]) -> None:
+        """Plain sentences."""
+        for line in lines:
+            self._out.print(escape(line), soft_wrap=True)
+
     def not_installed(self, sentences: list[str]) -> None:
         """Shipped subjects that were not checked, and why."""
         for sentence in sentences:
@@ -84,11 +89,11 @@ def _ratio(error: float, allowed: float) -> float:
 def _what(contract: ContractReport) -> str:
     """One line: the first failure and how many more there are; else what there is to say of absent and proved cases."""
     failed = [case for case in contract.cases if case.verdict == "fail"]
-    if contract.diagnosis.says:
+    if contract.diagnosis.ids:
         return contract.diagnosis.says
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        return f"{_short(failed[0])}{more}"
+        return " ".join(filter(None, (contract.diagnosis.says, f"{_short(failed[0])}{more}")))
     absent = [case for case in contract.cases if case.verdict == "absent"]
     if absent:
         return f"{len(absent)} not supported: {absent[0].message}"

@@ -3,9 +3,9 @@
 E (V, D) is frozen, A (r, V) holds a column for each token, B (D, r). It is lora_linear with a one-hot x:
 
     h = (A^T)[ids]              (..., r)      row ids_n of A^T, which is column ids_n of A
-    y = E[ids] + s h B^T        (..., D)
+    y = E[ids] + s h~ B^T       (..., D)      h~ = h o mask: what dropout lets through
 
-Derivation. As in lora_linear, dB = s dy^T h and dh = s dy B. A enters through h_nk = A_k,ids_n, so
+Derivation. As in lora_linear, dB = s dy^T h~ and dh = mask o (s dy B). A enters through h_nk = A_k,ids_n, so
 
     dL/dA_kv = sum_n [ids_n = v] dh_nk       repeated ids accumulate
 
@@ -20,26 +20,37 @@ from ._namespace import flat, rows, scatter_add, take_rows, zero_row
 
 
 def lora_embedding(
-    ids: Array, E: Array, A: Array, B: Array, *, scale: float, padding_idx: int | None = None
+    ids: Array,
+    E: Array,
+    A: Array,
+    B: Array,
+    *,
+    scale: float,
+    padding_idx: int | None = None,
+    mask: Array | None = None,
 ) -> tuple[Array, Pullback]:
-    """y = E[ids] + scale (A^T)[ids] B^T.
+    """y = E[ids] + scale ((A^T)[ids] o mask) B^T.
 
     ids (...) integers in 0 <= id < V, E (V, D), A (r, V), B (D, r) -> y (..., D), in the tables' dtype.
-    padding_idx: a token whose column of dA (and row of dE) is zero.
+    padding_idx: a token whose column of dA (and row of dE) is zero. mask (..., r) or None: a dropout mask that is
+    already divided by 1 - p, a constant in the backward.
     The pullback differentiates A and B, and E when asked. Raises ValueError for ids outside the table.
     """
-    xp, n = check_inputs(ids=(ids, "...", "integer"), E=(E, "V D"), A=(A, "r V"), B=(B, "D r"))
+    tables = dict(E=(E, "V D"), A=(A, "r V"), B=(B, "D r"))
+    xp, n = check_inputs(ids=(ids, "...", "integer"), **tables, mask=(mask, "... r", "number or None"))
     scale = check_number("scale", scale)
     check_ids("ids", ids, n["V"], xp)
     if padding_idx is not None:
         check_integer("padding_idx", padding_idx, 0, n["V"])
     h = take_rows(A.T, ids)
+    h = h if mask is None else h * mask
     y = take_rows(E, ids) + scale * (h @ B.T)
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         grads = {}
         if "A" in wrt:
             dh = scale * (dy @ B)  # forward was: y = ... + scale (h B^T)
+            dh = dh if mask is None else dh * mask
             grads["A"] = zero_row(scatter_add(rows(dh), flat(ids), n["V"]), padding_idx).T
         if "B" in wrt:
             grads["B"] = scale * (rows(dy).T @ rows(h))

@@ -1,7 +1,7 @@
 """A case: one concrete question put to a subject. Named arrays and a configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class Case:
     dtype: str
     config: dict[str, Any]
     arrays: Mapping[str, np.ndarray] = field(repr=False)
+    inner: str | None = None  # the coarser precision that products may be computed in; the subject is not told
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -30,7 +31,11 @@ class Case:
     def copy(self) -> "Case":
         """The same case on writable copies, to be given away."""
         arrays = {name: array.copy() for name, array in self.arrays.items()}
-        return Case(self.contract, self.id, self.dtype, dict(self.config), arrays)
+        return replace(self, config=dict(self.config), arrays=arrays)
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "Case":
+        """The same case with these arrays in the place of its own, or beside them."""
+        return replace(self, arrays={**self.arrays, **arrays})
 
 
 def widened(case: Case) -> dict[str, np.ndarray]:

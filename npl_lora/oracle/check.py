@@ -1,7 +1,7 @@
 """Checking a subject: every case of every contract that it bears, one by one, and the report of it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from .case import Case
 from .contracts import CONTRACTS
 from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
 from .judge import OutputVerdict, judge, right_answer
+from .measured import tightened
+from .rounding import INNER
 from .subjects import Answer, Subject
 
 DTYPES = ("float64", "float32", "float16")
@@ -46,6 +48,7 @@ class ContractReport:
     contract: str
     cases: tuple[CaseReport, ...]
     diagnosis: Diagnosis = NOTHING
+    observed: tuple[Observed, ...] = field(default=(), repr=False)  # the failing cases that were answered
 
     @property
     def verdict(self) -> str:
@@ -108,19 +111,26 @@ def check(
     *,
     dtypes: Iterable[str] = DTYPES,
     contract: str | None = None,
+    inner: str | None = None,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> Report:
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
-    on_case(target, case id, cases done, cases in all) is called before each case.
+    inner: a coarser precision, of INNER, that products may be computed in. on_case(target, case id, cases done, cases
+    in all) is called before each case.
     """
     dtypes = tuple(dtypes)
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
+    if inner is not None and inner not in INNER:
+        raise ValueError(f"inner is {inner!r}, expected one of {', '.join(INNER)}")
     names = [name for name in subject.contracts if contract in (None, name)]
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
-    asked = {name: [case for dtype in dtypes for case in CONTRACTS[name].cases(dtype)] for name in names}
+    asked = {
+        name: [replace(case, inner=inner) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
+        for name in names
+    }
     total, done = sum(map(len, asked.values())), 0
     contracts = []
     for name, cases in asked.items():
@@ -133,22 +143,30 @@ def check(
             done += 1
         proof = getattr(subject, "proof", None)  # only the package's own ops have one
         reports.extend(proof(name) if proof is not None else ())
-        contracts.append(ContractReport(name, tuple(reports), _diagnosis(cases, answers, reports)))
+        observed = observe(cases, answers, reports)
+        failing = tuple(one for one in observed if one.failed and one.outputs is not None)
+        contracts.append(ContractReport(name, tuple(reports), diagnose(observed), failing))
     return Report(subject.name, tuple(contracts))
 
 
-def _diagnosis(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> Diagnosis:
-    """What is behind the failures of a contract, if there are any."""
+def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> list[Observed]:
+    """What a diagnosis looks at, of a contract's cases; nothing when none of them fails."""
     asked = [one for one in zip(cases, answers, reports, strict=False) if one[2].verdict != "absent"]
     if all(report.verdict == "pass" for _, _, report in asked):
-        return NOTHING
+        return []
     observed = []
     for case, answer, report in asked:
-        right = right_answer(case, CONTRACTS[case.contract].answer)
-        outputs = answer.outputs[0] if answer.outputs else None
+        contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
+        case = case if contract.settle is None else contract.settle(case, outputs or {})
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
-        observed.append(Observed(case, right, outputs, failed))
-    return diagnose(observed)
+        objections = () if contract.settle is None else _objections(report)
+        observed.append(Observed(case, right_answer(case, contract.answer), outputs, failed, objections))
+    return observed
+
+
+def _objections(report: CaseReport) -> tuple[str, ...]:
+    """What was said of outputs that have no wrong number."""
+    return tuple(o.note for o in report.outputs.values() if o.verdict == "fail" and o.error is None)
 
 
 def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
@@ -156,7 +174,7 @@ def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, Outpu
     contract = CONTRACTS[case.contract]
     if contract.judge is not None:
         return contract.judge(case, outputs)
-    return judge(right_answer(case, contract.answer), outputs)
+    return judge(tightened(case, right_answer(case, contract.answer), contract.answer), outputs)
 
 
 def check_case(case: Case, answer: Answer) -> CaseReport:
@@ -172,7 +190,8 @@ def check_case(case: Case, answer: Answer) -> CaseReport:
         failed = [name for name, output in verdicts.items() if output.verdict != "pass"]
         if failed:
             again = "a second call differs: " if call else ""
-            message = again + "; ".join(f"{name}: {verdicts[name].note}" for name in failed)
+            more = f"; and {len(failed) - 3} more outputs" if len(failed) > 3 else ""
+            message = again + "; ".join(f"{name}: {verdicts[name].note}" for name in failed[:3]) + more
             return CaseReport(case.id, case.dtype, "fail", message, verdicts)
     return CaseReport(case.id, case.dtype, "pass", "", verdicts)
 

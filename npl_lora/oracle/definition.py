@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .. import ops, training
+from .low_rank import low_rank
 
 Config = dict[str, Any]
 Wrap = Callable[[Any], Any]
@@ -24,15 +25,19 @@ def scale(config: Config) -> float:
 
 
 class Definition(SimpleNamespace):
-    """The ops under their own names; scale(config); sgd and adamw."""
+    """The ops under their own names; scale(config); low_rank(x, rank); sgd and adamw."""
 
     def wrapped(self, **wraps: Wrap) -> "Definition":
         """The same with some parts replaced: each wrap takes the part that is there and returns another."""
-        parts = {name: getattr(self, name) for name in wraps if hasattr(self, name)}
-        changed = {name: update_wrapper(wraps[name](part), part) for name, part in parts.items()}
+        changed = {name: _named_like(getattr(self, name), wrap(getattr(self, name))) for name, wrap in wraps.items()}
         return Definition(**{**vars(self), **changed})
+
+
+def _named_like(part: Any, changed: Any) -> Any:
+    """changed, with part's name and signature; a wrap may also leave the part as it is."""
+    return changed if changed is part else update_wrapper(changed, part)
 
 
 _OPS = {name: getattr(ops, name) for name in ops.__all__ if name != "Pullback"}
 
-RIGHT = Definition(**_OPS, scale=scale, sgd=training.sgd, adamw=training.adamw)
+RIGHT = Definition(**_OPS, scale=scale, low_rank=low_rank, sgd=training.sgd, adamw=training.adamw)

@@ -7,24 +7,34 @@ is 0, every term is 0 and so must the answer be. NaN never passes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .case import Case
-from .rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
+from .rounding import Precision, Rounded, RoundingNamespace, precision_of
+from .statistics import Distribution
 
 
 @dataclass(frozen=True)
 class Right:
-    """The right answer for one output: values in float64, their size, how far a right implementation may be off, and
-    the standard deviation of its error."""
+    """The right answer for one output: values in float64, their size, how far a right implementation may be off, the
+    standard deviation of its error, and what it is proven not to pass. rms and row_rms: how large the root mean square
+    of error / deviation may be, over the output and over each row of it (see `measured`).
+    """
 
     value: np.ndarray
     size: np.ndarray
     allowed: np.ndarray
     deviation: np.ndarray
+    proven: np.ndarray
+    rms: float = np.inf
+    row_rms: float = np.inf
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
 
 
 @dataclass(frozen=True)
@@ -37,22 +47,29 @@ class OutputVerdict:
     note: str = ""
 
 
-def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str, Right]:
+def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str, Right | Distribution]:
     """The right answer for every output that the case asks for, from answer(arrays, config)."""
-    precision = PRECISIONS[case.dtype]
+    precision = precision_of(case.dtype, case.inner)
     xp = RoundingNamespace(precision)
     outputs = answer({name: xp.exact(array) for name, array in case.arrays.items()}, case.config)
-    return {name: right_output(output, precision) for name, output in outputs.items()}
+    return {name: _right(output, precision) for name, output in outputs.items()}
+
+
+def _right(output: Rounded | Distribution, precision: Precision) -> Right | Distribution:
+    if isinstance(output, Distribution):
+        return replace(output, u=precision.store)
+    return right_output(output, precision)
 
 
 def right_output(output: Rounded, precision: Precision) -> Right:
-    deviation = np.sqrt(output.var)
-    allowed = np.minimum(precision.margin * output.error, precision.deviations * deviation)
+    """The right answer that an error-carrying array is, and what may be off in this precision."""
     oracle = 1.0 + 2.0**-53 / precision.store
-    return Right(output.value, output.size, np.where(output.size == 0, 0.0, oracle * allowed), deviation)
+    deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
+    allowed = np.where(output.size == 0, 0.0, np.minimum(proven, precision.deviations * deviation))
+    return Right(output.value, output.size, allowed, deviation, proven)
 
 
-def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
+def judge(right: Mapping[str, Right | Distribution], outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
     """A verdict for every output that was asked for or given."""
     verdicts = {}
     for name, expected in right.items():
@@ -67,12 +84,12 @@ def judge(right: Mapping[str, Right], outputs: Mapping[str, np.ndarray]) -> dict
     return verdicts
 
 
-def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
-    """One array against the right one."""
+def judge_output(right: Right | Distribution, got: np.ndarray) -> OutputVerdict:
+    """One array against the right one, or against the distribution that it should be drawn from."""
     if got.dtype.kind != "f":
         return OutputVerdict("fail", None, None, f"dtype {got.dtype}, expected a floating dtype")
-    if got.shape != right.value.shape:
-        return OutputVerdict("fail", None, None, f"shape {got.shape}, expected {right.value.shape}")
+    if got.shape != right.shape:
+        return OutputVerdict("fail", None, None, f"shape {got.shape}, expected {right.shape}")
     if got.size == 0:
         return OutputVerdict("pass", 0.0, 0.0)
     finite = np.isfinite(got)
@@ -82,6 +99,9 @@ def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
         return OutputVerdict(
             "fail", None, None, f"not finite{where}: {got.flat[np.argmin(finite)]} ({count:,} of {got.size:,})"
         )
+    if isinstance(right, Distribution):
+        found, allowed, note = right.objection(got.astype(np.float64))
+        return OutputVerdict("fail" if note else "pass", found, allowed, note)
     # float64 for what is judged, longdouble answers included: the right values are float64's.
     error = np.abs(got.astype(np.float64) - right.value)
     wrong = ~(error <= right.allowed)
@@ -91,19 +111,52 @@ def judge_output(right: Right, got: np.ndarray) -> OutputVerdict:
     size = right.size.flat[worst]
     relative = float(error.flat[worst] / size) if size else (None if error.flat[worst] else 0.0)
     allowed = float(right.allowed.flat[worst] / size) if size else 0.0
-    if not wrong.any():
-        return OutputVerdict("pass", relative, allowed)
-    return OutputVerdict("fail", relative, allowed, _describe(right, got, wrong, worst))
+    if wrong.any():
+        return OutputVerdict("fail", relative, allowed, _describe(right, got, wrong, worst))
+    return _judge_rms(right, error) or OutputVerdict("pass", relative, allowed)
+
+
+def _judge_rms(right: Right, error: np.ndarray) -> OutputVerdict | None:
+    """Errors that are each small enough, and too large together."""
+    scaled = root_mean_squares(error, right.deviation)
+    for found, limit, where in zip(scaled, (right.rms, right.row_rms), ("all over", "in a row"), strict=True):
+        if not found <= limit:
+            relative = float(np.sqrt(np.mean(error**2) / np.mean(right.size**2)))
+            note = f"more rounding than the dtype explains {where}: {found / limit:.2g} times what is allowed"
+            return OutputVerdict("fail", relative, relative * limit / found, note)
+    return None
+
+
+def root_mean_squares(error: np.ndarray, deviation: np.ndarray) -> tuple[float, float]:
+    """Of error / deviation: the root mean square, and the largest of the rows (over the last axis)."""
+    known = deviation > 0
+    squares = np.square(np.divide(error, deviation, out=np.zeros(error.shape), where=known))
+    if not known.any():
+        return 0.0, 0.0
+    rows, counts = (np.sum(np.atleast_1d(t), axis=-1) for t in (squares, known))
+    row = np.divide(rows, counts, out=np.zeros(rows.shape), where=counts > 0)
+    return float(np.sqrt(rows.sum() / counts.sum())), float(np.sqrt(row.max()))
 
 
 def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> str:
     factor = constant_factor(right, got)
     if factor is not None:
-        return f"{factor:.6g} times the right answer, everywhere"
+        return f"{shown(factor)} times the right answer, everywhere"
+    error = abs(float(got.flat[worst]) - right.value.flat[worst])
+    if error < 1e-5 * right.size.flat[worst]:
+        relative, allowed = (t / right.size.flat[worst] for t in (error, right.allowed.flat[worst]))
+        return f"off by {relative:.1e} of its size, where {allowed:.1e} is allowed{_index(worst, got.shape)}"
+    rounding = "" if error > right.proven.flat[worst] else ": more rounding than the dtype explains"
     return (
         f"got {got.flat[worst]:.6g}, expected {right.value.flat[worst]:.6g}{_index(worst, got.shape)}"
-        f" ({int(wrong.sum()):,} of {got.size:,} wrong)"
+        f" ({int(wrong.sum()):,} of {got.size:,} wrong{rounding})"
     )
+
+
+def shown(factor: float) -> str:
+    """A factor as it is read: near 1, what it is off by."""
+    off = factor - 1.0
+    return f"1 {'+' if off > 0 else '-'} {abs(off):.2g}" if 0 < abs(off) < 1e-3 else f"{factor:.6g}"
 
 
 def constant_factor(right: Right, got: np.ndarray) -> float | None:

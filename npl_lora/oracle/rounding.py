@@ -41,10 +41,12 @@ twice as many, and margin = 2 covers them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from .low_rank import amplification
 
 _HOPELESS = 1e30  # a worst case beyond this says nothing; kept finite, for 0 times infinity is not a number
 
@@ -54,12 +56,16 @@ class Precision:
     """The arithmetic that a right implementation may use for a case: see "Right" in the protocol.
 
     store: the unit roundoff of stored values. tiny: the most that underflow takes from one. accumulate: the unit
-    roundoff of sums, float32's at least; twice as much for float16, for accumulators of matrix units truncate.
+    roundoff of sums, float32's at least; twice as much for float16, for accumulators of matrix units truncate. factors
+    and factors_tiny: what the two sides of a matrix product are rounded to before it; not at all unless the user allows
+    it.
     """
 
     store: float
     tiny: float
     accumulate: float
+    factors: float = 0.0
+    factors_tiny: float = 0.0
     margin: float = 2.0
     deviations: float = 12.0
 
@@ -69,6 +75,18 @@ PRECISIONS = {
     "float32": Precision(2.0**-24, 2.0**-150, 2.0**-24),
     "float16": Precision(2.0**-11, 2.0**-25, 2.0**-23),
 }
+
+
+# Coarser formats that products may be computed in where the user says so: unit roundoff, and what underflow takes.
+INNER = {"tf32": (2.0**-11, 2.0**-137), "bf16": (2.0**-8, 2.0**-134), "fp16": (2.0**-11, 2.0**-25)}
+
+
+def precision_of(dtype: str, inner: str | None = None) -> Precision:
+    """The arithmetic of a case's dtype, with products in the inner format if that is coarser."""
+    precision = PRECISIONS[dtype]
+    if inner is None or INNER[inner][0] <= precision.store:
+        return precision
+    return replace(precision, factors=INNER[inner][0], factors_tiny=INNER[inner][1])
 
 
 class Rounded:
@@ -177,15 +195,22 @@ class Rounded:
         return self.xp._function(value, value * np.expm1(log_base * self.error), (value * log_base) ** 2 * self.var)
 
     def __matmul__(self, other: "Rounded") -> "Rounded":
-        a, b, K = self, other, self.shape[-1]
+        a, b, K = self.xp._as_factor(self), self.xp._as_factor(other), self.shape[-1]
         size = a.size @ b.size
-        error = a.size @ b.error + a.error @ b.size + a.error @ b.error + self.xp._sum_error(K, size)
-        squares = (a.value**2) @ (b.value**2)
-        var = (a.value**2) @ b.var + a.var @ (b.value**2) + a.var @ b.var + self.xp._sum_variance(K, squares)
+        error = _product(a.size, b.error) + _product(a.error, b.size) + _product(a.error, b.error)
+        error = error + self.xp._sum_error(K, size)
+        a2, b2 = a.value**2, b.value**2
+        squares = a2 @ b2
+        var = _product(a2, b.var) + _product(a.var, b2) + _product(a.var, b.var) + self.xp._sum_variance(K, squares)
         return self.xp._stored(a.value @ b.value, size, error, var, squares)
 
     __radd__ = __add__
     __rmul__ = __mul__
+
+
+def _product(a: Any, b: Any) -> Any:
+    """a @ b, without work where an input is exact."""
+    return a @ b if np.any(a) and np.any(b) else 0.0
 
 
 def _value(other: Any) -> Any:
@@ -216,10 +241,13 @@ class RoundingNamespace:
         if isinstance(other, Rounded):
             return other
         size, u = np.abs(np.float64(other)), self.precision.store
-        return Rounded(self, float(other), size, u * size, (u * size) ** 2 / 3.0)
+        return Rounded(self, np.float64(other), size, u * size, (u * size) ** 2 / 3.0)
 
     def arange(self, *span: int, dtype: Any = np.int64) -> Rounded:
         return self.exact(np.arange(*span, dtype=dtype))
+
+    def zeros(self, shape: tuple[int, ...]) -> Rounded:
+        return self.exact(np.zeros(shape))
 
     def zeros_like(self, x: Rounded) -> Rounded:
         return self.exact(np.zeros_like(x.value))
@@ -254,6 +282,9 @@ class RoundingNamespace:
     def broadcast_to(self, x: Rounded, shape: tuple[int, ...]) -> Rounded:
         return self._each(lambda t: np.broadcast_to(t, shape), x)
 
+    def asarray(self, numbers: list[int]) -> Rounded:
+        return self.exact(np.asarray(numbers))
+
     def take(self, x: Rounded, indices: Rounded, axis: int) -> Rounded:
         return self._each(lambda t: np.take(t, indices.value, axis=axis), x)
 
@@ -285,6 +316,14 @@ class RoundingNamespace:
         u, tiny = self.precision.store, self.precision.tiny
         error = np.fmin(error + u * size + tiny, _HOPELESS)
         return Rounded(self, value, size, error, var + u**2 * (np.square(value) + squares) / 3.0 + tiny**2)
+
+    def _as_factor(self, x: Rounded) -> Rounded:
+        """A side of a matrix product, rounded to what the matrix unit takes in."""
+        u, tiny = self.precision.factors, self.precision.factors_tiny
+        if not u:
+            return x
+        var = x.var + (u**2 * np.square(x.value)) / 3.0 + tiny**2
+        return Rounded(self, x.value, x.size, x.error + u * x.size + tiny, var)
 
     def _sum_error(self, terms: int, size: Any) -> Any:
         return terms * self.precision.accumulate * size
@@ -345,6 +384,27 @@ class RoundingNamespace:
         """phi; its slope -x phi is at most 1 / sqrt(2 pi e) < 0.25."""
         value = _normal_pdf(x.value)
         return self._function(value, 0.25 * x.error, (x.value * value) ** 2 * x.var, absolute=1.0)
+
+    # The one that is not taken number by number
+
+    def low_rank(self, x: Rounded, rank: int) -> Rounded:
+        """Best approximation of lower rank: the product of two stored factors, moved by whatever moved x.
+
+        What a decomposition does is as if x had been another, within a bound of its norm. Its m + n reflections round
+        every number, of x or, where the factors are decomposed apart, of the terms that x is the sum of (Higham 2002,
+        theorem 19.4); its iteration stops when what is left is below `stop` (LAPACK's rule, xBDSQR's TOL). It is done
+        in the precision of sums, for nobody has one in half. All that moves x is amplified, and may show in any entry:
+        size, the norm of x.size, is the same for all.
+        """
+        U, S, Vt = np.linalg.svd(x.value, full_matrices=False)
+        product = self._lift(U[:, :rank] * S[:rank]) @ self._lift(Vt[:rank])
+        norm, reflections, v = np.linalg.norm(x.size), sum(x.shape), self.precision.accumulate
+        stop = max(10.0, v**-0.125) * v * norm
+        error = np.linalg.norm(x.error) + self._sum_error(reflections, norm) + stop
+        var = np.max(x.var) + (self._sum_variance(reflections, norm**2) + stop**2 / 3.0) / x.value.size
+        factor = amplification(S, rank)
+        error, var = product.error + factor * error, product.var + factor**2 * var
+        return Rounded(self, product.value, np.full(x.shape, norm), np.fmin(error, _HOPELESS), np.fmin(var, _HOPELESS))
 
 
 def _normal_pdf(x: np.ndarray) -> np.ndarray:

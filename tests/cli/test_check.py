@@ -40,7 +40,7 @@ def test_self_is_right_in_every_contract(tmp_path):
         assert {case["dtype"] for case in contract["cases"]} >= set(DTYPES)
         assert {case["verdict"] for case in contract["cases"]} == {"pass"}
     proofs = [c["message"] for t in report["contracts"].values() for c in t["cases"] if c["dtype"] == "integer"]
-    assert len(proofs) == 3
+    assert len(proofs) == 4
     assert all("probability < 2^-75" in message for message in proofs)
 
 

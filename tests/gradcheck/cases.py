@@ -23,8 +23,15 @@ LINEAR = dict(x=normal(2, 3, 5), W=normal(4, 5), b=normal(4))
 LORA = dict(**LINEAR, A=normal(2, 5), B=normal(4, 2), mask=mask(2, 3, 5), scale=0.7)
 EMBEDDING = dict(ids=IDS, E=normal(6, 4))
 LORA_EMBEDDING = dict(**EMBEDDING, A=normal(3, 6), B=normal(4, 3), scale=0.7)
+DROPPED_EMBEDDING = LORA_EMBEDDING | dict(mask=mask(2, 3, 3))
 MERGE = dict(W=normal(4, 5), A=normal(2, 5), B=normal(4, 2), scale=0.7)
 MERGE_TURNED = MERGE | dict(W=normal(5, 4), fan_in_fan_out=True)
+COMBINE = dict(A_1=normal(2, 5), B_1=normal(4, 2), A_2=normal(3, 5), B_2=normal(4, 3), weight=-0.7, scale=1.3)
+
+
+def combine(weight: Any, scale: Any, **factors: Any) -> Any:
+    """The numbers by name, as the exact check wants them."""
+    return ops.combine(weights=(weight, scale), scales=(scale, scale), **factors)
 
 
 def _unmerge(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +47,11 @@ def embedding_with_padding(ids: Any, E: Any, A: Any = None, B: Any = None, scale
     return ops.lora_embedding(ids, E, A, B, scale=scale, padding_idx=1)
 
 
+LAYER = dict(x=normal(2, 3, 5), W=normal(4, 5), A=normal(2, 5), B=normal(4, 2), m=normal(4), b=normal(4, seed=1))
+DORA = LAYER | dict(n=np.array([0.5, 1.5, 2.0, 0.75]), scale=0.7)  # n given: the backward holds it constant
+CONV = dict(x=normal(2, 3, 4, 5), W=normal(4, 3, 2, 3), A=normal(2, 3, 2, 3), B=normal(4, 2, 1, 1), scale=0.7)
+PLACES = dict(stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+
 Case = tuple[Callable[..., Any], dict[str, Any]]
 
 # Polynomials of their inputs, affine in each alone.
@@ -51,10 +63,14 @@ AFFINE: dict[str, Case] = {
     "embedding": (ops.embedding, EMBEDDING),
     "embedding with padding": (embedding_with_padding, EMBEDDING),
     "lora_embedding": (ops.lora_embedding, LORA_EMBEDDING),
+    "lora_embedding dropped": (ops.lora_embedding, DROPPED_EMBEDDING),
     "lora_embedding with padding": (embedding_with_padding, LORA_EMBEDDING),
     "dropout": (ops.dropout, dict(x=normal(3, 4), mask=mask(3, 4))),
     "merge": (ops.merge, MERGE),
     "merge turned": (ops.merge, MERGE_TURNED),
+    "combine": (combine, COMBINE),
+    "patches": (ops.patches, dict(x=normal(2, 3, 4, 5), kernel=(2, 3), **PLACES)),
+    "lora_conv2d": (ops.lora_conv2d, CONV | PLACES),
     "unmerge": (ops.unmerge, _unmerge(MERGE)),
     "unmerge turned": (ops.unmerge, _unmerge(MERGE_TURNED)),
 }
@@ -76,6 +92,7 @@ SMOOTH: dict[str, Case] = {
     "attention": (ops.attention, _HEADS),
     "attention causal": (ops.attention, _HEADS | dict(causal=True, offset=1, window=2, scale=0.4)),
     "attention masked": (ops.attention, _HEADS | dict(key_mask=_SEEN, causal=True)),
+    "dora_linear": (ops.dora_linear, DORA),
     "rope": (ops.rope, dict(x=normal(2, 3, 4), start=2)),
     "rope interleaved": (ops.rope, dict(x=normal(2, 3, 4), interleaved=True, theta=50.0)),
     "rms_norm": (ops.rms_norm, dict(x=normal(3, 5), w=normal(5))),

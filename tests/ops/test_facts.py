@@ -1,10 +1,12 @@
 """What must hold whatever the numbers are: identities, edge cases, conventions."""
 
+import math
+
 import array_api_strict
 import numpy as np
 import pytest
 from agreement import term_sizes
-from configurations import DIMS, build
+from configurations import DIMS, FIRST, build
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,30 @@ seeds = st.integers(0, 2**32 - 1)
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_dora_with_the_lengths_it_has_is_lora():
+    """m = n, which is the start: c = 1, and y is lora_linear's. n is the row norms of W + s B A unless given."""
+    inputs, config = build("dora_linear", FIRST)
+    V = inputs["W"] + config["scale"] * inputs["B"] @ inputs["A"]
+    norms = np.array([math.hypot(*row) for row in V])
+    plain = {name: inputs[name] for name in ("x", "W", "A", "B")}
+    y, _ = ops.dora_linear(**plain, **config, m=norms, b=inputs["b"])
+    np.testing.assert_allclose(y, ops.lora_linear(**plain, **config, b=inputs["b"])[0], rtol=1e-13)
+    y, pullback = ops.dora_linear(**plain, **config, m=inputs["m"])
+    given, given_pullback = ops.dora_linear(**plain, **config, m=inputs["m"], n=norms)
+    np.testing.assert_allclose(y, given, rtol=1e-14)
+    for name, grad in pullback(y).items():
+        np.testing.assert_allclose(grad, given_pullback(y)[name], rtol=1e-13)
+
+
+def test_a_convolution_with_a_kernel_of_one_is_a_linear_layer_on_channels():
+    inputs, config = build("lora_conv2d", FIRST | {"half": 1, "per": 1, "bias": False, "F": 1, "G": 1})
+    y, _ = ops.lora_conv2d(**inputs, **config)
+    last = np.moveaxis(inputs.pop("x"), 1, -1)
+    flat = {name: t.reshape(t.shape[:2]) for name, t in inputs.items()}
+    expected, _ = ops.lora_linear(last, **flat, scale=config["scale"])
+    np.testing.assert_allclose(np.moveaxis(y, 1, -1), expected, rtol=1e-14)
 
 
 @given(d=DIMS)

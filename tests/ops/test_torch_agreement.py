@@ -17,12 +17,30 @@ def lora_linear(F, x, W, A, B, scale, b=None, mask=None):
     return F.linear(x, W, b) + scale * F.linear(F.linear(x if mask is None else x * mask, A), B)
 
 
+def dora_linear(F, x, W, A, B, m, n, scale, b=None):
+    y = m / n * lora_linear(F, x, W, A, B, scale)
+    return y if b is None else y + b
+
+
+def patches(F, x, kernel, stride, padding, dilation):
+    N, _, H, W = x.shape
+    unfolded = F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
+    size = (H, kernel[0], 0), (W, kernel[1], 1)
+    out = [(s + 2 * padding[a] - dilation[a] * (k - 1) - 1) // stride[a] + 1 for s, k, a in size]
+    return unfolded.mT.reshape(N, *out, -1)
+
+
+def lora_conv2d(F, x, W, A, B, scale, **how):
+    return F.conv2d(x, W, **how) + scale * F.conv2d(F.conv2d(x, A, **how), B)
+
+
 def embedding(F, ids, E, padding_idx=None):
     return F.embedding(ids, E, padding_idx=padding_idx)
 
 
-def lora_embedding(F, ids, E, A, B, scale, padding_idx=None):
-    return embedding(F, ids, E, padding_idx) + scale * embedding(F, ids, A.T, padding_idx) @ B.T
+def lora_embedding(F, ids, E, A, B, scale, padding_idx=None, mask=None):
+    h = embedding(F, ids, A.T, padding_idx)
+    return embedding(F, ids, E, padding_idx) + scale * (h if mask is None else h * mask) @ B.T
 
 
 def dropout(F, x, mask):
@@ -36,6 +54,11 @@ def merge(F, W, A, B, scale, fan_in_fan_out=False):
 
 def unmerge(F, W_merged, A, B, scale, fan_in_fan_out=False):
     return merge(F, W_merged, A, B, -scale, fan_in_fan_out)
+
+
+def combine(F, weights, scales, **factors):
+    pairs = [(factors[f"A_{i}"], factors[f"B_{i}"]) for i in range(1, len(weights) + 1)]
+    return sum(w * B @ (s * A) for w, s, (A, B) in zip(weights, scales, pairs, strict=True))
 
 
 def softmax(F, x, mask=None):

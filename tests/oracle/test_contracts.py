@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from oracle.variants import with_masks
 
 from npl_lora.oracle import CONTRACTS, DTYPES
 from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
@@ -37,8 +38,8 @@ def test_a_case_is_drawn_the_same_every_time_and_in_every_dtype(case):
 @pytest.mark.parametrize("case", LORA, ids=lambda c: c.id)
 def test_no_setting_hides_a_fault(case):
     config, arrays = case.config, case.arrays
-    assert config["r"] > 1
-    assert config["alpha"] != config["r"]
+    adapters = zip(*(np.atleast_1d(config[name]) for name in ("r", "alpha")), strict=True)
+    assert all(r > 1 and alpha != r for r, alpha in adapters)
     factors = {name: a for name, a in arrays.items() if name[0] in "AB"}
     assert all(np.count_nonzero(a) > a.size / 2 for a in factors.values())
 
@@ -58,6 +59,9 @@ def test_some_case_of_each_contract_breaks_what_the_others_leave():
     assert some("lora_attention", lambda c: 1 < c.config["n_kv_heads"] < c.config["n_heads"])
     assert some("lora_attention", lambda c: "key_mask" in c and not c["key_mask"][:, 0].all())
     assert some("train_steps", lambda c: c.config["accumulation"] > 1)
+    assert some("adapter_combine", lambda c: len(set(c.config["r"])) > 2)
+    assert some("adapter_combine", lambda c: len(set(c.config["use_rslora"])) > 1 and min(c.config["weights"]) < 0)
+    assert some("adapter_combine", lambda c: c.config["weights"] == [1.0] and c.config["use_rslora"] == [True])
 
 
 def test_accumulated_cases_have_unequal_token_counts_and_an_empty_micro_batch():
@@ -85,8 +89,8 @@ def test_nothing_overflows_float16_in_any_association(case):
     """The largest number anywhere, with the division by r or by sqrt(D) left to the end, and
     four times as much for partial sums whose terms cancel later, still fits."""
     xp = Peaks(PRECISIONS["float16"])
-    CONTRACTS[case.contract].answer({name: xp.exact(a) for name, a in case.arrays.items()}, case.config)
-    divisors = [case.config.get("r", 1)]
+    CONTRACTS[case.contract].answer({name: xp.exact(a) for name, a in with_masks(case).arrays.items()}, case.config)
+    divisors = [int(np.max(case.config.get("r", 1)))]
     if "n_heads" in case.config:
         divisors.append((case["Wq"].shape[0] / case.config["n_heads"]) ** 0.5)
     assert 4 * max(divisors) * xp.peak < float(np.finfo(np.float16).max)

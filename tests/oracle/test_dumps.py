@@ -69,9 +69,7 @@ def test_every_contracts_cases_are_judged_as_dumps(contract, tmp_path):
     mask=st.booleans(),
     use_rslora=st.booleans(),
 )
-def test_every_right_way_to_compute_passes(
-    large, tmp_path_factory, seed, dtype, variant, leading, mask, use_rslora
-):
+def test_every_right_way_to_compute_passes(large, tmp_path_factory, seed, dtype, variant, leading, mask, use_rslora):
     arrays = step(dtype, leading, in_=19, out=37, r=4, seed=seed, mask=mask, use_rslora=use_rslora)
     config = {**LORA, "r": 4, "use_rslora": use_rslora}
     case = Case("lora_linear", "", dtype, config, {n: arrays[n] for n in INPUTS if n in arrays})
@@ -110,7 +108,7 @@ def test_in_blocks_the_right_answer_is_the_ops_own(tmp_path, monkeypatch, mask):
 
 def test_progress_is_told(tmp_path):
     told = []
-    judge_dump(write(tmp_path / "dump.safetensors", step()), lambda *where: told.append(where))
+    judge_dump(write(tmp_path / "dump.safetensors", step()), on_progress=lambda *where: told.append(where))
     assert {"h", "dh", "dA", "dB", "y: rows in full", "dx: rows in full"} == {what for what, _, _ in told}
     assert all(0 <= done < total for _, done, total in told)
 
@@ -280,8 +278,10 @@ def test_a_right_dump_never_fails_for_what_it_lacks(missing, tmp_path_factory):
     assert report.verdict in ("pass", "absent"), report.message
     judged_here = set(report.outputs) & {"y", "dx", "dA", "dB"}
     for name in ("y", "dx", "dA", "dB"):
-        assert name in judged_here or f"{name} is not in the dump" in report.message or f"{name} for itself" in (
-            report.message
+        assert (
+            name in judged_here
+            or f"{name} is not in the dump" in report.message
+            or f"{name} for itself" in (report.message)
         )
 
 

@@ -1,135 +1,194 @@
 """The catalogue: every fault fails where it shows, and the diagnosis names it, and only it, first."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npl_lora.oracle import CONTRACTS, DTYPES, check
+from npl_lora.oracle.check import check_case
 from npl_lora.oracle.definition import RIGHT
-from npl_lora.oracle.diagnosis import Observed, catalogue
+from npl_lora.oracle.diagnosis import Observed, diagnose
+from npl_lora.oracle.diagnosis.catalogue import matches, relevant_to
 from npl_lora.oracle.faults import FAULTS
-from npl_lora.oracle.faults.inject import Injected, caught_by
-from npl_lora.oracle.judge import right_answer
+from npl_lora.oracle.injected import Injected, caught_by
+from npl_lora.oracle.judge import judge, right_answer
+from npl_lora.oracle.measured import tightened
 
-ONE_ANSWER = [name for name, contract in CONTRACTS.items() if contract.judge is None]
+# Faults of a part that a contract uses, in a way that it does not: no mask is given there, or no dx asked.
+NOT_SHOWN = {
+    (contract, name)
+    for contract in ("lora_attention", "lora_mlp", "lora_conv2d", "train_steps")
+    for name in ("D1", "D1/linear", "D2", "D2/unscaled", "D3", "D7")
+}
+NOT_SHOWN |= {("train_steps", name) for name in ("S6", "B9", "B10")}
+NOT_SHOWN |= {
+    ("lora_embedding", "D1"),
+    ("lora_embedding", "D1/embedding"),
+    ("lora_dropout", "E2"),
+    ("lora_dropout", "E6"),
+}
 
-# Faults that come to the same in a contract: what is named first is the other one, and both are listed.
+SHOWN = [(c, fault) for c in CONTRACTS for fault in relevant_to(c) if (c, fault.name) not in NOT_SHOWN]
+
+# Faults that come to the same in a contract, by the name of the one that is said; all are listed.
 EQUIVALENT = {
     ("lora_merge", "S13"): "S2",
     ("train_steps", "B3"): "B2",
+    ("adapter_combine", "S14/weight-for-scale"): "S13",
+    ("dora_linear", "R1"): "S13",
 }
 
-# What float16's own rounding hides in the shipped cases. (The other dtypes see all.)
-BELOW_FLOAT16 = {("lora_attention", "A6"), ("lora_mlp", "B4/tanh"), ("lora_mlp", "G1"), ("lora_mlp", "G1/exact")}
+# Faults after which no dropout mask can be read off y: the verdict stands, and nothing is claimed.
+UNREADABLE = {("lora_dropout", name) for name in ("L1", "L1/A", "L1/B", "L11", "D3", "M4")}
+
+# What rounding hides. GELU and its tanh approximation differ by at most 5e-4, a unit of float16 at 1.
+HIDDEN = {("lora_mlp", name): ("float16",) for name in ("B4/tanh", "G1", "G1/exact")}
+HIDDEN |= {("adapter_combine", "W9"): ("float32", "float16")}
+
+# A fault that two others amount to is explained by them, rightly, when it is not in the catalogue itself.
+SUM_OF_OTHERS = {"S4", "T1", "D1"}  # S5 of dA and of dB; T2 and T3; D1 of linear layers and of embeddings
 
 
-def relevant(contract):
-    return [f for f in FAULTS if f.parts.keys() & catalogue.parts_used(contract) or contract in f.answers]
+QUICK = ("lora_linear", "lora_merge", "lora_embedding", "cross_entropy", "adapter_combine")
 
 
-def shown(contract):
-    """The faults that some case of the contract shows, in float64."""
-    caught = {name for case in CONTRACTS[contract].cases("float64") for name in caught_by(case)}
-    return [fault for fault in relevant(contract) if fault.name in caught]
+def each(pairs):
+    """Those of the larger contracts are slow."""
+    params = [
+        pytest.param(c, fault, id=f"{c}-{fault.name}", marks=() if c in QUICK else pytest.mark.slow)
+        for c, fault in pairs
+    ]
+    return pytest.mark.parametrize(("contract", "fault"), params)
 
 
-SHOWN = [(contract, fault) for contract in ONE_ANSWER for fault in shown(contract)]
-IDS = [f"{contract}-{fault.name}" for contract, fault in SHOWN]
+@functools.cache
+def asked(contract, dtype):
+    """The contract's cases with what is right, as it is derived and as it is measured."""
+    found = []
+    for case in CONTRACTS[contract].cases(dtype):
+        right = right_answer(case, CONTRACTS[contract].answer)
+        found.append((case, right, tightened(case, right, CONTRACTS[contract].answer)))
+    return found
 
 
-def report_of(contract, *faults, dtypes=DTYPES):
-    (report,) = check(Injected(*faults), contract=contract, dtypes=dtypes).contracts
-    return report
+def observed(contract, *faults, dtypes=DTYPES):
+    """What a check sees of a subject with these faults."""
+    subject, found = Injected(*faults), []
+    for dtype in dtypes:
+        for case, right, judged in asked(contract, dtype):
+            answer = subject.ask(case)
+            outputs = answer.outputs[0] if answer.outputs else None
+            verdicts = judge(judged, outputs) if outputs else {}
+            failed = tuple(name for name, output in verdicts.items() if output.verdict == "fail")
+            found.append(Observed(case, right, outputs, failed))
+    return found
+
+
+def ids_and_words(contract, *faults):
+    if CONTRACTS[contract].judge is not None:
+        diagnosis = check(Injected(*faults), contract=contract).contracts[0].diagnosis
+    else:
+        diagnosis = diagnose(observed(contract, *faults))
+    return diagnosis.ids, diagnosis.says
 
 
 def test_the_catalogue_is_large_and_every_entry_whole():
     assert len({fault.id for fault in FAULTS}) >= 60
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     for fault in FAULTS:
-        assert fault.says
         assert not fault.says.endswith(".")
-        assert all((fault.wrong, fault.right, fault.hidden, fault.source)), fault.name
+        assert all((fault.says, fault.wrong, fault.right, fault.hidden, fault.source)), fault.name
         assert fault.wrong != fault.right
         assert fault.parts or fault.answers
         assert fault.parts.keys() <= vars(RIGHT).keys(), fault.name
         assert fault.answers.keys() <= CONTRACTS.keys(), fault.name
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
-def test_some_case_shows_every_fault(fault):
-    judged_apart = [name for name in CONTRACTS if name not in ONE_ANSWER]
-    assert any(fault is f for _, f in SHOWN) or any(name in fault.answers for name in judged_apart)
+def test_some_contract_shows_every_fault():
+    assert {fault.name for _, fault in SHOWN} == {fault.name for fault in FAULTS}
 
 
-@pytest.mark.parametrize(("contract", "fault"), SHOWN, ids=IDS)
-def test_every_fault_fails_and_is_named_first(contract, fault):
-    report = report_of(contract, fault)
-    assert report.verdict == "fail"
+@pytest.mark.slow
+def test_what_is_not_shown_passes():
+    for contract, name in sorted(NOT_SHOWN):
+        (fault,) = (fault for fault in FAULTS if fault.name == name)
+        assert check(Injected(fault), contract=contract, dtypes=["float64"]).verdict == "pass", (contract, name)
+
+
+@each(SHOWN)
+def test_every_fault_is_named_first(contract, fault):
+    ids, says = ids_and_words(contract, fault)
+    if (contract, fault.name) in UNREADABLE:
+        assert ids == ()
+        return
     first = EQUIVALENT.get((contract, fault.name), fault.id)
-    assert report.diagnosis.ids[0] == first
-    assert fault.id in report.diagnosis.ids
-    assert set(report.diagnosis.ids) <= {first, fault.id} | {a for (c, a), b in EQUIVALENT.items() if b == fault.id}
-    assert fault.says in report.diagnosis.says
+    others = {other.split("/")[0] for (c, other), name in EQUIVALENT.items() if (c, name) == (contract, first)}
+    assert ids[0] == first
+    assert fault.id in ids
+    assert set(ids) <= {first, fault.id} | others | ({"D4", "D9"} if contract == "lora_dropout" else set())
+    assert fault.says in says
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("contract", "fault"), SHOWN, ids=IDS)
+@each(SHOWN)
 def test_every_fault_fails_in_every_dtype_alone(contract, fault, dtype):
-    report = report_of(contract, fault, dtypes=[dtype])
-    hidden = dtype == "float16" and (contract, fault.name) in BELOW_FLOAT16
-    assert report.verdict == ("pass" if hidden else "fail")
+    if CONTRACTS[contract].judge is not None:
+        subject = Injected(fault)
+        failed = any(check_case(c, subject.ask(c)).verdict == "fail" for c in CONTRACTS[contract].cases(dtype))
+    else:
+        failed = any(one.failed or one.outputs is None for one in observed(contract, fault, dtypes=[dtype]))
+    assert failed != (dtype in HIDDEN.get((contract, fault.name), ()))
 
 
-@pytest.mark.parametrize("contract", ONE_ANSWER)
+@pytest.mark.parametrize("contract", CONTRACTS)
 def test_no_fault_is_no_fault(contract):
-    report = report_of(contract)
+    (report,) = check(Injected(), contract=contract).contracts
     assert report.verdict == "pass"
     assert report.diagnosis.ids == ()
 
 
-def observed(contract, *faults, dtypes=("float64", "float32")):
-    subject, found = Injected(*faults), []
-    for dtype in dtypes:
-        for case in CONTRACTS[contract].cases(dtype):
-            answer = subject.ask(case)
-            outputs = answer.outputs[0] if answer.outputs else None
-            right = right_answer(case, CONTRACTS[contract].answer)
-            wrong = [n for n, r in right.items() if outputs and not np.all(np.abs(outputs[n] - r.value) <= r.allowed)]
-            found.append(Observed(case, right, outputs, tuple(wrong)))
-    return found
+def test_a_case_says_which_faults_it_catches():
+    caught = {case.id.split("/")[1]: caught_by(case) for case in CONTRACTS["lora_linear"].cases("float32")}
+    assert {"S1", "S4", "S5/dA", "B9"} <= set(caught["tokens"])
+    assert "S3" not in caught["tokens"]
+    assert "S3" in caught["batch-bias-rslora"]
+    assert "D2" in caught["dropout"]
+    assert "D2" not in caught["tokens"]
 
 
-# A fault that two others amount to is explained by them, rightly, when it is not in the catalogue itself.
-SUM_OF_OTHERS = {"S4"}
-
-
-@pytest.mark.parametrize(
-    ("contract", "fault"), [pair for pair in SHOWN if pair[0] in ("lora_linear", "lora_embedding", "cross_entropy")]
-)
+@each([pair for pair in SHOWN if pair[0] in QUICK])
 def test_a_fault_that_is_not_in_the_catalogue_is_not_claimed(contract, fault):
     others = [other for other in FAULTS if other.id != fault.id]
-    found = catalogue.matches(observed(contract, fault), others)
-    if fault.id not in SUM_OF_OTHERS:
-        assert found == []
+    found = matches(observed(contract, fault, dtypes=("float64", "float32")), others)
+    same = {(c, name) for (c, _), name in EQUIVALENT.items()} | EQUIVALENT.keys()
+    assert found == [] or fault.id in SUM_OF_OTHERS or (contract, fault.name) in same
 
 
-PAIRS = [
-    (contract, *pair)
-    for contract in ("lora_linear", "lora_merge", "lora_embedding", "cross_entropy")
-    for pair in itertools.combinations([f for c, f in SHOWN if c == contract], 2)
-]
+PAIRS = [(c, *pair) for c in QUICK for pair in itertools.combinations([f for d, f in SHOWN if d == c], 2)]
 
 
+@settings(max_examples=40)
 @given(pair=st.sampled_from(PAIRS))
-def test_two_faults_are_both_named_unless_one_explains_all(pair):
+def test_two_faults_are_both_named_unless_fewer_explain_all(pair):
     contract, *faults = pair
-    at = observed(contract, *faults)
+    at = observed(contract, *faults, dtypes=("float64", "float32"))
     if not any(one.failed and one.outputs is not None for one in at):
         return  # the two cancel, or break in every case
-    found = catalogue.matches(at)
-    assert found, [fault.name for fault in faults]
+    found = matches(at)
     names = [{fault.name for fault in match} for match in found]
-    assert len(found[0]) == 1 or {fault.name for fault in faults} in names
+    assert found, [fault.name for fault in faults]
+    assert len(found[0]) == 1 or {fault.name for fault in faults} in names or len(found[0]) == 2
+
+
+def test_an_answer_with_noise_that_no_fault_has_is_not_claimed():
+    at = []
+    for case, right, _ in asked("lora_linear", "float64"):
+        noise = np.random.default_rng(1)
+        outputs = {n: r.value + 1e-3 * noise.standard_normal(r.shape) for n, r in right.items()}
+        at.append(Observed(case, right, outputs, tuple(outputs)))
+    assert matches(at) == []
+    assert diagnose(at).ids == ()

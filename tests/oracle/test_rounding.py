@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle.test_verdicts import draw_case
-from oracle.variants import in_dtype, right_of
+from oracle.test_verdicts import NUMBERS, draw_case
+from oracle.variants import in_dtype, right_of, with_masks
 
 from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle.case import widened
 from npl_lora.oracle.rounding import PRECISIONS, Rounded, RoundingNamespace
 
 
-@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("contract", NUMBERS)
 def test_the_values_and_sizes_are_the_ops_own(contract):
-    for case in CONTRACTS[contract].cases("float32"):
-        wide = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in case.arrays.items()}
+    for case in map(with_masks, CONTRACTS[contract].cases("float32")):
+        wide = widened(case)
         plain = CONTRACTS[contract].answer(wide, case.config)
         for name, right in right_of(case).items():
             assert np.all(np.abs(right.value - plain[name]) <= 1e-14 * right.size), name
@@ -60,16 +61,15 @@ def test_an_exact_input_has_no_error_and_integers_carry_none():
 
 
 def test_what_is_allowed_is_within_a_factor_of_what_happens():
-    """A right answer uses between 1/200 and 1/2 of what it is allowed: more would be luck, less a blunt verdict.
+    """A right answer uses between 1/60 and 1/3 of what it is allowed: more would be luck, less a blunt verdict.
 
-    Root mean squares over all numbers of an output and 20 draws, float16, where rounding is easiest to see. The low
-    end is dA_q and dA_k of attention, where the errors of the softmax's numerator and denominator cancel, and are
-    counted apart.
+    Root mean squares over all numbers of an output and 5 draws, float16, where rounding is easiest to see. Low are
+    scalars, of which a dozen runs know little, and decompositions, which are not measured.
     """
-    for contract in CONTRACTS:
+    for contract in NUMBERS:
         for name in CONTRACTS[contract].draws:
             used: dict[str, list[float]] = {}
-            for seed in range(20):
+            for seed in range(5):
                 case = draw_case(contract, name, seed, "float16")
                 answer = in_dtype(case)
                 for output, right in right_of(case).items():
@@ -78,4 +78,5 @@ def test_what_is_allowed_is_within_a_factor_of_what_happens():
                     used.setdefault(output, []).extend((ratio**2).ravel())
             for output, squares in used.items():
                 if squares:
-                    assert 1 / 200 < np.sqrt(np.mean(squares)) < 1 / 2, (contract, name, output)
+                    least = 1 / 200 if "svd" in name else 1 / 60
+                    assert least < np.sqrt(np.mean(squares)) < 1 / 3, (contract, name, output)

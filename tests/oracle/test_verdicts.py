@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle.variants import ANY, FAULTS, LINEAR, plain, right_of, scale
+from oracle.variants import ANY, FAULTS, LINEAR, plain, right_of, scale, with_masks
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
 from npl_lora.oracle.contracts._contract import Draw
@@ -15,9 +15,12 @@ seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from(DTYPES)
 
 
+NUMBERS = [name for name in CONTRACTS if name != "lora_init"]  # whose answer is a distribution
+
+
 def draw_case(contract, name, seed, dtype):
     arrays, config = CONTRACTS[contract].draws[name](Draw(f"{contract}/{name}/{seed}", dtype))
-    return Case(contract, f"{contract}/{name}/{dtype}", dtype, config, arrays)
+    return with_masks(Case(contract, f"{contract}/{name}/{dtype}", dtype, config, arrays), seed)
 
 
 def failures(case, outputs):
@@ -35,8 +38,8 @@ def test_every_association_of_lora_linear_passes(variant, name, seed, dtype):
 
 
 @pytest.mark.parametrize("variant", ANY, ids=lambda v: v.__name__)
-@pytest.mark.parametrize("contract", CONTRACTS)
-@settings(max_examples=15)
+@pytest.mark.parametrize("contract", NUMBERS)
+@settings(max_examples=10)
 @given(seed=seeds, dtype=dtypes, data=st.data())
 def test_the_ops_in_the_cases_own_dtype_pass(variant, contract, seed, dtype, data):
     case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, dtype)
@@ -58,7 +61,7 @@ def test_a_fault_in_lora_linear_fails_in_every_dtype(fault, name, seed, dtype):
 def test_a_quarter_off_anywhere_fails(seed, dtype, data):
     """Every output of every contract, multiplied by 5/4, is seen. (dA_q and dB_k of a masked float16 block are the
     softest: 12 standard deviations of float16 there come to a fifth of their norm.)"""
-    contract = data.draw(st.sampled_from(list(CONTRACTS)))
+    contract = data.draw(st.sampled_from(NUMBERS))
     case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, dtype)
     for name, right in right_of(case).items():
         soft = dtype == "float16" and contract == "lora_attention" and name[-2:] in ("_q", "_k")

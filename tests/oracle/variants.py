@@ -6,13 +6,21 @@ import math
 import numpy as np
 
 from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle.injected import Injected
 from npl_lora.oracle.judge import right_answer
-from npl_lora.oracle.subjects.self_ops import merged
+from npl_lora.oracle.measured import tightened
+from npl_lora.oracle.merged import merged
 
 
 def right_of(case):
     """The right answer of a case, with what is allowed."""
-    return right_answer(case, CONTRACTS[case.contract].answer)
+    answer = CONTRACTS[case.contract].answer
+    return tightened(case, right_answer(case, answer), answer)
+
+
+def with_masks(case, seed=0):
+    """A lora_dropout case with masks as a subject would draw them; any other as it is."""
+    return Injected(seed=seed).question(case)
 
 
 def scale(config):

@@ -4,7 +4,20 @@ Each file holds a contract's cases and its right answer. The answer is a composi
 (the right values), on complex ones (derivatives) and on error-carrying ones (how far a right answer may be off).
 """
 
-from . import cross_entropy, lora_attention, lora_embedding, lora_linear, lora_merge, lora_mlp, train_steps
+from . import (
+    adapter_combine,
+    cross_entropy,
+    dora_linear,
+    lora_attention,
+    lora_conv2d,
+    lora_dropout,
+    lora_embedding,
+    lora_init,
+    lora_linear,
+    lora_merge,
+    lora_mlp,
+    train_steps,
+)
 from ._contract import Contract
 
 CONTRACTS: dict[str, Contract] = {
@@ -13,10 +26,15 @@ CONTRACTS: dict[str, Contract] = {
         lora_linear.CONTRACT,
         lora_merge.CONTRACT,
         lora_embedding.CONTRACT,
+        dora_linear.CONTRACT,
         lora_attention.CONTRACT,
         lora_mlp.CONTRACT,
+        lora_conv2d.CONTRACT,
         cross_entropy.CONTRACT,
+        adapter_combine.CONTRACT,
         train_steps.CONTRACT,
+        lora_init.CONTRACT,
+        lora_dropout.CONTRACT,
     )
 }
 

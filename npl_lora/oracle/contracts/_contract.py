@@ -1,5 +1,6 @@
 """What a contract is, and how its cases are drawn."""
 
+import copy
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,21 @@ class Draw:
         """A weight (out, in) that keeps the size of what it is applied to."""
         return self.normal(out, in_, std=in_**-0.5)
 
+    def widened(self) -> "Draw":
+        """The same stream in float64: for drawing until something holds, the same numbers in every dtype."""
+        wide = copy.copy(self)
+        wide.dtype = np.dtype(np.float64)
+        return wide
+
+    def away_from_zero(self, *shape: int, std: float = 1.0) -> np.ndarray:
+        """Of both signs and at least half of std: what is multiplied with these can be told again."""
+        size = std * (0.5 + np.minimum(np.abs(self.rng.standard_normal(shape)), 2.0))
+        return np.where(self.rng.random(shape) < 0.5, -size, size).astype(self.dtype)
+
+    def magnitudes(self, n: int) -> np.ndarray:
+        """Lengths of rows: positive, and far from those of a weight and its update, which are about sqrt(2)."""
+        return (2.0 + 0.25 * np.clip(self.rng.standard_normal(n), -3.0, 3.0)).astype(self.dtype)
+
     def dropout_mask(self, *shape: int, p: float) -> np.ndarray:
         """0 with probability p, else 1 / (1 - p). p is a power of two's complement, so the mask is exact."""
         return ((self.rng.random(shape) >= p) / (1.0 - p)).astype(self.dtype)
@@ -49,7 +65,8 @@ class Contract:
 
     answer(arrays, config, definition) -> {output: array}. draws: {id: draw(Draw) -> (arrays, config)}.
     forward(arrays, config, definition) -> value, pullback: the op whose value and gradients the answer is, where it is
-    one. judge(case, outputs) -> {output: OutputVerdict}, for a contract whose right answer is not one set of numbers.
+    one. For a contract whose right answer depends on what the subject drew: settle(case, outputs) -> the case with that
+    in it, which answer then takes; and judge(case, outputs) -> {output: OutputVerdict}, which judges the draws as well.
     """
 
     name: str
@@ -57,6 +74,7 @@ class Contract:
     draws: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]]
     forward: Callable[..., tuple[Array, Pullback]] | None = None
     judge: Callable[[Case, Mapping[str, np.ndarray]], dict[str, OutputVerdict]] | None = None
+    settle: Callable[[Case, Mapping[str, np.ndarray]], Case] | None = None
 
     def cases(self, dtype: str) -> list[Case]:
         """The contract's cases in one dtype."""

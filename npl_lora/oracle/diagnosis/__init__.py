@@ -60,17 +60,35 @@ def _seen(answered: Sequence[Observed]) -> str:
         for name in one.failed:
             got = one.outputs.get(name)
             right = one.right.get(name)
-            if got is None or right is None or not _comparable(got, right):
+            if got is None or not isinstance(right, Right) or not _comparable(got, right):
                 continue
-            wrong = fit.Wrong(name, one.case, right, dict(one.right), got.astype(np.float64))
-            wrongs.setdefault(name, []).append(wrong)
-    sentences = [sentence for output in wrongs.values() if (sentence := fit.explain(_finest(output)))]
-    if not sentences:
-        every = [wrong for output in wrongs.values() for wrong in output]
-        dtypes = dict.fromkeys(wrong.case.dtype for wrong in every)
-        said = (precision.coarser([wrong for wrong in every if wrong.case.dtype == dtype]) for dtype in dtypes)
-        sentences = [sentence for sentence in said if sentence][:1]
+            rights = {n: r for n, r in one.right.items() if isinstance(r, Right)}
+            wrong = fit.Wrong(name, one.case, right, rights, got.astype(np.float64))
+            if np.any(wrong.wrong):  # else it is what was drawn that is wrong, and not a number
+                wrongs.setdefault(name, []).append(wrong)
+    sentences, coarse = [], dict[str, list[str]]()
+    for name, output in wrongs.items():
+        if sentence := fit.explain(_finest(output)):
+            sentences.append(sentence)
+        elif format := precision.coarser(_finest(output)):
+            coarse.setdefault(
+                f"{_finest(output)[0].case.dtype} in and out, but the errors of {{}} are those of {format}", []
+            ).append(name)
+    sentences += [words.format(", ".join(names)) for words, names in coarse.items()]
+    sentences += _not_finite(answered)
     return "; ".join(sentences) + "." if sentences else ""
+
+
+def _not_finite(answered: Sequence[Observed]) -> list[str]:
+    """Which outputs are NaN or infinite, and in which case first."""
+    found: dict[str, str] = {}
+    for one in answered:
+        assert one.outputs is not None
+        for name in one.failed:
+            got = one.outputs.get(name)
+            if got is not None and got.dtype.kind == "f" and not np.all(np.isfinite(got)):
+                found.setdefault(name, f"{name} is not finite in {one.case.id}")
+    return list(found.values())
 
 
 def _comparable(got: np.ndarray, right: Right) -> bool:

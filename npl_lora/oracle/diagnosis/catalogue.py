@@ -6,6 +6,7 @@ a case was not answered, the fault must break there too.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,26 +17,41 @@ from ..case import widened
 from ..contracts import CONTRACTS
 from ..definition import RIGHT, Definition
 from ..faults import FAULTS, Fault, wrong_answer
-from ..judge import Right, right_answer
+from ..judge import Right, judge_output, right_answer
 from ..rounding import PRECISIONS
+from ..statistics import Distribution
 from ._observed import Observed
 
 _SUSPECTS = 64  # pairs looked at closely, the nearest first
 
 
 def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
-    """The faults, or else the pairs of faults, that reproduce all that was observed of one contract; nearest first."""
+    """The faults, or else the pairs of faults, that reproduce all that was observed of one contract, in the
+    order of the catalogue."""
     contract = observed[0].case.contract
-    relevant = [fault for fault in faults if fault.parts.keys() & parts_used(contract) or contract in fault.answers]
+    relevant = relevant_to(contract, faults)
+    objections = {note for one in observed for note in one.objections}
+    named: list[tuple[Fault, ...]] = [
+        (fault,) for fault in relevant if fault.objection and fault.objection in objections
+    ]
+    if named:
+        return named
     ordered = sorted(observed, key=_sharpness)
     looks = {fault.name: _look((fault,), ordered[0]) for fault in relevant}
     singles = [(looks[fault.name], (fault,)) for fault in relevant]
     every_pair = itertools.combinations(relevant, 2)
     return (
         _reproducing(singles, ordered)
+        or _covering(relevant, ordered)
         or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
         or _reproducing([(_look(pair, ordered[0]), pair) for pair in every_pair], ordered)
     )
+
+
+def relevant_to(contract: str, faults: Iterable[Fault] = FAULTS) -> list[Fault]:
+    """The faults that change something which the contract uses."""
+    used = parts_used(contract)
+    return [fault for fault in faults if fault.parts.keys() & used or contract in fault.answers]
 
 
 @cache
@@ -48,16 +64,17 @@ def parts_used(contract: str) -> frozenset[str]:
             used.add(name)
             return super().__getattribute__(name)
 
-    recorder = Recorder(**vars(RIGHT))
-    for case in CONTRACTS[contract].cases("float64"):
-        CONTRACTS[contract].answer(case.arrays, case.config, recorder)
+    recorder, asked = Recorder(**vars(RIGHT)), CONTRACTS[contract]
+    for case in asked.cases("float64"):
+        case = asked.settle(case, {}) if asked.settle else case
+        asked.answer(case.arrays, case.config, recorder)
     return frozenset(used & vars(RIGHT).keys())
 
 
 def _sharpness(one: Observed) -> tuple[bool, float, int, int]:
     """Failing cases of fine dtypes come first, with many outputs wrong: they tell most faults apart. Small ones
     are quicker."""
-    size = sum(right.value.size for right in one.right.values())
+    size = sum(math.prod(right.shape) for right in one.right.values())
     return not (one.failed and one.outputs is not None), PRECISIONS[one.case.dtype].store, -len(one.failed), size
 
 
@@ -84,12 +101,11 @@ def _look(faults: tuple[Fault, ...], one: Observed) -> _Look:
             answer = wrong_answer(one.case.contract, *faults)(widened(one.case), one.case.config)
     except (ValueError, IndexError):
         return _BREAKS
-    wrong = {name: np.asarray(output) for name, output in answer.items()}
+    wrong = {n: output if isinstance(output, Distribution) else np.asarray(output) for n, output in answer.items()}
     if wrong.keys() != one.outputs.keys():
         return _BREAKS
     distance = {name: _normwise(wrong[name], one.outputs[name], one, name) for name in wrong}
-    changed = (n for n in wrong if not np.array_equal(wrong[n], one.right[n].value, equal_nan=True))
-    return _Look(distance, frozenset(changed))
+    return _Look(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
 
 
 def _likely_pairs(
@@ -110,25 +126,49 @@ def _likely_pairs(
 def _reproducing(
     candidates: Sequence[tuple[_Look, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
-    near = sorted((look.worst, n) for n, (look, _) in enumerate(candidates) if look.worst < 1.0)
-    found = []
-    for _, n in near[:_SUSPECTS]:
-        worst = _worst(candidates[n][1], observed)
-        if worst is not None:
-            found.append((worst, n))
-    return [candidates[n][1] for _, n in sorted(found)]
+    near = sorted((look.worst, n) for n, (look, _) in enumerate(candidates) if look.worst < 1.0)[:_SUSPECTS]
+    return [candidates[n][1] for n in sorted(n for _, n in near) if _worst(candidates[n][1], observed) is not None]
 
 
-def _normwise(wrong: np.ndarray, got: np.ndarray, one: Observed, name: str) -> float:
+def _same(wrong: np.ndarray | Distribution, right: Right | Distribution) -> bool:
+    if isinstance(wrong, Distribution) or isinstance(right, Distribution):
+        return isinstance(wrong, Distribution) and isinstance(right, Distribution) and str(wrong) == str(right)
+    return np.array_equal(wrong, right.value, equal_nan=True)
+
+
+def _normwise(wrong: np.ndarray | Distribution, got: np.ndarray, one: Observed, name: str) -> float:
+    right = one.right[name]
+    if isinstance(wrong, Distribution):
+        return 0.0 if judge_output(wrong, got).verdict == "pass" else np.inf
+    if isinstance(right, Distribution):
+        return 0.0 if np.array_equal(wrong, got) else np.inf
     if wrong.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(wrong), np.isnan(got)):
         return np.inf
-    wrong, got = np.nan_to_num(wrong), np.nan_to_num(got.astype(np.float64))
-    right = one.right[name]
-    largest, scale = np.max(np.abs(wrong), initial=0.0), np.max(np.abs(right.value), initial=0.0)
+    expected, got = np.nan_to_num(wrong), np.nan_to_num(got.astype(np.float64))
+    largest, scale = np.max(np.abs(expected), initial=0.0), np.max(np.abs(right.value), initial=0.0)
     allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
     tolerance = allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest
-    difference = float(np.max(np.abs(wrong - got), initial=0.0))
+    difference = float(np.max(np.abs(expected - got), initial=0.0))
     return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
+
+
+def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
+    """Several faults, each of which alone explains some failing cases, and which together reproduce all."""
+    failing = [one for one in observed if one.failed and one.outputs is not None]
+    explained = {fault.name: {n for n, one in enumerate(failing) if _explains(fault, one)} for fault in faults}
+    chosen: list[Fault] = []
+    covered: set[int] = set()
+    while best := max(faults, key=lambda fault: len(explained[fault.name] - covered), default=None):
+        if not explained[best.name] - covered:
+            break
+        chosen.append(best)
+        covered |= explained[best.name]
+    ordered = tuple(fault for fault in faults if fault in chosen)
+    return [ordered] if len(ordered) > 1 and _worst(ordered, observed) is not None else []
+
+
+def _explains(fault: Fault, one: Observed) -> bool:
+    return _look((fault,), one).worst < 1.0 and _worst((fault,), [one]) is not None
 
 
 def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | None:
@@ -153,7 +193,9 @@ def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | N
     return worst
 
 
-def _ratio(predicted: Right, got: np.ndarray) -> float:
+def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
+    if isinstance(predicted, Distribution):
+        return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
     value, got = predicted.value, got.astype(np.float64)
     if value.shape != got.shape or not np.array_equal(np.isnan(value), np.isnan(got)):
         return np.inf

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..case import Case
 from ..judge import Right
+from ..judge import shown as number
 from . import expressions
 from .terms import terms
 
@@ -68,9 +69,9 @@ def _factor(observations: Sequence[Wrong]) -> str | None:
         return f"is {_times(expression)} the right one{_legend(expression)}"
     same = max(f for _, f, _ in fitted) - min(f for _, f, _ in fitted) <= 2 * max(e for _, _, e in fitted)
     if same:
-        return f"is {fitted[0][1]:.6g} times the right one"
+        return f"is {number(fitted[0][1])} times the right one"
     case, factor, _ = fitted[0]
-    return f"is a constant times the right one, another in every case ({factor:.6g} in {case.id})"
+    return f"is a constant times the right one, another in every case ({number(factor)} in {case.id})"
 
 
 def _terms(observations: Sequence[Wrong]) -> str | None:
@@ -106,7 +107,9 @@ def _terms(observations: Sequence[Wrong]) -> str | None:
                 )
             )
         else:
-            found.append(f"has its term {name} {fitted[0][1]:.6g} times as large as it should be ({fitted[0][0].id})")
+            found.append(
+                f"has its term {name} {number(fitted[0][1])} times as large as it should be ({fitted[0][0].id})"
+            )
     return " and ".join(found) or None
 
 
@@ -171,7 +174,7 @@ def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
     for axis in range(observations[0].got.ndim):
         shown = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
         if all(factors is not None for factors in shown):
-            first = ", ".join(f"{c:.4g}" for c in (shown[0] or [])[:6])
+            first = ", ".join(number(c) for c in (shown[0] or [])[:6])
             return f"has a factor of its own for every index of axis {axis} ({first} ... in {observations[0].case.id})"
     return None
 

@@ -13,37 +13,34 @@ import numpy as np
 from ..rounding import PRECISIONS
 from .fit import Wrong
 
-_ENOUGH = 16  # numbers, to judge their distribution by
+_ENOUGH = 8  # numbers, to judge their distribution by
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to be coarse: its unit roundoff is 2^-bits."""
+    """A way to be coarse. Errors of `least` to `most` bits are its: a single coarse step among many fine ones leaves
+    errors a few bits smaller than its own roundoff, and the deviation is an upper estimate."""
 
-    bits: int
+    least: float
+    most: float
     says: str
 
 
 FORMATS = (
-    Format(24, "a 24-bit significand: float32 somewhere inside"),
-    Format(11, "an 11-bit significand: float16 somewhere inside, or TF32 products"),
-    Format(8, "an 8-bit significand: bfloat16 somewhere inside"),
+    Format(23.0, 40.0, "a 24-bit significand: float32 somewhere inside"),
+    Format(11.3, 20.0, "an 11-bit significand: float16 somewhere inside, or TF32 products"),
+    Format(7.0, 11.3, "an 8-bit significand: bfloat16 somewhere inside"),
 )
 
 
 def coarser(observations: Sequence[Wrong]) -> str | None:
-    """A sentence when the errors of these outputs of one dtype are those of a coarser format, else None."""
-    dtype = observations[0].case.dtype
-    sizes = [size for one in observations if one.got.size >= _ENOUGH for size in [_in_own_roundings(one)]]
-    if not sizes or any(size is None for size in sizes):
+    """What the errors of one output of one dtype are like, when they are rounding of a coarser format; else None."""
+    own = -float(np.log2(PRECISIONS[observations[0].case.dtype].store))
+    lost = [size for one in observations if (size := _in_own_roundings(one)) is not None]
+    if 2 * len(lost) < len(observations) or not lost:
         return None
-    lost = np.log2(np.asarray(sizes, dtype=np.float64))
-    own = -float(np.log2(PRECISIONS[dtype].store))
-    bits = own - float(np.median(lost))
-    for format in FORMATS:
-        if format.bits < own and abs(bits - format.bits) <= 1.5 and np.ptp(lost) <= 4.0:
-            return f"{dtype} in and out, but the errors are those of {format.says}"
-    return None
+    bits = own - float(np.log2(np.median(lost)))
+    return next((f.says for f in FORMATS if f.least <= bits < f.most and f.most < own), None)
 
 
 def _in_own_roundings(one: Wrong) -> float | None:
@@ -58,8 +55,8 @@ def _in_own_roundings(one: Wrong) -> float | None:
     error = (one.got - one.right.value)[seen]
     z = np.abs(error / deviation[seen])
     rms = float(np.sqrt(np.mean(z * z)))
-    if rms == 0 or np.max(z) > 8.0 * rms or np.mean(z < 0.02 * rms) > 0.2:
+    if rms == 0 or np.max(z) > 8.0 * rms or np.mean(z < 0.02 * rms) > 0.5:
         return None
     value = one.right.value[seen]
     follows = abs(float(np.sum(error * value))) / float(np.linalg.norm(error) * np.linalg.norm(value))
-    return rms if follows < 0.5 else None
+    return rms if follows < 0.9 else None

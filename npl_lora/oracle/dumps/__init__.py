@@ -31,16 +31,19 @@ _DIAGNOSIS_LIMIT = 1 << 15  # and in one that is tried against every fault of th
 __all__ = ["judge_dump"]
 
 
-def judge_dump(path: Path, on_progress: Callable[[str, int, int], None] | None = None) -> Report:
+def judge_dump(
+    path: Path, inner: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
+) -> Report:
     """The report on one dump. Its verdict is "error" when nothing in it could be judged; no fault of the file raises.
 
+    inner: a coarser precision, of rounding.INNER, that products may have been computed in.
     on_progress(what, done, total) is called before each block of work.
     """
     try:
         dump = open_dump(path)
-        step = lora_linear_step(dump) if dump.contract == "lora_linear" else None
+        step = lora_linear_step(dump, inner) if dump.contract == "lora_linear" else None
         with np.errstate(all="ignore"):  # what overflows is judged
-            verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump), [])
+            verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
     except (DumpError, MissingExtraError) as error:
         return Report(str(path), problem=str(error))
     except MemoryError:
@@ -51,27 +54,27 @@ def judge_dump(path: Path, on_progress: Callable[[str, int, int], None] | None =
     says += [dump.note] if dump.note else []
     overall = "fail" if failed else "pass" if verdicts else "absent"
     case = CaseReport(dump.id, dump.dtype, overall, "; ".join(says), verdicts)
-    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, failed)),))
+    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, inner, failed)),))
 
 
-def _judge_as_case(dump: Dump) -> dict[str, OutputVerdict]:
+def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
     """A dump of any other contract: all its inputs there, and small."""
     if (numbers := _numbers(dump)) > _CASE_LIMIT:
         raise DumpError(f"has {numbers:,} numbers, expected at most {_CASE_LIMIT:,} for {dump.contract}")
-    case, outputs = _as_case(dump)
+    case, outputs = _as_case(dump, inner)
     try:
         return judge_case(case, outputs)
     except Exception as error:  # shapes and configuration are somebody's, and may be anything
         raise DumpError(f"is no case of {dump.contract}: {describe(error)}") from None
 
 
-def _diagnosis(dump: Dump, failed: Iterable[str]) -> Diagnosis:
+def _diagnosis(dump: Dump, inner: str | None, failed: Iterable[str]) -> Diagnosis:
     """What is behind the failures, where the dump is small and lacks nothing."""
     contract = CONTRACTS[dump.contract]
     complete = all(name in dump.arrays for name in ("x", "W", "dy")) or dump.contract != "lora_linear"
     if not failed or not complete or contract.judge is not None or _numbers(dump) > _DIAGNOSIS_LIMIT:
         return NOTHING
-    case, outputs = _as_case(dump)
+    case, outputs = _as_case(dump, inner)
     right = right_answer(case, contract.answer)
     return diagnose([Observed(case, right, outputs, tuple(failed))]) if right.keys() == outputs.keys() else NOTHING
 
@@ -80,12 +83,12 @@ def _numbers(dump: Dump) -> int:
     return sum(array.size for array in dump.arrays.values())
 
 
-def _as_case(dump: Dump) -> tuple[Case, dict[str, np.ndarray]]:
+def _as_case(dump: Dump, inner: str | None) -> tuple[Case, dict[str, np.ndarray]]:
     """Inputs and answers, told apart by what the contract's own cases are given."""
     kinds = {_kind(name) for case in CONTRACTS[dump.contract].cases("float64") for name in case.arrays}
     inputs = {name: array for name, array in dump.arrays.items() if _kind(name) in kinds}
     outputs = {name: _native(array) for name, array in dump.arrays.items() if name not in inputs}
-    return Case(dump.contract, dump.id, dump.dtype, dump.config, inputs), outputs
+    return Case(dump.contract, dump.id, dump.dtype, dump.config, inputs, inner), outputs
 
 
 def _kind(name: str) -> str:

@@ -17,8 +17,8 @@ It is blind to whatever y and dx share.
 What is allowed. How far a right answer may be off follows from what was summed, and that is not there. A sum of K terms
 of random signs is as large as the root of the sum Q of their squares, so Q is taken to be the square of the largest
 element next to it: of all of dA or dB, of the row of y or dx. With u and a the unit roundoffs of stored values and of
-sums, each element then has the variance (K a^2 + 4 u^2) Q, 4 being the stores on the way, and an identity, which is
-linear in the elements, adds them up. Sums whose terms cancel far below that, gradients at an optimum for one, can be
+sums, each element then has the variance (K a^2 + 4 u^2) Q, 4 being the stores on the way (and two roundings more where
+products may be coarser), and an identity, which is linear in the elements, adds them up. Sums whose terms cancel far below that, gradients at an optimum for one, can be
 further off: an identity is weaker evidence than a right answer, and is asked only where there is none.
 """
 
@@ -63,8 +63,8 @@ def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
 def _deviation(step: Step, terms: int) -> float:
     """How far an element may be off, in units of the largest next to it."""
     p = step.precision
-    return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2)
+    return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2)
 
 
 def _right(step: Step, value: np.ndarray, size: np.ndarray, allowed: np.ndarray) -> Right:
-    return Right(value, size, allowed, allowed / step.precision.deviations)
+    return Right(value, size, allowed, allowed / step.precision.deviations, allowed)

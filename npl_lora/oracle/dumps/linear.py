@@ -53,7 +53,7 @@ def _by_other_means(step: Step, blind: list[str]) -> dict[str, OutputVerdict]:
     if _is_first(step):
         if "dA" in blind and "dA" in seen:
             zero = np.zeros(step.arrays["dA"].shape)
-            found["dA"] = judge_output(Right(zero, zero, zero, zero), step.block("dA"))
+            found["dA"] = judge_output(Right(zero, zero, zero, zero, zero), step.block("dA"))
     elif {"dA", "dB"} <= set(seen) and {"dA", "dB"} & set(blind):
         found["J1"] = judge_J1(step)
     if {"y", "dx"} <= set(seen) and {"y", "dx"} & set(blind) and step.has("x", "dy"):

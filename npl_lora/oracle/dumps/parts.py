@@ -1,26 +1,26 @@
 """Right answers cut into parts and put together again; and what a factor between two answers is called."""
 
 from collections.abc import Callable
-from dataclasses import fields
 
 import numpy as np
 
 from ..case import Case
 from ..diagnosis.expressions import name_of
-from ..judge import OutputVerdict, Right, constant_factor
+from ..judge import OutputVerdict, Right, constant_factor, shown
 from .step import Step
 
-_NAMES = [field.name for field in fields(Right)]
+_PLAIN = ("0", "-1", "2", "1/2")  # expressions that say no more than the number does
+_ARRAYS = ("value", "size", "allowed", "deviation", "proven")
 
 
 def each(right: Right, move: Callable[[np.ndarray], np.ndarray]) -> Right:
     """The same of every array in it."""
-    return Right(*(move(getattr(right, name)) for name in _NAMES))
+    return Right(*(move(getattr(right, name)) for name in _ARRAYS))
 
 
 def join(parts: list[Right], axis: int) -> Right:
     """Parts of one right answer, side by side."""
-    return Right(*(np.concatenate([getattr(part, name) for part in parts], axis=axis) for name in _NAMES))
+    return Right(*(np.concatenate([getattr(part, name) for part in parts], axis=axis) for name in _ARRAYS))
 
 
 def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
@@ -31,7 +31,7 @@ def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
     error = float(np.sum(np.abs(right.value) * right.allowed)) / float(np.sum(right.value**2))
     case = Case("lora_linear", "", step.dtype, step.config, step.arrays)
     expression = name_of([(case, factor, error)])
-    return f"{factor:.6g}" + (f" = {expression}" if expression and not expression.lstrip("-")[0].isdigit() else "")
+    return shown(factor) + (f" = {expression}" if expression and expression not in _PLAIN else "")
 
 
 def with_note(verdict: OutputVerdict, note: str) -> OutputVerdict:

@@ -14,7 +14,7 @@ variance. So
 
 2. The rows are ordered by their largest t^2 / variance, the variance being that of rounding's model:
 
-       var t_nj = sum v_o^2 ((in a^2 + u^2/3) Q_no + s^2 sum_k B_ok^2 var h_nk + u^2 (got^2 + rest^2)_no),
+       var t_nj = sum v_o^2 ((in a^2 + u^2 / 3) Q_no + s^2 sum_k B_ok^2 var h_nk + u^2 (got^2 + rest^2)_no),
 
    Q = sum_i (x_ni W_oi)^2, u and a the unit roundoffs of stored values and of sums.
 
@@ -102,8 +102,8 @@ def suspicion(step: Step, side: Side, low: Rounded, progress: Progress) -> tuple
     factor = _factor(step, side)
     factor2 = fold((factor**2).T, v**2, buckets)  # (r, buckets)
     spread = low.var * (step.scale**2 if side is Y else _largest_mask(step) ** 2)
-    store, accumulate = step.precision.store, step.precision.accumulate
-    share = W1.shape[0] * accumulate**2 + store**2 / 3.0
+    store, accumulate, factors = (getattr(step.precision, name) for name in ("store", "accumulate", "factors"))
+    share = W1.shape[0] * accumulate**2 + (store**2 + 2.0 * factors**2) / 3.0
     worst, noises = [], []
     for rows in progress.through(step.blocks("..."), f"{side.got}: random sums of all rows", step.sizes["..."]):
         left, got = step.block(side.left, rows), step.block(side.got, rows)
@@ -163,7 +163,7 @@ def right_rows(step: Step, side: Side, picked: Array, progress: Progress) -> Rig
     columns, across = step.sizes[side.columns], max(picked.size, step.sizes["in"], step.sizes["out"])
     for cols in progress.through(slices(columns, across), f"{side.got}: rows in full", columns):
         arrays = _columns_of_y(step, picked, cols) if side is Y else _columns_of_dx(step, picked, cols)
-        case = Case("lora_linear", "", step.dtype, step.config, arrays)
+        case = Case("lora_linear", "", step.dtype, step.config, arrays, step.inner)
         parts.append(right_answer(case, _y if side is Y else _dx)[side.got])
     return join(parts, axis=1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..definition import scale
-from ..rounding import PRECISIONS, Precision, Rounded, RoundingNamespace
+from ..rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .file import Dump, DumpError
 
 # Which axes each array has: ... is any number of leading axes, the same in all of them.
@@ -22,7 +22,8 @@ _BLOCK = 1 << 21  # numbers; some thirty arrays of this many numbers are alive a
 class Step:
     """arrays: inputs and outputs that are there, leading axes made one (rows). sizes: of in, out, r and rows ("...").
 
-    leading: the leading axes as they were. refused: why an output cannot be judged at all, by its name.
+    leading: the leading axes as they were. refused: why an output cannot be judged at all, by its name. inner: the
+    coarser precision that products may be computed in.
     """
 
     config: dict[str, Any]
@@ -31,10 +32,11 @@ class Step:
     sizes: dict[str, int]
     leading: tuple[int, ...]
     refused: dict[str, str]
+    inner: str | None = None
 
     @property
     def precision(self) -> Precision:
-        return PRECISIONS[self.dtype]
+        return precision_of(self.dtype, self.inner)
 
     @property
     def xp(self) -> RoundingNamespace:
@@ -72,7 +74,7 @@ def slices(length: int, across: int) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
-def lora_linear_step(dump: Dump) -> Step:
+def lora_linear_step(dump: Dump, inner: str | None = None) -> Step:
     """The step in a dump of contract lora_linear. Raises DumpError where inputs are missing or do not fit."""
     if unknown := [name for name in dump.arrays if name not in _INPUTS | _OUTPUTS]:
         raise DumpError(f"has {unknown[0][:40]!r}, expected some of {', '.join(_INPUTS | _OUTPUTS)}")
@@ -89,7 +91,7 @@ def lora_linear_step(dump: Dump) -> Step:
         else:
             rows = (_INPUTS | _OUTPUTS)[name].startswith("...")
             arrays[name] = array.reshape(-1, array.shape[-1]) if rows else array
-    step = Step(dump.config, dump.dtype, arrays, sizes, leading, refused)
+    step = Step(dump.config, dump.dtype, arrays, sizes, leading, refused, inner)
     for name in arrays:
         _check_finite(step, name)
     return step

@@ -5,13 +5,24 @@ A fault is one short entry (see `_fault`), in the file of its kind. To add one: 
 into every contract that it shows in, see that it fails, and see that the diagnosis names it.
 """
 
-from . import attention, backwards, dropout, embedding, layout, loss, merging, scaling, training
+from . import (
+    attention,
+    backwards,
+    combining,
+    convolution,
+    dora,
+    dropout,
+    embedding,
+    initialisation,
+    layout,
+    loss,
+    merging,
+    scaling,
+    training,
+)
 from ._fault import Fault, wrong_answer
 
-FAULTS: tuple[Fault, ...] = tuple(
-    fault
-    for kind in (scaling, layout, dropout, merging, embedding, backwards, attention, loss, training)
-    for fault in kind.FAULTS
-)
+_KINDS = (scaling, layout, initialisation, dropout, merging, combining, dora, convolution, embedding, backwards)
+FAULTS: tuple[Fault, ...] = tuple(fault for kind in (*_KINDS, attention, loss, training) for fault in kind.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

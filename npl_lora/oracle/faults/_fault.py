@@ -31,7 +31,8 @@ Answer = Callable[..., dict[str, Array]]
 class Fault:
     """id: of the catalogue ("S4"); variant: which of several ways to have it, or "". says: one sentence that a kernel
     engineer can act on. wrong and right: the formulas. hidden: the settings under which no test can see it. source:
-    where it was seen. parts: of the definition, made wrong; answers: whole contracts, made wrong.
+    where it was seen. parts: of the definition, made wrong; answers: whole contracts, made wrong. objection: what the
+    contract says of what the subject drew, where no number is wrong for it.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Fault:
     variant: str = ""
     parts: Mapping[str, Wrap] = field(default_factory=dict, repr=False)
     answers: Mapping[str, Wrap] = field(default_factory=dict, repr=False)
+    objection: str = ""
 
     @property
     def name(self) -> str:

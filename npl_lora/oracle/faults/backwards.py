@@ -3,7 +3,7 @@
 from ...ops._namespace import rows
 from ._fault import Array, Fault, backward
 
-_LAYERS = ("lora_linear", "lora_embedding", "dora_linear", "lora_conv2d")
+_LAYERS = ("lora_linear", "lora_embedding", "dora_linear")  # a convolution is lora_linear on patches
 
 
 def _nothing(grad, a):
@@ -110,7 +110,6 @@ FAULTS = [
         parts={
             "lora_linear": backward(x=_nothing, A=_nothing, B=_nothing),
             "dora_linear": backward(x=_nothing, A=_nothing, B=_nothing, m=_nothing),
-            "lora_conv2d": backward(x=_nothing, A=_nothing, B=_nothing),
         },
     ),
     Fault(

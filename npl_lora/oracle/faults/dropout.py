@@ -1,6 +1,7 @@
 """Faults of dropout. lora_linear is given the mask; in lora_dropout the subject draws its own."""
 
-from ._fault import Array, Fault, backward, given, in_steps
+from ..contracts import lora_dropout
+from ._fault import Array, Fault, asked, backward, given, in_steps
 
 
 def _unmasked(a) -> Array:
@@ -31,6 +32,26 @@ FAULTS = [
         "y = x W^T + s ((x o mask) A^T) B^T",
         "p = 0",
         "meta-pytorch/torchtune#996; paiml/aprender#2170; AnswerDotAI/fsdp_qlora#68",
+        parts={"lora_linear": given(mask=lambda a: None), "lora_embedding": given(mask=lambda a: None)},
+    ),
+    Fault(
+        "D1",
+        "dropout is not applied in an embedding: training equals evaluation",
+        "y = E[ids] + s (A^T)[ids] B^T",
+        "y = E[ids] + s ((A^T)[ids] o mask) B^T",
+        "p = 0",
+        "PEFT 0.21.2, whose Embedding builds lora_dropout and does not use it",
+        variant="embedding",
+        parts={"lora_embedding": given(mask=lambda a: None)},
+    ),
+    Fault(
+        "D1",
+        "dropout is not applied in a linear layer: training equals evaluation",
+        "y = x W^T + s (x A^T) B^T",
+        "y = x W^T + s ((x o mask) A^T) B^T",
+        "p = 0",
+        "meta-pytorch/torchtune#996; paiml/aprender#2170",
+        variant="linear",
         parts={"lora_linear": given(mask=lambda a: None)},
     ),
     Fault(
@@ -76,6 +97,71 @@ FAULTS = [
         parts={"lora_linear": lambda op: _unmasked_gradients(op)},
     ),
 ]
+
+
+FAULTS += [
+    Fault(
+        "D4",
+        "dropout acts in evaluation too",
+        "y_eval = x W^T + s ((x o mask) A^T) B^T",
+        "y_eval = x W^T + s (x A^T) B^T",
+        "p = 0",
+        "huggingface/peft#3766; meta-pytorch/torchtune#1049",
+        answers={"lora_dropout": lambda answer: _live_in_evaluation(answer)},
+    ),
+    Fault(
+        "D5",
+        "evaluation is multiplied by 1 - p, though training divides by it",
+        "y_eval = x W^T + (1 - p) s (x A^T) B^T",
+        "y_eval = x W^T + s (x A^T) B^T",
+        "p = 0",
+        "ooples/AiDotNet#256",
+        answers={"lora_dropout": lambda answer: _scaled_in_evaluation(answer)},
+    ),
+    Fault(
+        "D9",
+        "what dropout keeps is not divided by 1 - p",
+        "mask of 0 and 1",
+        "mask of 0 and 1 / (1 - p)",
+        "p = 0",
+        "hand-written dropout invites it",
+        answers={"lora_dropout": lambda answer: _unscaled(answer)},
+    ),
+    Fault(
+        "D10",
+        "every training pass has the same dropout mask",
+        "mask drawn once",
+        "mask drawn in every pass",
+        "one training pass",
+        "a mask kept on the module invites it",
+        answers={"lora_dropout": asked(arrays=lambda t, c: {"mask_again": t["mask"]})},
+        objection=lora_dropout.SAME_MASK,
+    ),
+]
+
+
+def _live_in_evaluation(answer):
+    def wrong(arrays, config, d):
+        dropped = answer({**arrays, "mask": arrays["mask_eval"]}, config, d)
+        return {**answer(arrays, config, d), "y_eval": dropped["y"]}
+
+    return wrong
+
+
+def _scaled_in_evaluation(answer):
+    def wrong(arrays, config, d):
+        weaker = d.wrapped(scale=lambda scale: lambda config: (1.0 - config["p"]) * scale(config))
+        return {**answer(arrays, config, d), "y_eval": answer(arrays, config, weaker)["y_eval"]}
+
+    return wrong
+
+
+def _unscaled(answer):
+    def wrong(arrays, config, d):
+        masks = {name: arrays[name] * (1.0 - config["p"]) for name in ("mask", "mask_again")}
+        return answer({**arrays, **masks}, config, d)
+
+    return wrong
 
 
 def _unmasked_gradients(op):

@@ -147,10 +147,7 @@ FAULTS = [
         "y = x W^T + s (x A^T) B^T",
         "B = 0",
         "vllm-project/vllm#34186; huggingface/diffusers#9622",
-        parts={
-            name: given(B=lambda a: a.B * 0.0)
-            for name in ("lora_linear", "lora_embedding", "dora_linear", "lora_conv2d")
-        },
+        parts={name: given(B=lambda a: a.B * 0.0) for name in ("lora_linear", "lora_embedding", "dora_linear")},
     ),
     Fault(
         "L11",
@@ -162,7 +159,7 @@ FAULTS = [
         variant="no-gradient",
         parts={
             name: in_steps(given(B=lambda a: a.B * 0.0), backward(B=lambda dB, a: dB * 0.0))
-            for name in ("lora_linear", "lora_embedding", "dora_linear", "lora_conv2d")
+            for name in ("lora_linear", "lora_embedding", "dora_linear")
         },
     ),
 ]

@@ -111,6 +111,22 @@ def _other_ignore_index(answer):
     return asked(arrays=last_token)(answer)
 
 
+def _nothing_is_nan_throughout(answer):
+    def wrong(arrays, config, d):
+        right = answer(arrays, config, d)
+        return right if _counted(arrays, config).any() else {name: t + math.nan for name, t in right.items()}
+
+    return wrong
+
+
+def _empty_part_is_nan(answer):
+    def wrong(arrays, config, d):
+        right = answer(arrays, config, d)
+        return right if _counted(arrays, config).all() else {**right, "loss": right["loss"] + math.nan}
+
+    return wrong
+
+
 FAULTS = [
     Fault(
         "T1",
@@ -184,6 +200,26 @@ FAULTS = [
         "a batch with labels",
         "ml-explore/mlx-lm#1355",
         answers={"cross_entropy": _nothing_is_nan},
+    ),
+    Fault(
+        "T8",
+        "with every label ignored the loss is 0 / 0, and so is its gradient",
+        "NaN",
+        "0",
+        "a batch with labels",
+        "ml-explore/mlx-lm#1355",
+        variant="gradient",
+        answers={"cross_entropy": _nothing_is_nan_throughout},
+    ),
+    Fault(
+        "T8",
+        "a micro-batch without labels makes the loss of its whole window 0 / 0",
+        "NaN",
+        "the mean over the labels of the other micro-batches",
+        "labels in every micro-batch",
+        "torchtune 0.6.1, whose recipes multiply the NaN of an empty micro-batch by its 0 labels",
+        variant="micro-batch",
+        answers={"cross_entropy": _empty_part_is_nan},
     ),
     Fault(
         "T10",

@@ -5,7 +5,7 @@ import math
 from ._fault import Fault, asked, backward, given
 from .backwards import low_rank_dx
 
-_LAYERS = ("lora_linear", "lora_embedding", "dora_linear", "lora_conv2d")
+_LAYERS = ("lora_linear", "lora_embedding", "dora_linear")  # a convolution is lora_linear on patches
 
 
 def _in_layers(wrap):

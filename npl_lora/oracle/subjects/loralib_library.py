@@ -51,6 +51,35 @@ def lora_embedding(case: Case) -> Outputs:
     return {"y": y, "dA": layer.lora_A.grad, "dB": layer.lora_B.grad}
 
 
+def lora_init(case: Case) -> Outputs:
+    """What loralib.Linear and loralib.Embedding begin with."""
+    if case.config["layer"] == "embedding":
+        V, D = case["W"].shape
+        layer = loralib.Embedding(V, D, r=case.config["r"])
+    elif case.config["distribution"] == "kaiming_uniform":
+        out, in_ = case["W"].shape
+        layer = loralib.Linear(in_, out, r=case.config["r"])
+    else:
+        raise NotImplementedError("loralib begins with Kaiming's uniform distribution")
+    layer = layer.to(getattr(torch, case.dtype))
+    return {"A": layer.lora_A, "B": layer.lora_B}
+
+
+def lora_dropout(case: Case) -> Outputs:
+    """loralib.Linear's own dropout; eval() merges, and has none."""
+    if case.config["layer"] == "embedding":
+        raise NotImplementedError("loralib.Embedding has no dropout")
+    layer = _linear(case, lora_dropout=case.config["p"])
+    x = leaf(case["x"])
+    layer.train()
+    y = layer(x)
+    y.backward(tensor(case["dy"]))
+    again = layer(x)
+    layer.eval()
+    grads = {"dx": x.grad, "dA": layer.lora_A.grad, "dB": layer.lora_B.grad}
+    return {"y": y, "y_again": again, "y_eval": layer(x), **grads}
+
+
 def train_steps(case: Case) -> Outputs:
     """loralib.Linear trained by torch.optim."""
     layer = _linear(case)
@@ -65,9 +94,9 @@ def _rank(case: Case) -> int:
     return case.config["r"]
 
 
-def _linear(case: Case) -> Any:
+def _linear(case: Case, **more: Any) -> Any:
     out, in_ = case["B"].shape[0], case["A"].shape[1]
-    how = {"lora_alpha": case.config["alpha"], "fan_in_fan_out": case.config.get("fan_in_fan_out", False)}
+    how = {**more, "lora_alpha": case.config["alpha"], "fan_in_fan_out": case.config.get("fan_in_fan_out", False)}
     layer = loralib.Linear(in_, out, r=_rank(case), bias="b" in case, **how).to(getattr(torch, case.dtype))
     _set(layer.weight, case["W"])
     _set(layer.lora_A, case["A"])

@@ -6,6 +6,7 @@ attention as its model does, from the protocol's formula in float64, rounded to 
 mask, which a module in the place of PEFT's dropout multiplies with.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from ..case import Case
 from .torch_tools import GivenMask, Outputs, leaf, run_steps, tensor
 
 torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
+
+# PEFT refuses to adapt a layer where torchao is installed and older than it likes (torchtune needs one that is), even
+# where nothing is to be done with torchao. None says that there is none.
+sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
@@ -71,14 +76,65 @@ def _mergeable(case: Case, unload: bool = False) -> Any:
 
 def lora_embedding(case: Case) -> Outputs:
     """peft.tuners.lora.Embedding on torch.nn.Embedding."""
-    V, D = case["E"].shape
-    layer = _adapt(torch.nn.Embedding(V, D, padding_idx=case.config["padding_idx"]), case)
-    _set(layer.base_layer.weight, case["E"])
-    _set(layer.lora_embedding_A["default"], case["A"])
-    _set(layer.lora_embedding_B["default"], case["B"])
+    layer = _embedding(case)
     y = layer(tensor(case["ids"]))
     y.backward(tensor(case["dy"]))
     return {"y": y, "dA": layer.lora_embedding_A["default"].grad, "dB": layer.lora_embedding_B["default"].grad}
+
+
+def dora_linear(case: Case) -> Outputs:
+    """peft.tuners.lora.Linear with use_dora on torch.nn.Linear."""
+    layer = _linear(case, use_dora=True)
+    m = layer.lora_magnitude_vector["default"].weight
+    _set(m, case["m"])
+    x = leaf(case["x"])
+    y = layer(x)
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B), "dm": m.grad}
+
+
+def lora_conv2d(case: Case) -> Outputs:
+    """peft.tuners.lora.Conv2d on torch.nn.Conv2d."""
+    Co, Ci, *kernel = case["W"].shape
+    how = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
+    layer = _adapt(torch.nn.Conv2d(Ci, Co, tuple(kernel), bias=False, **how), case)
+    _set(layer.base_layer.weight, case["W"])
+    _set(layer.lora_A["default"].weight, case["A"])
+    _set(layer.lora_B["default"].weight, case["B"])
+    x = leaf(case["x"])
+    y = layer(x)
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+
+
+def lora_init(case: Case) -> Outputs:
+    """What PEFT puts into a new adapter of torch.nn.Linear or torch.nn.Embedding."""
+    if case.config["layer"] == "embedding":
+        V, D = case["W"].shape
+        layer = _adapt(torch.nn.Embedding(V, D), case)
+        return {"A": layer.lora_embedding_A["default"], "B": layer.lora_embedding_B["default"]}
+    out, in_ = case["W"].shape
+    init = "gaussian" if case.config["distribution"] == "gaussian" else True
+    layer = _adapt(torch.nn.Linear(in_, out), case, init_lora_weights=init)
+    return {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
+
+
+def lora_dropout(case: Case) -> Outputs:
+    """PEFT's own dropout on torch.nn.Linear or torch.nn.Embedding, in train() and in eval()."""
+    p = case.config["p"]
+    linear = case.config["layer"] == "linear"
+    layer = _linear(case, lora_dropout=p) if linear else _embedding(case, lora_dropout=p)
+    given = leaf(case["x"]) if linear else tensor(case["ids"])
+    layer.train()
+    y = layer(given)
+    y.backward(tensor(case["dy"]))
+    again = layer(given)
+    layer.eval()
+    passes = {"y": y, "y_again": again, "y_eval": layer(given)}
+    if linear:
+        return {**passes, "dx": given.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+    A, B = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
+    return {**passes, "dA": A.grad, "dB": B.grad}
 
 
 def lora_attention(case: Case) -> Outputs:
@@ -125,6 +181,29 @@ def cross_entropy(case: Case) -> Outputs:
     return {"loss": loss, "dlogits": logits.grad}
 
 
+def adapter_combine(case: Case) -> Outputs:
+    """add_weighted_adapter on a model of one torch.nn.Linear, and the combined adapter's delta weight."""
+    config, out, in_ = case.config, case["B_1"].shape[0], case["A_1"].shape[1]
+    names = [str(i) for i in range(1, len(config["weights"]) + 1)]
+    holder = _Holder(torch.nn.Linear(in_, out, bias=False))
+    settings = zip(config["r"], config["alpha"], config["use_rslora"], strict=True)
+    adapters = [
+        LoraConfig(r=r, lora_alpha=alpha, use_rslora=use_rslora, target_modules=["layer"])
+        for r, alpha, use_rslora in settings
+    ]
+    model = LoraModel(holder, dict(zip(names, adapters, strict=True)), names[0])
+    for name in names[1:]:
+        model.inject_adapter(holder, name)
+    model.to(getattr(torch, case.dtype))
+    layer: Any = holder.layer
+    for name in names:
+        _set(layer.lora_A[name].weight, case[f"A_{name}"])
+        _set(layer.lora_B[name].weight, case[f"B_{name}"])
+    how = {"combination_type": config["combination"], "svd_rank": config.get("r_new")}
+    model.add_weighted_adapter(names, config["weights"], "combined", **how)
+    return {"delta": layer.get_delta_weight("combined")}
+
+
 def train_steps(case: Case) -> Outputs:
     """peft.tuners.lora.Linear trained by torch.optim."""
     layer = _linear(case)
@@ -132,14 +211,23 @@ def train_steps(case: Case) -> Outputs:
     return {**run_steps(case, layer, [A, B]), "A_after": A, "B_after": B, "W_after": layer.base_layer.weight}
 
 
-def _linear(case: Case) -> Any:
+def _linear(case: Case, **more: Any) -> Any:
     out, in_ = case["W"].shape
-    layer = _adapt(torch.nn.Linear(in_, out, bias="b" in case), case)
+    layer = _adapt(torch.nn.Linear(in_, out, bias="b" in case), case, **more)
     _set(layer.base_layer.weight, case["W"])
     if "b" in case:
         _set(layer.base_layer.bias, case["b"])
     _set(layer.lora_A["default"].weight, case["A"])
     _set(layer.lora_B["default"].weight, case["B"])
+    return layer
+
+
+def _embedding(case: Case, **more: Any) -> Any:
+    V, D = case["E"].shape
+    layer = _adapt(torch.nn.Embedding(V, D, padding_idx=case.config.get("padding_idx")), case, **more)
+    _set(layer.base_layer.weight, case["E"])
+    _set(layer.lora_embedding_A["default"], case["A"])
+    _set(layer.lora_embedding_B["default"], case["B"])
     return layer
 
 
@@ -150,10 +238,10 @@ def _config(case: Case, targets: list[str], **more: Any) -> LoraConfig:
     )
 
 
-def _adapt(base: torch.nn.Module, case: Case) -> Any:
+def _adapt(base: torch.nn.Module, case: Case, **more: Any) -> Any:
     """The layer that PEFT puts in the place of base, in the case's dtype."""
     holder = _Holder(base).to(getattr(torch, case.dtype))
-    inject_adapter_in_model(_config(case, ["layer"]), holder)
+    inject_adapter_in_model(_config(case, ["layer"], **more), holder)
     return holder.to(getattr(torch, case.dtype)).layer
 
 

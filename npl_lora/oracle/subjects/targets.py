@@ -13,7 +13,7 @@ from typing import Any
 from . import CONTRACTS, TargetError
 from .one_line import describe
 
-_LIBRARIES = {"peft": "npl_lora.oracle.subjects.peft_library", "loralib": "npl_lora.oracle.subjects.loralib_library"}
+_LIBRARIES = ("peft", "loralib", "torchtune", "keras", "mlx", "torch-compiled")
 
 Function = Callable[..., Any]
 
@@ -88,7 +88,7 @@ def _instance(kind: type, target: str) -> Any:
 def _find(target: str) -> tuple[Any, str]:
     """What a target names, and the last part of its name."""
     if target in _LIBRARIES:
-        return _import(_LIBRARIES[target], target), target
+        return _import(f"{__package__}.{target.replace('-', '_')}_library", target), target
     if Path(target).is_file():  # even with a colon in its name
         return _load_file(Path(target)), target
     where, colon, attribute = target.rpartition(":")

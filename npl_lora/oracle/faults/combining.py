@@ -1,0 +1,123 @@
+"""Faults of combining adapters."""
+
+import math
+
+import numpy as np
+
+from ._fault import Fault, asked, outputs
+
+
+def _total(terms):
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _product_of_sums(share_of_A, share_of_B):
+    """delta = (sum_i b_i B_i)(sum_i a_i A_i), with a_i and b_i from w_i s_i."""
+
+    def wrap(combine):
+        def wrong(*, weights, scales, **factors):
+            pairs = [(factors[f"A_{i}"], factors[f"B_{i}"]) for i in range(1, len(weights) + 1)]
+            if len({A.shape[0] for A, _ in pairs}) > 1:
+                raise ValueError("adapters of several ranks have no common sum")
+            shares = [w * s for w, s in zip(weights, scales, strict=True)]
+            A = _total([share_of_A(share) * A for share, (A, _) in zip(shares, pairs, strict=True)])
+            B = _total([share_of_B(share) * B for share, (_, B) in zip(shares, pairs, strict=True)])
+            delta, pullback = combine(weights=[1.0], scales=[1.0], A_1=A, B_1=B)
+            return delta, pullback
+
+        return wrong
+
+    return wrap
+
+
+def _signed_root(share):
+    return math.copysign(math.sqrt(abs(share)), share)
+
+
+def _root(share):
+    return math.sqrt(abs(share))
+
+
+def _inherited(delta, arrays, config):
+    """The combined adapter has alpha = r_new, and the first one's rsLoRA: its scale is sqrt(r_new), not 1."""
+    if not config["use_rslora"][0]:
+        return delta
+    rank = config["r_new"] if config["combination"] == "svd" and len(config["r"]) > 1 else sum(config["r"])
+    return delta * math.sqrt(rank)
+
+
+def _float32_roots(combine):
+    """A single adapter's factors each get sqrt(|w s|), stored in float32."""
+
+    def wrong(*, weights, scales, **factors):
+        if len(weights) > 1:
+            return combine(weights=weights, scales=scales, **factors)
+        share = weights[0] * scales[0]
+        return combine(weights=[math.copysign(float(np.float32(_root(share))) ** 2, share)], scales=[1.0], **factors)
+
+    return wrong
+
+
+FAULTS = [
+    Fault(
+        "W1",
+        "the adapters' factors are summed before they are multiplied: cross terms B_i A_j come in",
+        "(sum_i sqrt(w_i s_i) B_i)(sum_i sqrt(w_i s_i) A_i)",
+        "sum_i w_i s_i B_i A_i",
+        "one adapter",
+        "huggingface/peft#3004, #3013; kohya-ss/sd-scripts#586",
+        parts={"combine": _product_of_sums(_signed_root, _root)},
+    ),
+    Fault(
+        "W2",
+        "the weights act on A alone, and both factors are summed before they are multiplied",
+        "(sum_i B_i)(sum_i w_i s_i A_i)",
+        "sum_i w_i s_i B_i A_i",
+        "one adapter",
+        "huggingface/peft#1155",
+        parts={"combine": _product_of_sums(lambda share: share, lambda share: 1.0)},
+    ),
+    Fault(
+        "W3",
+        "the sign of a negative weight is lost",
+        "|w_i| s_i B_i A_i",
+        "w_i s_i B_i A_i",
+        "no negative weight",
+        "huggingface/peft#3111",
+        answers={"adapter_combine": asked(config=lambda t, c: {"weights": [abs(w) for w in c["weights"]]})},
+    ),
+    Fault(
+        "W4",
+        "the combined adapter inherits use_rslora from the first one: it is scaled by sqrt(r_new) where 1 is right",
+        "sqrt(r_new) sum_i w_i s_i B_i A_i",
+        "sum_i w_i s_i B_i A_i",
+        "no rsLoRA, or r_new = 1",
+        "huggingface/peft#3449, #3473, #3761",
+        answers={"adapter_combine": outputs(delta=_inherited)},
+    ),
+    Fault(
+        "W8",
+        "a single adapter is not brought down to the rank asked for: the svd is left out",
+        "w s B A, of rank r",
+        "its best approximation of rank r_new",
+        "several adapters",
+        "PEFT 0.21.2, add_weighted_adapter of one adapter with combination_type svd",
+        answers={
+            "adapter_combine": asked(
+                config=lambda t, c: {"combination": "cat" if len(c["r"]) == 1 else c["combination"]}
+            )
+        },
+    ),
+    Fault(
+        "W9",
+        "a single adapter's share sqrt(|w s|) of each factor is stored in float32, whatever the adapter's dtype",
+        "float32(sqrt(|w s|))^2 B A",
+        "w s B A",
+        "float32 and coarser",
+        "PEFT 0.21.2, add_weighted_adapter, whose linear combination keeps the roots in a float32 tensor",
+        parts={"combine": _float32_roots},
+    ),
+]

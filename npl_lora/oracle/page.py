@@ -1,0 +1,136 @@
+"""The report as one self-contained page: the table, and for every contract that fails the diagnosis, the formulas, and
+pictures of what was expected, what came, and where the error is beyond what is allowed."""
+
+from collections.abc import Iterable
+from html import escape
+
+import numpy as np
+
+from .check import ContractReport, Report
+from .diagnosis import Observed
+from .faults import FAULTS
+from .judge import Right
+
+_LARGEST = 40  # rows and columns of a picture: of more, blocks are shown, each by its worst number
+_CELL = 14  # pixels
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.pass { color: #18794e; } .fail, .error { color: #c0262d; font-weight: 600; } .absent { color: #777; }
+figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; vertical-align: top; }
+figcaption { font-size: 13px; color: #555; }
+svg { border: 1px solid #ccc; background: #eee; }
+"""
+
+
+def page(reports: Iterable[Report]) -> str:
+    """The page, in HTML."""
+    body = "\n".join(_target(report) for report in reports)
+    head = f'<meta charset="utf-8"><title>npl-lora check</title><style>{_STYLE}</style>'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n<h1>npl-lora check</h1>\n{body}\n</body></html>\n'
+    )
+
+
+def _target(report: Report) -> str:
+    title = f'<h2>{escape(report.target)} <span class="{report.verdict}">{report.verdict}</span></h2>'
+    if report.problem:
+        return f"{title}<p>{escape(report.problem)}</p>"
+    rows = "".join(_row(contract) for contract in report.contracts)
+    header = "<tr><th>contract</th><th>verdict</th><th>cases that pass</th><th>what went wrong</th></tr>"
+    failures = "".join(_failure(contract) for contract in report.contracts if contract.verdict == "fail")
+    return f"{title}<table>{header}{rows}</table>{failures}"
+
+
+def _row(contract: ContractReport) -> str:
+    passed = sum(case.verdict == "pass" for case in contract.cases)
+    asked = sum(case.verdict != "absent" for case in contract.cases)
+    return (
+        f'<tr><td>{escape(contract.contract)}</td><td class="{contract.verdict}">{contract.verdict}</td>'
+        f'<td class="number">{passed}/{asked}</td><td>{escape(", ".join(contract.diagnosis.ids))}</td></tr>'
+    )
+
+
+def _failure(contract: ContractReport) -> str:
+    parts = [f"<h3>{escape(contract.contract)}</h3>"]
+    if contract.diagnosis.says:
+        parts.append(f"<p>{escape(contract.diagnosis.says)}</p>")
+    for fault in (
+        fault for fault in FAULTS if fault.id in contract.diagnosis.ids and fault.says in contract.diagnosis.says
+    ):
+        parts.append(f"<p>{fault.id} hides with {escape(fault.hidden)}. Seen in {escape(fault.source)}.</p>")
+    failed = [case for case in contract.cases if case.verdict == "fail"]
+    first = escape(f"{failed[0].id}: {failed[0].message}")
+    parts.append(f"<p>{len(failed)} of {len(contract.cases)} cases fail. First: {first}</p>")
+    if contract.observed:
+        parts.append(_pictures(contract.observed[0]))
+    return "".join(parts)
+
+
+def _pictures(one: Observed) -> str:
+    """Expected, got and error of each wrong output of a case."""
+    assert one.outputs is not None
+    colours = "Blue is below zero, red above, black not finite; in the third picture, what is allowed is white."
+    shown = [f"<p>Numbers of {escape(one.case.id)}. {colours}</p>"]
+    for name in one.failed:
+        right, got = one.right.get(name), one.outputs.get(name)
+        if (
+            not isinstance(right, Right)
+            or got is None
+            or got.shape != right.shape
+            or got.dtype.kind != "f"
+            or not got.size
+        ):
+            continue
+        got = got.astype(np.float64)
+        error = got - right.value
+        beyond = np.where(np.abs(error) <= right.allowed, 0.0, error)
+        scale = _largest(right.value)
+        pictures = (
+            _picture(f"{name} expected", right.value, scale, right.value),
+            _picture(f"{name} got", got, scale, got),
+            _picture(f"{name}, got less expected", beyond, _largest(beyond), error),
+        )
+        shown.append(f"<div>{''.join(pictures)}</div>")
+    return "".join(shown)
+
+
+def _largest(t: np.ndarray) -> float:
+    """The scale of a picture."""
+    return float(np.max(np.abs(t[np.isfinite(t)]), initial=0.0)) or 1.0
+
+
+def _picture(caption: str, values: np.ndarray, scale: float, said: np.ndarray) -> str:
+    """A rectangle for every number, or block of numbers; `said` is what it says when pointed at."""
+    values, said = _as_matrix(values), _as_matrix(said)
+    rows, columns = (np.array_split(np.arange(n), min(n, _LARGEST)) for n in values.shape)
+    rectangles = []
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            block = values[np.ix_(row, column)]
+            worst = np.unravel_index(np.argmax(np.abs(np.nan_to_num(block, nan=np.inf))), block.shape)
+            at = (row[worst[0]], column[worst[1]])
+            words = f"[{at[0]}, {at[1]}] {said[at]:.6g}"
+            place = f'x="{j * _CELL}" y="{i * _CELL}" width="{_CELL}" height="{_CELL}"'
+            fill = f'fill="{_colour(values[at] / scale)}"'
+            rectangles.append(f"<rect {place} {fill}><title>{words}</title></rect>")
+    size = f'width="{len(columns) * _CELL}" height="{len(rows) * _CELL}"'
+    shape = " x ".join(map(str, values.shape))
+    return (
+        f"<figure><svg {size}>{''.join(rectangles)}</svg><figcaption>{escape(caption)} ({shape})</figcaption></figure>"
+    )
+
+
+def _as_matrix(t: np.ndarray) -> np.ndarray:
+    return t.reshape(-1, t.shape[-1]) if t.ndim else t.reshape(1, 1)
+
+
+def _colour(share: float) -> str:
+    """White at 0, red at 1 and more, blue at -1 and less, black for what is not finite."""
+    if not np.isfinite(share):
+        return "#000"
+    weak = round(255 * (1 - min(abs(share), 1.0)))
+    return f"rgb(255,{weak},{weak})" if share >= 0 else f"rgb({weak},{weak},255)"

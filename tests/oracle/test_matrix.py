@@ -1,0 +1,145 @@
+"""The matrix as data and as Markdown: the words, what is written, and that the README shows what was recorded."""
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+import npl_lora
+from npl_lora.cli import main
+from npl_lora.cli import matrix as command
+from npl_lora.oracle import CONTRACTS, DTYPES, known
+from npl_lora.oracle.check import CaseReport, ContractReport, Report
+from npl_lora.oracle.matrix import cell, document, known_throughout, library, matrix, table
+from npl_lora.oracle.subjects.shipped import SHIPPED, open_subject
+
+ROOT = Path(npl_lora.__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+RECORDED = json.loads((EXAMPLES / "conformance.json").read_text(encoding="utf-8"))
+
+
+def report(*cases):
+    """A report of loralib on lora_linear: (case, verdict) pairs."""
+    cases = tuple(CaseReport(f"lora_linear/{name}", "float32", verdict, "why") for name, verdict in cases)
+    return Report("loralib", (ContractReport("lora_linear", cases),))
+
+
+def the_cell(monkeypatch, entries, *cases):
+    monkeypatch.setitem(known.KNOWN, "loralib", entries)
+    (contract,) = report(*cases).contracts
+    return cell("loralib", contract)
+
+
+FAULT, CONVENTION = known.Reason("fault", "it is wrong"), known.Reason("convention", "it is another")
+
+
+@pytest.mark.parametrize(
+    ("entries", "cases", "word"),
+    [
+        ({}, [("a", "pass"), ("b", "absent")], "pass"),
+        ({}, [("a", "absent")], "absent"),
+        ({}, [("a", "fail"), ("b", "pass")], "fail"),
+        ({"*/a": ("fail", FAULT)}, [("a", "fail"), ("b", "pass")], "fault"),
+        ({"*/a": ("fail", FAULT)}, [("a", "fail"), ("b", "fail")], "fail"),
+        ({"*/a": ("fail", FAULT)}, [("a", "pass")], "pass"),
+        ({"*/a": ("fail", FAULT)}, [("a", "absent")], "absent"),
+        ({"*/a": ("fail", CONVENTION)}, [("a", "fail"), ("b", "pass")], "convention"),
+        ({"*/a": ("fail", CONVENTION), "*": ("fail", FAULT)}, [("a", "fail"), ("b", "fail")], "fault"),
+        ({"*": ("pass", CONVENTION)}, [("a", "pass"), ("b", "absent")], "convention"),
+        ({"*": ("pass", CONVENTION)}, [("a", "fail")], "fail"),
+        ({"*": ("absent", FAULT)}, [("a", "fail")], "fail"),
+    ],
+)
+def test_the_word_of_a_cell(monkeypatch, entries, cases, word):
+    got = the_cell(monkeypatch, entries, *cases)
+    assert got["verdict"] == word
+    assert got["passed"] == sum(verdict == "pass" for _, verdict in cases)
+    assert got["asked"] == sum(verdict != "absent" for _, verdict in cases)
+    assert bool(got["unknown"]) == (word == "fail")
+
+
+def test_the_first_pattern_that_fits_counts(monkeypatch):
+    monkeypatch.setitem(known.KNOWN, "loralib", {"x/a/*": ("fail", FAULT), "x/*": ("absent", None)})
+    assert known.known("loralib", "x/a/float32") == ("fail", FAULT)
+    assert known.known("loralib", "x/b/float32") == ("absent", None)
+    assert known.known("loralib", "y/a/float32") == ("pass", None)
+    assert known.known("nobody", "x/a/float32") == ("pass", None)
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("pass", True), ("fail", False)])
+def test_a_failure_that_is_not_known_is_said(verdict, status):
+    whole = matrix({"loralib": library(report(("a", verdict)), ())})
+    assert known_throughout(whole) == status
+    assert f"| lora_linear | {verdict} " in table(whole)
+
+
+def test_every_library_has_a_record_and_every_pattern_a_case():
+    assert set(known.KNOWN) == set(SHIPPED) - {"self"}
+    cases = [case.id for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype)]
+    cases += [] if "dora_linear" in CONTRACTS else ["dora_linear/later/float32"]  # the subjects answer it already
+    for patterns in known.KNOWN.values():
+        for pattern, (verdict, reason) in patterns.items():
+            assert verdict in ("pass", "fail", "absent")
+            assert verdict == "pass" or reason is not None
+            assert any(fnmatchcase(case, pattern) for case in cases), pattern
+
+
+def test_every_fault_and_convention_has_an_example():
+    for name, reason in vars(known).items():
+        if isinstance(reason, known.Reason):
+            assert (reason.kind == "absent") == (not reason.example) == (not reason.prints), name
+
+
+def test_the_readme_shows_what_was_recorded():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert table(RECORDED) in readme
+    assert (EXAMPLES / "conformance.md").read_text(encoding="utf-8") == document(RECORDED)
+
+
+def test_what_was_recorded_is_what_is_known():
+    """The reasons in the record are those of the package, word for word; no failure was unknown."""
+    assert known_throughout(RECORDED)
+    assert list(RECORDED["libraries"]) == list(known.KNOWN)
+    reasons = {(r.kind, r.sentence, r.example, r.prints) for r in vars(known).values() if isinstance(r, known.Reason)}
+    for column in RECORDED["libraries"].values():
+        shown = [reason for c in column["contracts"].values() for reason in c["reasons"]] + column["beyond"]
+        assert {tuple(reason.values()) for reason in shown} <= reasons
+
+
+def run(monkeypatch, targets, *words):
+    """npl-lora matrix with these targets for libraries."""
+    monkeypatch.setattr(command, "SHIPPED", dict.fromkeys(map(str, targets), ("numpy",)))
+    return main(["matrix", *map(str, words)])
+
+
+def test_the_files_are_written(monkeypatch, tmp_path, capsys):
+    right = EXAMPLES / "my_lora.py"
+    words = ["--markdown", tmp_path / "matrix.md", "--json", tmp_path / "matrix.json"]
+    assert run(monkeypatch, [right], *words) == 0
+    whole = json.loads((tmp_path / "matrix.json").read_text())
+    cases = len(CONTRACTS["lora_linear"].cases("float32")) * 3
+    assert whole["libraries"][str(right)]["contracts"]["lora_linear"]["passed"] == cases
+    assert (tmp_path / "matrix.md").read_text() == document(whole)
+    assert table(whole) in capsys.readouterr().out
+
+
+def test_an_unknown_failure_is_exit_1(monkeypatch):
+    assert run(monkeypatch, [EXAMPLES / "my_lora_with_a_fault.py"]) == 1
+
+
+def test_nothing_to_check_is_exit_2(monkeypatch, capsys):
+    assert run(monkeypatch, ["no_such_file.py"]) == 2
+    assert "no library could be checked" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    from npl_lora.oracle.subjects import TargetError, shipped
+
+    monkeypatch.setattr(shipped, "missing", lambda target: ["torchtune"])
+    with pytest.raises(TargetError, match=r"torchtune needs torchtune: pip install 'npl-lora\[torchtune\]'"):
+        open_subject("torchtune")
+    monkeypatch.setattr(shipped, "missing", lambda target: [])
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(TargetError, match="needs a C"):
+        open_subject("torch-compiled")

@@ -1,0 +1,136 @@
+"""conforms and its pytest plugin: one test a case, the case's message for a failure, and no trace elsewhere."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import npl_lora
+from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.testing import asked, conforms
+
+pytest_plugins = ["pytester"]
+
+PLUGIN = ("-p", "npl_lora.pytest_plugin")
+RIGHT = """
+    import numpy as np
+    from npl_lora.oracle import CONTRACTS
+    from npl_lora.testing import conforms
+
+    def right(case):
+        return CONTRACTS[case.contract].answer(case.arrays, case.config)
+"""
+
+
+def cases(contract):
+    return len(CONTRACTS[contract].draws)
+
+
+def run(pytester, source, *options):
+    pytester.makepyfile(source)
+    return pytester.runpytest(*PLUGIN, "-p", "no:cacheprovider", *options)
+
+
+def test_one_test_a_case_named_by_its_id(pytester):
+    source = RIGHT + "\n    lora_merge = conforms('lora_merge')(right)\n    del right\n"
+    done = run(pytester, source, "-v")
+    done.assert_outcomes(passed=cases("lora_merge") * len(DTYPES))
+    done.stdout.fnmatch_lines(["*::lora_merge[[]lora_merge/fan-in-fan-out/float16] PASSED*"])
+
+
+def test_a_wrong_case_fails_with_its_message_and_no_traceback(pytester):
+    source = RIGHT + (
+        "\n    @conforms('lora_merge', dtypes=('float32',))\n    def test_mine(case):\n"
+        "        answer = right(case)\n"
+        "        wrong = case.config['use_rslora']\n"
+        "        return {**answer, 'W_merged': answer['W_merged'] * np.float32(3 if wrong else 1)}\n"
+    )
+    done = run(pytester, source)
+    done.assert_outcomes(passed=cases("lora_merge") - 1, failed=1)
+    done.stdout.fnmatch_lines(["W_merged: 3 times the right answer, everywhere"])
+    done.stdout.no_fnmatch_line("*Traceback*")
+    done.stdout.no_fnmatch_line("*def *")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('nothing')", "KeyError: 'nothing'"),
+        ("return 3", "returned an int, expected a mapping from name to array"),
+        ("case.arrays['W'][...] = 0; return right(case)", "changed its input W"),
+        ("seen.append(1); return right(case) if len(seen) % 2 else {}", "a second call differs: W_merged: *"),
+    ],
+)
+def test_what_the_check_says_is_what_the_test_says(pytester, body, message):
+    done = run(pytester, RIGHT + f"\n    seen = []\n    @conforms('lora_merge')\n    def mine(case):\n        {body}\n")
+    done.assert_outcomes(failed=cases("lora_merge") * len(DTYPES))
+    done.stdout.fnmatch_lines([message])
+
+
+def test_what_is_not_supported_is_skipped_with_the_reason(pytester):
+    source = RIGHT + (
+        "\n    @conforms('lora_merge')\n    def mine(case):\n"
+        "        if case.config['use_rslora']:\n            raise NotImplementedError('no rsLoRA here')\n"
+        "        return right(case)\n"
+    )
+    done = run(pytester, source, "-rs")
+    done.assert_outcomes(passed=(cases("lora_merge") - 1) * len(DTYPES), skipped=len(DTYPES))
+    done.stdout.fnmatch_lines(["SKIPPED*no rsLoRA here"])
+
+
+def test_dtypes_k_and_a_tests_own_name_select(pytester):
+    source = RIGHT + "\n    mine = conforms('lora_merge', dtypes=('float16', 'float64'))(right)\n    del right\n"
+    run(pytester, source).assert_outcomes(passed=2 * cases("lora_merge"))
+    chosen = run(pytester, source, "-k", "fan-in-fan-out and float16")
+    chosen.assert_outcomes(passed=2, deselected=2 * cases("lora_merge") - 2)
+    (file,) = pytester.path.glob("test_*.py")
+    pytester.runpytest(*PLUGIN, f"{file}::mine[lora_merge/rslora/float16]").assert_outcomes(passed=1)
+
+
+def test_marks_hold_for_every_case(pytester):
+    source = RIGHT + (
+        "\n    import pytest\n    @pytest.mark.xfail(reason='not yet', strict=True)\n    @conforms('lora_merge')\n"
+        "    def mine(case):\n        return {}\n"
+    )
+    run(pytester, source).assert_outcomes(xfailed=cases("lora_merge") * len(DTYPES))
+
+
+def test_other_tests_are_left_to_pytest(pytester):
+    source = RIGHT + (
+        "\n    class Anything:\n        def __getattr__(self, name):\n            raise RuntimeError(name)\n"
+        "    anything = Anything()\n    def test_plain():\n        pass\n"
+    )
+    run(pytester, source).assert_outcomes(passed=1)
+
+
+def test_the_function_stays_what_it_was():
+    def mine(case):
+        return {}
+
+    assert conforms("lora_merge", dtypes=["float32"])(mine) is mine
+    assert [case.dtype for case in asked(mine).cases()] == ["float32"] * cases("lora_merge")
+    assert asked(len) is None
+
+
+def test_an_unknown_contract_or_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"^contract is 'lora', expected one of lora_linear, "):
+        conforms("lora")
+    with pytest.raises(ValueError, match=r"^dtypes has 'int8', expected some of float64, "):
+        conforms("lora_merge", dtypes=("int8",))
+
+
+def test_the_plugin_imports_pytest_and_nothing_else():
+    code = (
+        "import sys, pytest\nbefore = set(sys.modules)\nimport npl_lora.pytest_plugin\n"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "['npl_lora', 'npl_lora.pytest_plugin']"
+
+
+def test_pytest_finds_the_plugin_under_its_modules_name():
+    """So that -p npl_lora.pytest_plugin beside the entry point is the same plugin, once."""
+    project = tomllib.loads((Path(npl_lora.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"npl_lora.pytest_plugin": "npl_lora.pytest_plugin"}
