@@ -8,17 +8,18 @@ A lora_linear step may be of any size, and may lack arrays. Dumps of the other c
 Reading order: file, step, gradients, rows, identities, linear.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ..._extras import MissingExtraError
 from ..case import Case
-from ..check import CaseReport, ContractReport, Report, judge_case
+from ..check import CaseReport, ContractReport, Report, judge_case, observe
 from ..contracts import CONTRACTS
-from ..diagnosis import NOTHING, Diagnosis, Observed, diagnose
-from ..judge import OutputVerdict, right_answer
+from ..diagnosis import NOTHING, Diagnosis, diagnose
+from ..judge import OutputVerdict
+from ..subjects import Answer
 from ..subjects.one_line import describe
 from .file import Dump, DumpError, open_dump
 from .linear import judge_step
@@ -54,7 +55,7 @@ def judge_dump(
     says += [dump.note] if dump.note else []
     overall = "fail" if failed else "pass" if verdicts else "absent"
     case = CaseReport(dump.id, dump.dtype, overall, "; ".join(says), verdicts)
-    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, inner, failed)),))
+    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, inner, case)),))
 
 
 def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
@@ -68,15 +69,14 @@ def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
         raise DumpError(f"is no case of {dump.contract}: {describe(error)}") from None
 
 
-def _diagnosis(dump: Dump, inner: str | None, failed: Iterable[str]) -> Diagnosis:
+def _diagnosis(dump: Dump, inner: str | None, report: CaseReport) -> Diagnosis:
     """What is behind the failures, where the dump is small and lacks nothing."""
-    contract = CONTRACTS[dump.contract]
-    complete = all(name in dump.arrays for name in ("x", "W", "dy")) or dump.contract != "lora_linear"
-    if not failed or not complete or contract.judge is not None or _numbers(dump) > _DIAGNOSIS_LIMIT:
+    needed = ("x", "W", "dy", "y", "dx", "dA", "dB") if dump.contract == "lora_linear" else ()
+    complete = all(name in dump.arrays for name in needed)
+    if report.verdict != "fail" or not complete or _numbers(dump) > _DIAGNOSIS_LIMIT:
         return NOTHING
     case, outputs = _as_case(dump, inner)
-    right = right_answer(case, contract.answer)
-    return diagnose([Observed(case, right, outputs, tuple(failed))]) if right.keys() == outputs.keys() else NOTHING
+    return diagnose(observe([case], [Answer(outputs=(outputs,))], [report]))
 
 
 def _numbers(dump: Dump) -> int:

@@ -18,15 +18,17 @@ What is allowed. How far a right answer may be off follows from what was summed,
 of random signs is as large as the root of the sum Q of their squares, so Q is taken to be the square of the largest
 element next to it: of all of dA or dB, of the row of y or dx. With u and a the unit roundoffs of stored values and of
 sums, each element then has the variance (K a^2 + 4 u^2) Q, 4 being the stores on the way (and two roundings more where
-products may be coarser), and an identity, which is linear in the elements, adds them up. Sums whose terms cancel far below that, gradients at an optimum for one, can be
-further off: an identity is weaker evidence than a right answer, and is asked only where there is none.
+products may be coarser), and an identity, which is linear in the elements, adds them up. Sums whose terms cancel far
+below that, gradients at an optimum for one, can be further off: an identity is weaker evidence than a right answer, and
+is asked only where there is none.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from ..judge import OutputVerdict, Right, judge_output
+from ..judge import OutputVerdict, Right, constant_factor, judge_output, shown
 from .step import Step
 
 _MANY = 1 << 20  # rows, where nothing says how many there were
@@ -39,14 +41,14 @@ def judge_J1(step: Step) -> OutputVerdict:
     norms = np.max(np.abs(dB)) * np.linalg.norm(B, axis=0)[:, None] + np.max(np.abs(dA)) * np.linalg.norm(A, axis=1)
     size = np.abs(B).T @ np.abs(dB) + np.abs(dA) @ np.abs(A).T
     allowed = _deviation(step, rows + step.sizes["in"] + step.sizes["out"]) * norms
-    return judge_output(_right(step, dA @ A.T, size, allowed), B.T @ dB)
+    return _compared(step, "B^T dB", B.T @ dB, "dA A^T", dA @ A.T, size, allowed)
 
 
 def judge_J3(step: Step) -> OutputVerdict:
     """<dx, x> against <dy, y - b>, row by row."""
     parts = [_J3_rows(step, rows) for rows in step.blocks("...")]
     value, size, allowed, got = (np.concatenate(each).reshape(step.leading) for each in zip(*parts, strict=True))
-    return judge_output(_right(step, value, size, allowed), got)
+    return _compared(step, "<dx, x>", got, "<dy, y - b>", value, size, allowed)
 
 
 def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
@@ -66,5 +68,15 @@ def _deviation(step: Step, terms: int) -> float:
     return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2)
 
 
-def _right(step: Step, value: np.ndarray, size: np.ndarray, allowed: np.ndarray) -> Right:
-    return Right(value, size, allowed, allowed / step.precision.deviations, allowed)
+def _compared(
+    step: Step, left: str, got: np.ndarray, right: str, value: np.ndarray, size: np.ndarray, allowed: np.ndarray
+) -> OutputVerdict:
+    """The verdict on got = value, two expressions that should be equal."""
+    other = Right(value, size, allowed, allowed / step.precision.deviations, allowed)
+    verdict = judge_output(other, got)
+    if verdict.verdict == "pass":
+        return verdict
+    factor = constant_factor(other, got)
+    said = f"{left} against {right}: {verdict.note}"
+    note = said if factor is None else f"{left} is {shown(factor)} times {right}, everywhere"
+    return replace(verdict, note=note)

@@ -36,7 +36,8 @@ def judge_step(step: Step, progress: Progress) -> tuple[dict[str, OutputVerdict]
         if "dA" in asked:
             verdicts["dA"] = _judge_whole(step, "dA", right_dA(step, dh, progress))
     verdicts |= _by_other_means(step, blind)
-    return verdicts, _unseen(step, blind, verdicts)
+    ordered = {name: verdicts[name] for name in (*_NEEDS, "J1", "J3") if name in verdicts}
+    return ordered, _unseen(step, blind, ordered)
 
 
 def _judge_whole(step: Step, name: str, right: Right) -> OutputVerdict:

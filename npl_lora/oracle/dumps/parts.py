@@ -10,17 +10,23 @@ from ..judge import OutputVerdict, Right, constant_factor, shown
 from .step import Step
 
 _PLAIN = ("0", "-1", "2", "1/2")  # expressions that say no more than the number does
-_ARRAYS = ("value", "size", "allowed", "deviation", "proven")
 
 
 def each(right: Right, move: Callable[[np.ndarray], np.ndarray]) -> Right:
     """The same of every array in it."""
-    return Right(*(move(getattr(right, name)) for name in _ARRAYS))
+    value, size, allowed, deviation, proven = (move(array) for array in _arrays(right))
+    return Right(value, size, allowed, deviation, proven)
 
 
 def join(parts: list[Right], axis: int) -> Right:
     """Parts of one right answer, side by side."""
-    return Right(*(np.concatenate([getattr(part, name) for part in parts], axis=axis) for name in _ARRAYS))
+    beside = zip(*map(_arrays, parts), strict=True)
+    value, size, allowed, deviation, proven = (np.concatenate(arrays, axis=axis) for arrays in beside)
+    return Right(value, size, allowed, deviation, proven)
+
+
+def _arrays(right: Right) -> tuple[np.ndarray, ...]:
+    return right.value, right.size, right.allowed, right.deviation, right.proven
 
 
 def factor_of(step: Step, right: Right, got: np.ndarray) -> str:

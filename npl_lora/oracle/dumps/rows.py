@@ -37,9 +37,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from ..case import Case
 from ..contracts.lora_linear import forward
-from ..judge import OutputVerdict, Right, judge_output, right_answer
+from ..judge import OutputVerdict, Right, judge_output, right_output
 from ..rounding import Rounded
 from .parts import each, factor_of, join, with_note
 from .progress import Progress
@@ -163,18 +162,10 @@ def right_rows(step: Step, side: Side, picked: Array, progress: Progress) -> Rig
     columns, across = step.sizes[side.columns], max(picked.size, step.sizes["in"], step.sizes["out"])
     for cols in progress.through(slices(columns, across), f"{side.got}: rows in full", columns):
         arrays = _columns_of_y(step, picked, cols) if side is Y else _columns_of_dx(step, picked, cols)
-        case = Case("lora_linear", "", step.dtype, step.config, arrays, step.inner)
-        parts.append(right_answer(case, _y if side is Y else _dx)[side.got])
+        exact = {name: step.xp.exact(array) for name, array in arrays.items()}
+        y, pullback = forward(exact, step.config)
+        parts.append(right_output(y if side is Y else pullback(exact["dy"], wrt=("x",))["x"], step.precision))
     return join(parts, axis=1)
-
-
-def _y(arrays: dict, config: dict) -> dict:
-    return {"y": forward(arrays, config)[0]}
-
-
-def _dx(arrays: dict, config: dict) -> dict:
-    _, pullback = forward(arrays, config)
-    return {"dx": pullback(arrays["dy"], wrt=("x",))["x"]}
 
 
 def _columns_of_y(step: Step, rows: Array, cols: slice) -> dict[str, Array]:

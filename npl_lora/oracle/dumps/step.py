@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Step:
     def precision(self) -> Precision:
         return precision_of(self.dtype, self.inner)
 
-    @property
+    @cached_property  # arrays of one namespace go together
     def xp(self) -> RoundingNamespace:
         return RoundingNamespace(self.precision)
 
@@ -110,7 +111,8 @@ def _sizes(inputs: dict[str, np.ndarray], leading: tuple[int, ...]) -> dict[str,
             raise DumpError(f"{name} has shape {inputs[name].shape}, expected {_shape(_INPUTS[name])}")
     sizes = {"r": inputs["A"].shape[0], "in": inputs["A"].shape[1], "out": inputs["B"].shape[0]}
     sizes["..."] = math.prod(leading)
-    for name, array in inputs.items():
+    for name in (name for name in _INPUTS if name in inputs):
+        array = inputs[name]
         if not _is_floating(array):
             raise DumpError(f"{name} has dtype {array.dtype}, expected a floating dtype")
         if problem := _wrong_shape(name, array, sizes, leading):
