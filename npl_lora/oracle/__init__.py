@@ -7,6 +7,7 @@
 Reading order: case, contracts/lora_linear, rounding, judge, check, subjects.
 """
 
+from .capture import capture
 from .case import Case
 from .check import CaseReport, ContractReport, Report, check, overall
 from .contracts import CONTRACTS
@@ -22,6 +23,7 @@ __all__ = [
     "ContractReport",
     "Report",
     "TargetError",
+    "capture",
     "check",
     "open_subject",
     "overall",

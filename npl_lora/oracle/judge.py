@@ -59,6 +59,11 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
 def _right(output: Rounded | Distribution, precision: Precision, exact: bool) -> Right | Distribution:
     if isinstance(output, Distribution):
         return replace(output, u=precision.store)
+    return right_output(output, precision)
+
+
+def right_output(output: Rounded, precision: Precision) -> Right:
+    """The right answer that an error-carrying array is, and what may be off in this precision."""
     oracle = 1.0 + 2.0**-53 / precision.store
     deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
     allowed = np.where(exact | (output.size == 0), 0.0, np.minimum(proven, precision.deviations * deviation))
@@ -137,7 +142,7 @@ def root_mean_squares(error: np.ndarray, deviation: np.ndarray) -> tuple[float, 
 
 
 def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> str:
-    factor = _constant_factor(right, got)
+    factor = constant_factor(right, got)
     if factor is not None:
         return f"{shown(factor)} times the right answer, everywhere"
     error = abs(float(got.flat[worst]) - right.value.flat[worst])
@@ -158,7 +163,7 @@ def shown(factor: float) -> str:
     return f"1 {'+' if off > 0 else '-'} {abs(off):.2g}" if 0 < abs(off) < 1e-3 else f"{factor:.6g}"
 
 
-def _constant_factor(right: Right, got: np.ndarray) -> float | None:
+def constant_factor(right: Right, got: np.ndarray) -> float | None:
     """The factor c when got = c right within what is allowed, everywhere; None when there is none."""
     value, answer = right.value, got.astype(np.float64)
     energy = float(np.sum(value * value))

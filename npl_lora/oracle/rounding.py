@@ -206,13 +206,20 @@ class Rounded:
     def __matmul__(self, other: "Rounded") -> "Rounded":
         a, b, K = self.xp._as_factor(self), self.xp._as_factor(other), self.shape[-1]
         size = a.size @ b.size
-        error = a.size @ b.error + a.error @ b.size + a.error @ b.error + self.xp._sum_error(K, size)
-        squares = (a.value**2) @ (b.value**2)
-        var = (a.value**2) @ b.var + a.var @ (b.value**2) + a.var @ b.var + self.xp._sum_variance(K, squares)
+        error = _product(a.size, b.error) + _product(a.error, b.size) + _product(a.error, b.error)
+        error = error + self.xp._sum_error(K, size)
+        a2, b2 = a.value**2, b.value**2
+        squares = a2 @ b2
+        var = _product(a2, b.var) + _product(a.var, b2) + _product(a.var, b.var) + self.xp._sum_variance(K, squares)
         return self.xp._stored(a.value @ b.value, size, error, var, squares)
 
     __radd__ = __add__
     __rmul__ = __mul__
+
+
+def _product(a: Any, b: Any) -> Any:
+    """a @ b, without work where an input is exact."""
+    return a @ b if np.any(a) and np.any(b) else 0.0
 
 
 def _value(other: Any) -> Any:

@@ -1,0 +1,322 @@
+"""Judging dumps: right ones pass whatever is missing, wrong ones fail with the right line, and of large ones every row
+is seen."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle.dump_files import LORA, step, write
+from oracle.variants import LINEAR
+
+from npl_lora.oracle import CONTRACTS, DTYPES, Case
+from npl_lora.oracle.dumps import judge_dump, rows
+from npl_lora.oracle.dumps import step as steps
+from npl_lora.oracle.dumps.file import open_dump
+from npl_lora.oracle.dumps.gradients import right_dA, right_dB, rows_of_dh, rows_of_h
+from npl_lora.oracle.dumps.progress import Progress
+from npl_lora.oracle.judge import right_answer
+from npl_lora.oracle.subjects.self_ops import SelfSubject
+
+INPUTS = ("x", "W", "A", "B", "dy", "b", "mask")
+
+
+@pytest.fixture
+def as_if_large(monkeypatch):
+    """Small steps go the way of large ones: blocks of a few rows, random sums, some rows in full."""
+    monkeypatch.setattr(steps, "_BLOCK", 1 << 9)
+    monkeypatch.setattr(rows, "_IN_FULL", 0)
+
+
+def judged(path):
+    report = judge_dump(path)
+    assert not report.problem, report.problem
+    (contract,) = report.contracts
+    return contract.cases[0]
+
+
+def without(arrays, *names):
+    return {name: array for name, array in arrays.items() if name not in names}
+
+
+# Right dumps
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_every_contracts_cases_are_judged_as_dumps(contract, tmp_path):
+    for dtype in DTYPES:
+        for case in CONTRACTS[contract].cases(dtype)[:2]:
+            answer = SelfSubject().ask(case).outputs[0]
+            path = write(
+                tmp_path / "dump.safetensors",
+                {**case.arrays, **answer},
+                contract=contract,
+                dtype=dtype,
+                config=case.config,
+            )
+            assert judged(path).verdict == "pass", case.id
+            name, last = list(answer.items())[-1]
+            wrong = {**case.arrays, **answer, name: 1.5 * np.asarray(last) + 0.5}
+            if dtype != "float32":
+                continue
+            write(path, wrong, contract=contract, dtype=dtype, config=case.config)
+            assert judged(path).outputs[name].verdict == "fail", case.id
+
+
+@pytest.mark.parametrize("large", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from(DTYPES),
+    variant=st.sampled_from(LINEAR),
+    leading=st.sampled_from([(7,), (3, 11), (2, 3, 13)]),
+    mask=st.booleans(),
+    use_rslora=st.booleans(),
+)
+def test_every_right_way_to_compute_passes(large, tmp_path_factory, seed, dtype, variant, leading, mask, use_rslora):
+    arrays = step(dtype, leading, in_=19, out=37, r=4, seed=seed, mask=mask, use_rslora=use_rslora)
+    config = {**LORA, "r": 4, "use_rslora": use_rslora}
+    case = Case("lora_linear", "", dtype, config, {n: arrays[n] for n in INPUTS if n in arrays})
+    path = tmp_path_factory.mktemp("dump") / "dump.safetensors"
+    write(path, {**case.arrays, **variant(case)}, dtype=dtype, config=config)
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(steps, "_BLOCK", 1 << 7)
+            patch.setattr(rows, "_IN_FULL", 0)
+        case_report = judged(path)
+    assert case_report.verdict == "pass", case_report.message
+    assert set(case_report.outputs) == {"y", "dx", "dA", "dB"}
+    assert not case_report.message
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_in_blocks_the_right_answer_is_the_ops_own(tmp_path, monkeypatch, mask):
+    """Values and what is allowed, from h, dh and slices of W, against the contract's answer in one go."""
+    monkeypatch.setattr(steps, "_BLOCK", 1 << 7)
+    path = write(tmp_path / "dump.safetensors", step(leading=(5, 6), mask=mask))
+    dump = steps.lora_linear_step(open_dump(path))
+    inputs = {name: np.array(a) for name, a in dump.arrays.items() if name in INPUTS}
+    whole = right_answer(Case("lora_linear", "", "float32", LORA, inputs), CONTRACTS["lora_linear"].answer)
+    progress, every = Progress(), np.arange(30)
+    parts = {
+        "y": rows.right_rows(dump, rows.Y, every, progress),
+        "dx": rows.right_rows(dump, rows.DX, every, progress),
+        "dA": right_dA(dump, rows_of_dh(dump, progress), progress),
+        "dB": right_dB(dump, rows_of_h(dump, progress), progress),
+    }
+    for name, right in parts.items():
+        np.testing.assert_allclose(right.value, whole[name].value, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(right.size, whole[name].size, rtol=1e-12)
+        np.testing.assert_allclose(right.allowed, whole[name].allowed, rtol=1e-9)
+
+
+def test_progress_is_told(tmp_path):
+    told = []
+    judge_dump(write(tmp_path / "dump.safetensors", step()), on_progress=lambda *where: told.append(where))
+    assert {"h", "dh", "dA", "dB", "y: rows in full", "dx: rows in full"} == {what for what, _, _ in told}
+    assert all(0 <= done < total for _, done, total in told)
+
+
+# Wrong ones
+
+
+@pytest.mark.usefixtures("as_if_large")
+@pytest.mark.parametrize("output", ["y", "dx"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+class TestPower:
+    """What random sums and eight rows by lot see of y and dx in 512 rows of 160 and 144. `off` is in units of what is
+    allowed for the element itself."""
+
+    def seen(self, tmp_path, dtype, output, spoil, draws=8):
+        """How many of some draws fail, spoil(right, got, rng) having made them wrong."""
+        count = 0
+        for seed in range(draws):
+            arrays = step(dtype, (512,), 144, 160, seed=seed)
+            case = Case("lora_linear", "", dtype, LORA, {n: arrays[n] for n in INPUTS if n in arrays})
+            right = right_answer(case, CONTRACTS["lora_linear"].answer)[output]
+            got = arrays[output].astype(np.float64)
+            spoil(right, got, np.random.default_rng(seed))
+            report = judged(write(tmp_path / "dump.safetensors", {**arrays, output: got}, dtype=dtype))
+            count += report.outputs[output].verdict == "fail"
+        return count
+
+    def test_one_element_off_by_four_times_what_is_allowed(self, tmp_path, dtype, output):
+        def spoil(right, got, rng):
+            n, o = rng.integers(got.shape[0]), rng.integers(got.shape[1])
+            got[n, o] = right.value[n, o] + 4.0 * right.allowed[n, o]
+
+        assert self.seen(tmp_path, dtype, output, spoil) == 8
+
+    def test_one_row_off_by_twice_what_is_allowed(self, tmp_path, dtype, output):
+        def spoil(right, got, rng):
+            n = rng.integers(got.shape[0])
+            got[n] = right.value[n] + 2.0 * right.allowed[n] * rng.choice([-1.0, 1.0], got.shape[1])
+
+        assert self.seen(tmp_path, dtype, output, spoil) == 8
+
+    def test_two_columns_of_one_bucket_swapped_in_one_row(self, tmp_path, dtype, output):
+        def spoil(right, got, rng):
+            n, stride = rng.integers(got.shape[0]), got.shape[1] // 16
+            got[n, [0, stride]] = got[n, [stride, 0]]
+
+        assert self.seen(tmp_path, dtype, output, spoil) >= 7  # equal numbers and near-equal weights may hide it
+
+    def test_a_block_of_columns_of_other_rows(self, tmp_path, dtype, output):
+        def spoil(right, got, rng):
+            got[100:104, 32:64] = got[200:204, 32:64]
+
+        assert self.seen(tmp_path, dtype, output, spoil, draws=3) == 3
+
+    def test_the_low_rank_term_scaled(self, tmp_path, dtype, output):
+        def spoil(right, got, rng):
+            got *= 1.1
+
+        assert self.seen(tmp_path, dtype, output, spoil, draws=3) == 3
+
+
+def test_infinities_and_absurd_numbers_are_seen(tmp_path, as_if_large):
+    arrays = step("float64", leading=(300,))
+    for absurd, words in ((np.inf, "not finite at [77, 3]"), (np.nan, "not finite at [77, 3]"), (1e300, "row [77]")):
+        y = arrays["y"].copy()
+        y[77, 3] = absurd
+        report = judged(write(tmp_path / "dump.safetensors", {**arrays, "y": y}, dtype="float64"))
+        assert report.outputs["y"].verdict == "fail"
+        assert words in report.message
+
+
+def spoiled(arrays, config=LORA):
+    """Steps with one fault each: (what is wrong, the arrays, what the message must say)."""
+    s = config["alpha"] / config["r"]
+    low = s * (arrays["x"] @ arrays["A"].T @ arrays["B"].T)
+    low_dx = s * (arrays["dy"] @ arrays["B"] @ arrays["A"])
+    return [
+        ("dB", {**arrays, "dB": arrays["dB"] / s}, "dB: 0.428571 times the right answer, everywhere; 0.428571 = 1/s"),
+        ("dA", {**arrays, "dA": arrays["dA"] * 3}, "dA: 3 times the right answer, everywhere; 3 = r"),
+        ("y", {**arrays, "y": arrays["y"] + 2 * low}, "its low-rank term is 3 = r times the right one, everywhere"),
+        ("dx", {**arrays, "dx": arrays["dx"] + (1 / s - 1) * low_dx}, "its low-rank term is 0.428571 = 1/s times"),
+        ("y", {**arrays, "y": arrays["y"] * -1}, "y: -1 times the right answer, everywhere"),
+        ("dA", {**arrays, "dA": arrays["dA"].T}, "dA has shape (40, 3), expected (r, in) = (3, 40)"),
+        ("dB", {**arrays, "dB": arrays["dB"].astype(np.int64)}, "dB: dtype int64, expected a floating dtype"),
+    ]
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("fault", range(7))
+def test_a_fault_is_said_in_terms_of_the_configuration(tmp_path, request, large, fault):
+    if large:
+        request.getfixturevalue("as_if_large")
+    arrays = step("float64", leading=(4, 16))
+    name, wrong, words = spoiled(arrays)[fault]
+    report = judged(write(tmp_path / "dump.safetensors", wrong, dtype="float64"))
+    assert report.verdict == "fail"
+    assert words in report.message
+    assert {n for n, v in report.outputs.items() if v.verdict == "fail"} == {name}
+
+
+def test_a_complete_small_dump_is_diagnosed(tmp_path):
+    arrays = step("float64", leading=(4, 16))
+    s = LORA["alpha"] / LORA["r"]
+    wrong = {**arrays, "dA": arrays["dA"] / s, "dB": arrays["dB"] / s}
+    report = judge_dump(write(tmp_path / "dump.safetensors", wrong, dtype="float64"))
+    assert report.as_json()["diagnosis"] == ["S4"]
+
+
+# What is missing
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_without_W_the_gradients_are_judged_and_J3_stands_for_y_and_dx(tmp_path, mask):
+    arrays = without(step(mask=mask), "W")
+    report = judged(write(tmp_path / "dump.safetensors", arrays))
+    assert report.verdict == "pass"
+    assert set(report.outputs) == {"dA", "dB", "J3"}
+    for sentence in ("y for itself, for W is not there", "dx for itself, for W is not there", "J3"):
+        assert sentence in report.message
+    dx = arrays["dx"].copy()
+    dx[2, 5] *= 1.01
+    report = judged(write(tmp_path / "dump.safetensors", {**arrays, "dx": dx}))
+    assert {n for n, v in report.outputs.items() if v.verdict == "fail"} == {"J3"}
+    assert "at [2, 5]" in report.message
+
+
+def test_a_mask_lost_in_dx_breaks_J3(tmp_path):
+    arrays = step(mask=True)
+    unmasked = arrays["dy"] @ arrays["W"] + LORA["alpha"] / LORA["r"] * (arrays["dy"] @ arrays["B"] @ arrays["A"])
+    report = judged(write(tmp_path / "dump.safetensors", {**without(arrays, "W"), "dx": unmasked}))
+    assert report.outputs["J3"].verdict == "fail"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_without_x_dx_is_judged_and_J1_stands_for_the_gradients(tmp_path, dtype):
+    arrays = without(step(dtype), "x", "b")
+    report = judged(write(tmp_path / "dump.safetensors", arrays, dtype=dtype))
+    assert report.verdict == "pass", report.message
+    assert set(report.outputs) == {"dx", "J1"}
+    assert "y for itself, for x is not there" in report.message
+    one_sided = {**arrays, "dA": arrays["dA"] * np.dtype(dtype).type(0.5)}
+    report = judged(write(tmp_path / "dump.safetensors", one_sided, dtype=dtype))
+    assert report.outputs["J1"].verdict == "fail"
+    assert re.search(r"J1: B\^T dB is (2|1\.99\d*|2\.00\d*) times dA A\^T", report.message)
+    both = {**one_sided, "dB": arrays["dB"] * np.dtype(dtype).type(0.5)}
+    report = judged(write(tmp_path / "dump.safetensors", both, dtype=dtype))
+    assert report.outputs["J1"].verdict == "pass", "J1 is blind to a common factor, and the message says so"
+    assert "a factor that dA and dB share" in report.message
+
+
+def test_factors_and_their_gradients_alone_are_enough_for_J1(tmp_path):
+    arrays = {name: array for name, array in step().items() if name in ("A", "B", "dA", "dB")}
+    assert judged(write(tmp_path / "dump.safetensors", arrays)).outputs["J1"].verdict == "pass"
+    report = judged(write(tmp_path / "dump.safetensors", {**arrays, "dB": arrays["dB"] * 1.25}))
+    assert report.outputs["J1"].verdict == "fail"
+
+
+@settings(max_examples=40, deadline=None)
+@given(missing=st.sets(st.sampled_from(["x", "W", "dy", "b", "mask", "y", "dx", "dA", "dB"])))
+def test_a_right_dump_never_fails_for_what_it_lacks(missing, tmp_path_factory):
+    """b and mask change what is right when they are missing: what depends on them goes with them."""
+    arrays = step(mask="mask" not in missing, bias="b" not in missing)
+    path = write(tmp_path_factory.mktemp("dump") / "dump.safetensors", without(arrays, *missing))
+    report = judged(path)
+    assert report.verdict in ("pass", "absent"), report.message
+    judged_here = set(report.outputs) & {"y", "dx", "dA", "dB"}
+    for name in ("y", "dx", "dA", "dB"):
+        assert (
+            name in judged_here
+            or f"{name} is not in the dump" in report.message
+            or f"{name} for itself" in (report.message)
+        )
+
+
+# The first step
+
+
+def first_step(**how):
+    arrays = step(**how)
+    arrays["B"] = np.zeros_like(arrays["B"])
+    case = Case("lora_linear", "", "float32", LORA, {n: arrays[n] for n in INPUTS if n in arrays})
+    return {**arrays, **LINEAR[0](case)}
+
+
+def test_at_the_first_step_a_later_one_is_asked_for(tmp_path):
+    arrays = first_step()
+    report = judged(write(tmp_path / "dump.safetensors", arrays))
+    assert report.verdict == "pass"
+    assert set(report.outputs) == {"y", "dx", "dA", "dB"}
+    assert "B is 0, as in the first step of every run" in report.message
+    assert "dump a later step" in report.message
+    wrong = {**arrays, "dB": arrays["dB"] * 2}
+    assert judged(write(tmp_path / "dump.safetensors", wrong)).outputs["dB"].verdict == "fail"
+
+
+def test_at_the_first_step_dA_is_zero_and_the_identities_say_nothing(tmp_path):
+    arrays = without(first_step(), "x")
+    report = judged(write(tmp_path / "dump.safetensors", arrays))
+    assert set(report.outputs) == {"dx", "dA"}
+    dA = arrays["dA"].copy()
+    dA[1, 2] = 1e-30
+    assert judged(write(tmp_path / "dump.safetensors", {**arrays, "dA": dA})).outputs["dA"].verdict == "fail"
+    nothing = {name: arrays[name] for name in ("A", "B", "dB")}
+    report = judge_dump(write(tmp_path / "dump.safetensors", nothing))
+    assert report.verdict == "error"
+    assert "dump a later step" in report.contracts[0].cases[0].message
