@@ -59,11 +59,11 @@ def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str,
 def _right(output: Rounded | Distribution, precision: Precision, exact: bool) -> Right | Distribution:
     if isinstance(output, Distribution):
         return replace(output, u=precision.store)
-    return right_output(output, precision)
+    return right_output(output, precision, exact)
 
 
-def right_output(output: Rounded, precision: Precision) -> Right:
-    """The right answer that an error-carrying array is, and what may be off in this precision."""
+def right_output(output: Rounded, precision: Precision, exact: bool = False) -> Right:
+    """The right answer that an error-carrying array is, and what may be off in this precision: nothing if exact."""
     oracle = 1.0 + 2.0**-53 / precision.store
     deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
     allowed = np.where(exact | (output.size == 0), 0.0, np.minimum(proven, precision.deviations * deviation))
