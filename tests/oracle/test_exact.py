@@ -28,6 +28,14 @@ def redrawn(contract, name, seed, dtype):
     return replace(contract, exact={f"{name}-{seed}": contract.exact[name]}).exact_case(f"{name}-{seed}", dtype)
 
 
+def adapters(config):
+    """The configuration of each adapter, where a case has several."""
+    if not isinstance(config["r"], list):
+        return [config]
+    each = {name: value for name, value in config.items() if isinstance(value, list)}
+    return [dict(zip(each, values, strict=True)) for values in zip(*each.values(), strict=True)]
+
+
 def proof_of(case):
     return CONTRACTS[case.contract].proof or CONTRACTS[case.contract].answer
 
@@ -61,7 +69,7 @@ def matmul_in_any_order(rng):
 
 
 def test_the_contracts_that_admit_them_have_exact_cases_in_every_dtype():
-    having = {"lora_linear", "lora_merge", "lora_embedding", "lora_attention", "train_steps"}
+    having = {"lora_linear", "lora_merge", "lora_embedding", "lora_attention", "adapter_combine", "train_steps"}
     assert {(case.contract, case.dtype) for case in EXACT} == {(name, dtype) for name in having for dtype in DTYPES}
     for contract in ("lora_linear", "lora_merge", "lora_embedding"):
         assert {case.config["use_rslora"] for case in EXACT if case.contract == contract} == {False, True}
@@ -73,12 +81,14 @@ def test_all_numbers_are_whole_and_the_scale_is_a_power_of_four(case):
         values = array.astype(np.float64)
         assert np.array_equal(values, np.rint(values)), name
         assert values.any(), name
-    s, (r, alpha) = scale(case.config), (case.config["r"], case.config["alpha"])
-    assert s > 1
-    assert math.log(s, 4).is_integer()
-    assert math.log2(alpha).is_integer()
-    assert math.log2(r).is_integer()
-    assert alpha != r
+    for adapter in adapters(case.config):
+        s, (r, alpha) = scale(adapter), (adapter["r"], adapter["alpha"])
+        assert s > 1
+        assert math.log(s, 4).is_integer()
+        assert math.log2(alpha).is_integer()
+        assert math.log2(r).is_integer()
+        assert alpha != r
+        assert math.log(abs(adapter.get("weights", 1)), 4).is_integer()
 
 
 @pytest.mark.parametrize("case", EXACT, ids=lambda c: c.id)
@@ -89,7 +99,7 @@ def test_no_partial_sum_reaches_the_digits_of_the_dtype(case):
         assert np.array_equal(right.size, np.rint(right.size)), name
     assert not any(right.allowed.any() for right in right_of(case).values())
     largest, least = 1 / PRECISIONS[case.dtype].store, 2 * PRECISIONS[case.dtype].tiny
-    assert case.config["alpha"] * largest < (65504 if case.dtype == "float16" else 2.0**127)
+    assert np.max(case.config["alpha"]) * largest < (65504 if case.dtype == "float16" else 2.0**127)
     assert least < 2.0**-12  # 1 / n, and lr and s divided out, are far above
 
 
@@ -116,7 +126,7 @@ def test_every_order_of_every_sum_gives_the_one_right_answer(variant, name, seed
         assert same(case, variant(case))
 
 
-@pytest.mark.parametrize("contract", ["lora_merge", "lora_embedding"])
+@pytest.mark.parametrize("contract", ["lora_merge", "lora_embedding", "adapter_combine"])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(DTYPES), data=st.data())
 def test_redrawn_cases_are_as_exact(contract, seed, dtype, data):

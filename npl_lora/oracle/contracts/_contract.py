@@ -20,6 +20,8 @@ Array = Any
 Config = dict[str, Any]
 
 _TRIES = 1000
+_LEAST = 0.8  # the standard deviation of whole numbers below which most would be 0
+_WASTED = 2.0**-6  # an exact case whose sums are smaller than so much of what is exact asks little
 
 
 class Draw:
@@ -97,19 +99,21 @@ class WholeNumbers(Draw):
         self.std = PRECISIONS[dtype].store ** (-1 / 2)  # products of two have about as many digits as there are
 
     def normal(self, *shape: int, std: float = 1.0) -> np.ndarray:
-        """Normal numbers, rounded to whole ones of which more than half are not 0. std is left to shrink()."""
+        """Normal numbers, rounded to whole ones of which more than half are not 0, and some of each row. std is left to
+        shrink()."""
         while True:
             whole = np.rint(self.std * self.standard(*shape)) + 0.0  # no -0
-            if 2 * np.count_nonzero(whole) > whole.size:
+            whole = np.sign(whole) if self.std == _LEAST else whole
+            if 2 * np.count_nonzero(whole) > whole.size and whole.any(axis=-1).all():
                 return whole.astype(self.dtype)
 
     def shrink(self, excess: float) -> None:
         """Smaller numbers, after some whose largest sum is too large by this factor.
 
         By less than the products have factors, so that little is given away, and at most by half, also where excess is
-        inf or NaN. Below 0.8 most numbers would be 0: from there on only other ones are drawn.
+        inf or NaN. From _LEAST on only signs are drawn, and other ones each time.
         """
-        self.std = max(0.8, self.std * max(0.5, excess ** (-1 / 8)))
+        self.std = max(_LEAST, self.std * max(0.5, excess ** (-1 / 8)))
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,10 @@ class Contract:
             arrays, config = self.exact[name](numbers)
             case = Case(self.name, f"{self.name}/{name}/{dtype}", dtype, config, arrays, exact=True)
             excess = largest_sum(case, self.proof or self.answer)
-            if excess < 1.0:
+            if _WASTED < excess < 1.0:
                 return case
-            numbers.shrink(excess)
+            if not excess < 1.0:
+                numbers.shrink(excess)
         raise AssertionError(f"{case.id} is not exact: its largest sum is {excess:.3g} times 2^p")
 
 

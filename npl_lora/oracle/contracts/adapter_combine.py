@@ -49,7 +49,7 @@ _TWO = {"r": [3, 2], "alpha": [5, 3], "use_rslora": [False, True], "weights": [0
 _ALIKE = {"r": [3, 3], "alpha": [4, 2], "use_rslora": [False, False], "weights": [1.5, -0.5], "combination": "cat"}
 _THREE = {"r": [2, 4, 3], "alpha": [3, 6, 2], "use_rslora": [True, False, True], "weights": [0.5, -0.75, 1.5]}
 _THREE |= {"combination": "cat"}
-_WHOLE = {"r": [2, 4], "alpha": [8, 4], "use_rslora": [False, True], "weights": [1.0, -2.0], "combination": "cat"}
+_WHOLE = {"r": [2, 4], "alpha": [8, 8], "use_rslora": [False, True], "weights": [4.0, -1.0], "combination": "cat"}
 
 
 def _svd(config: Config, r_new: int) -> Config:
