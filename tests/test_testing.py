@@ -21,7 +21,7 @@ RIGHT = """
     from npl_lora.testing import conforms
 
     def right(case):
-        return CONTRACTS[case.contract].answer(computable(case), case.config)
+        return CONTRACTS[case.contract].answer(computable(case.arrays), case.config)
 """
 
 

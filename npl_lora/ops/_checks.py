@@ -7,6 +7,7 @@ S key positions, V vocabulary, r rank, in, out, C width, F inner width. "..." st
 import cmath
 import math
 import numbers
+from functools import lru_cache
 from typing import Any
 
 _KINDS = {
@@ -48,9 +49,13 @@ def _namespace(name: str, array: Any, seen: Any) -> Any:
 def _check_kind(name: str, array: Any, xp: Any, kind: str) -> None:
     if kind == "number" and array.dtype == object:  # Python integers, for exact checks
         return
-    expected, kinds = _KINDS[kind]
-    if not xp.isdtype(array.dtype, kinds):
-        raise TypeError(f"{name} has dtype {array.dtype}, expected {expected}")
+    if not _is_kind(xp, array.dtype, kind):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {_KINDS[kind][0]}")
+
+
+@lru_cache(maxsize=64)  # asked for every array of every call, and slow
+def _is_kind(xp: Any, dtype: Any, kind: str) -> bool:
+    return bool(xp.isdtype(dtype, _KINDS[kind][1]))
 
 
 def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> None:

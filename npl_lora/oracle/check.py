@@ -9,7 +9,7 @@ import numpy as np
 from .case import Case
 from .contracts import CONTRACTS
 from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
-from .dtypes import DTYPES, askable, is_narrow
+from .dtypes import DTYPES, askable, computable
 from .judge import OutputVerdict, judge, right_answer
 from .measured import tightened
 from .rounding import INNER
@@ -163,7 +163,7 @@ def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[
         contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
         case = case if contract.settle is None else contract.settle(case, outputs or {})
         case = replace(case, exact=False)  # a fault's numbers need not be whole
-        outputs = outputs and {n: t.astype(np.float32) if is_narrow(t.dtype) else t for n, t in outputs.items()}
+        outputs = outputs and computable(outputs)
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
         objections = () if contract.settle is None else _objections(report)
         observed.append(Observed(case, right_answer(case, contract.answer), outputs, failed, objections))

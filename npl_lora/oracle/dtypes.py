@@ -1,11 +1,11 @@
 """The dtypes of the cases, by name. bfloat16 is ml_dtypes' and an extra: imported only where it is asked for."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 import numpy as np
 
 from .._extras import require
-from .case import Case
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -28,6 +28,6 @@ def is_narrow(dtype: np.dtype) -> bool:
     return dtype.isbuiltin == 2 and "float" in dtype.name
 
 
-def computable(case: Case) -> dict[str, np.ndarray]:
-    """The case's arrays in a dtype that NumPy computes in: float32 for ml_dtypes' own, else as they are."""
-    return {name: a.astype(np.float32) if is_narrow(a.dtype) else a for name, a in case.arrays.items()}
+def computable(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays in a dtype that NumPy computes in: float32 for ml_dtypes' own, else as they are."""
+    return {name: a.astype(np.float32) if is_narrow(a.dtype) else a for name, a in arrays.items()}

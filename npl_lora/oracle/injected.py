@@ -28,7 +28,7 @@ class Injected:
     def ask(self, case: Case) -> Answer:
         try:
             with np.errstate(all="ignore"):
-                outputs = wrong_answer(case.contract, *self._faults)(computable(self.question(case)), case.config)
+                outputs = wrong_answer(case.contract, *self._faults)(computable(self.question(case).arrays), case.config)
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
         numbers = {name: self._numbers(output) for name, output in outputs.items()}

@@ -68,7 +68,7 @@ def false_alarms(n: int, dtypes: tuple[str, ...], counts: Counts, on: Progress) 
         right = tightened(case, right_answer(case, contract.answer), contract.answer)
         for way, wrap in ways(np.random.default_rng(seed)):
             on(f"{case.id}, {way}", counts.answers, n)
-            answer = contract.answer(computable(case), config, RIGHT.wrapped(lora_linear=wrap))
+            answer = contract.answer(computable(case.arrays), config, RIGHT.wrapped(lora_linear=wrap))
             outputs = {output: np.asarray(t).astype(dtype_named(dtype)) for output, t in answer.items()}
             verdicts = judge(right, outputs)
             counts.answers += 1

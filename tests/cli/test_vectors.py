@@ -23,7 +23,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     done = npl_lora_vectors(folder, *WRITE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "4 vectors in vectors\n"
+    assert done.stdout == "6 vectors in vectors\n"
     shutil.copytree(folder / "vectors" / "answers", folder / "answers")
     return folder
 

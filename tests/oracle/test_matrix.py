@@ -118,7 +118,7 @@ def test_the_files_are_written(monkeypatch, tmp_path, capsys):
     words = ["--markdown", tmp_path / "matrix.md", "--json", tmp_path / "matrix.json"]
     assert run(monkeypatch, [right], *words) == 0
     whole = json.loads((tmp_path / "matrix.json").read_text())
-    cases = len(CONTRACTS["lora_linear"].cases("float32")) * 3
+    cases = len(CONTRACTS["lora_linear"].cases("float32")) * len(DTYPES)
     assert whole["libraries"][str(right)]["contracts"]["lora_linear"]["passed"] == cases
     assert (tmp_path / "matrix.md").read_text() == document(whole)
     assert table(whole) in capsys.readouterr().out

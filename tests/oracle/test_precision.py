@@ -47,7 +47,7 @@ def failed(case, outputs):
 def test_reduced_products_pass_where_they_are_allowed_alone(contract, inner, seed, data):
     name = data.draw(st.sampled_from(list(CONTRACTS[contract].draws)))
     case = draw_case(contract, name, seed, "float32")
-    allowed = type(case)(case.contract, case.id, case.dtype, case.config, case.arrays, inner)
+    allowed = type(case)(case.contract, case.id, case.dtype, case.config, case.arrays, inner=inner)
     outputs = coarse(inner)(case)
     assert failed(case, outputs) >= {"y"}
     assert failed(allowed, outputs) == set()
@@ -55,7 +55,7 @@ def test_reduced_products_pass_where_they_are_allowed_alone(contract, inner, see
 
 def test_a_coarser_format_than_allowed_fails():
     case = draw_case("lora_linear", "tokens", 0, "float32")
-    allowed = type(case)(case.contract, case.id, case.dtype, case.config, case.arrays, "tf32")
+    allowed = type(case)(case.contract, case.id, case.dtype, case.config, case.arrays, inner="tf32")
     assert failed(allowed, coarse("bf16")(case)) >= {"y", "dx"}
 
 

@@ -30,12 +30,8 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
     order of the catalogue."""
     contract = observed[0].case.contract
     relevant = relevant_to(contract, faults)
-    objections = {note for one in observed for note in one.objections}
-    named: list[tuple[Fault, ...]] = [
-        (fault,) for fault in relevant if fault.objection and fault.objection in objections
-    ]
-    if named:
-        return named
+    if drawn := [fault for fault in relevant if fault.objection and _is_all_there_is(fault.objection, observed)]:
+        return [(fault,) for fault in drawn]
     ordered = sorted(observed, key=_sharpness)
     looks = {fault.name: _look((fault,), ordered[0]) for fault in relevant}
     singles = [(looks[fault.name], (fault,)) for fault in relevant]
@@ -46,6 +42,11 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
         or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
         or _reproducing([(_look(pair, ordered[0]), pair) for pair in every_pair], ordered)
     )
+
+
+def _is_all_there_is(objection: str, observed: Sequence[Observed]) -> bool:
+    """Whether every case was answered with right numbers, and this is said of how they were drawn, and nothing else."""
+    return all(set(one.objections) == {objection} and len(one.failed) == len(one.objections) for one in observed)
 
 
 def relevant_to(contract: str, faults: Iterable[Fault] = FAULTS) -> list[Fault]:
@@ -144,7 +145,8 @@ def _normwise(wrong: np.ndarray | Distribution, got: np.ndarray, one: Observed, 
         return 0.0 if np.array_equal(wrong, got) else np.inf
     if wrong.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(wrong), np.isnan(got)):
         return np.inf
-    expected, got = np.nan_to_num(wrong), np.nan_to_num(got.astype(np.float64))
+    beyond = _overflown(wrong, got)
+    expected, got = (np.nan_to_num(np.where(beyond, 0.0, t)) for t in (wrong, got.astype(np.float64)))
     largest, scale = np.max(np.abs(expected), initial=0.0), np.max(np.abs(right.value), initial=0.0)
     allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
     tolerance = allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest
@@ -196,9 +198,15 @@ def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | N
 def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
     if isinstance(predicted, Distribution):
         return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
-    value, got = predicted.value, got.astype(np.float64)
+    value = predicted.value
     if value.shape != got.shape or not np.array_equal(np.isnan(value), np.isnan(got)):
         return np.inf
-    error = np.where(np.isnan(value), 0.0, np.abs(got - value))
     with np.errstate(all="ignore"):
+        error = np.where(np.isnan(value) | _overflown(value, got), 0.0, np.abs(got.astype(np.float64) - value))
         return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))
+
+
+def _overflown(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """Where what is expected does not fit the dtype, and came back as an infinity of its sign."""
+    too_large = np.abs(expected) > np.finfo(got.dtype).max
+    return np.isinf(got) & (np.sign(expected) == np.sign(got)) & too_large
