@@ -29,10 +29,10 @@ class Injected:
         try:
             with np.errstate(all="ignore"):
                 outputs = wrong_answer(case.contract, *self._faults)(computable(self.question(case).arrays), case.config)
+                numbers = {name: self._numbers(output) for name, output in outputs.items()}
+                return Answer(outputs=({name: t.astype(dtype_named(case.dtype)) for name, t in numbers.items()},))
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
-        numbers = {name: self._numbers(output) for name, output in outputs.items()}
-        return Answer(outputs=({name: t.astype(dtype_named(case.dtype)) for name, t in numbers.items()},))
 
     def question(self, case: Case) -> Case:
         """The case with what a subject draws for itself, drawn."""

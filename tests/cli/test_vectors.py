@@ -31,7 +31,7 @@ def written(tmp_path_factory):
 def test_right_answers_pass(written, tmp_path):
     done = npl_lora_vectors(written, "judge", "vectors", "answers", "--json", tmp_path / "report.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4/4" in done.stdout
+    assert "6/6" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["verdict"] == "pass"
     assert set(report) == {"protocol", "target", "verdict", "diagnosis", "contracts"}
