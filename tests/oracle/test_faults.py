@@ -48,8 +48,8 @@ EQUIVALENT = {
 UNREADABLE = {("lora_dropout", name) for name in ("L1", "L1/A", "L1/B", "L11", "D3", "M4")}
 
 # What rounding hides. GELU and its tanh approximation differ by at most 5e-4, a unit of float16 at 1.
-HIDDEN = {("lora_mlp", name): ("float16",) for name in ("B4/tanh", "G1", "G1/exact")}
-HIDDEN |= {("adapter_combine", "W9"): ("float32", "float16", "bfloat16")}
+HIDDEN = {("lora_mlp", name): ("float16", "bfloat16") for name in ("B4/tanh", "G1", "G1/exact")}
+HIDDEN |= {("adapter_combine", "W9"): ("float32", "float16", "bfloat16"), ("lora_attention", "A6"): ("bfloat16",)}
 
 # A fault that two others amount to is explained by them, rightly, when it is not in the catalogue itself.
 SUM_OF_OTHERS = {"S4", "T1", "D1"}  # S5 of dA and of dB; T2 and T3; D1 of linear layers and of embeddings

@@ -33,14 +33,13 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
     if drawn := [fault for fault in relevant if fault.objection and _is_all_there_is(fault.objection, observed)]:
         return [(fault,) for fault in drawn]
     ordered = sorted(observed, key=_sharpness)
-    looks = {fault.name: _look((fault,), ordered[0]) for fault in relevant}
-    singles = [(looks[fault.name], (fault,)) for fault in relevant]
-    every_pair = itertools.combinations(relevant, 2)
+    looks = {fault.name: _look(fault, ordered[0]) for fault in relevant}
+    singles = [(looks[fault.name].worst, (fault,)) for fault in relevant]
     return (
         _reproducing(singles, ordered)
         or _covering(relevant, ordered)
         or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
-        or _reproducing([(_look(pair, ordered[0]), pair) for pair in every_pair], ordered)
+        or _reproducing(_possible_pairs(relevant, looks, ordered[0]), ordered)
     )
 
 
@@ -81,8 +80,8 @@ def _sharpness(one: Observed) -> tuple[bool, float, int, int]:
 
 @dataclass(frozen=True)
 class _Look:
-    """A quick look at what some faults answer in one case: how far each output is from what came back, in units of a
-    generous tolerance, and which outputs the faults change. Below 1 everywhere, a close look is worth its time."""
+    """A quick look at what a fault answers in one case: how far each output is from what came back, in units of a
+    generous tolerance, and which outputs the fault changes. Below 1 everywhere, a close look is worth its time."""
 
     distance: dict[str, float]
     changed: frozenset[str]
@@ -92,26 +91,38 @@ class _Look:
         return max(self.distance.values(), default=np.inf)
 
 
-_BREAKS = _Look({}, frozenset())
+def _look(fault: Fault, one: Observed) -> _Look:
+    wrong = _wrong_outputs((fault,), one)
+    distance = {name: _normwise(output, one, name) for name, output in wrong.items()}
+    return _Look(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
 
 
-def _look(faults: tuple[Fault, ...], one: Observed) -> _Look:
+def _distance(faults: tuple[Fault, ...], one: Observed) -> float:
+    """The largest distance of an output from what came back; inf as soon as one is too large to be looked at closely."""
+    largest = 0.0 if (wrong := _wrong_outputs(faults, one)) else np.inf
+    for name, output in wrong.items():
+        largest = max(largest, _normwise(output, one, name))
+        if not largest < 1.0:
+            return np.inf
+    return largest
+
+
+def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.ndarray | Distribution]:
+    """What faults answer; nothing where they break, or answer another question."""
     assert one.outputs is not None
     try:
         with np.errstate(all="ignore"):
             answer = wrong_answer(one.case.contract, *faults)(widened(one.case), one.case.config)
     except (ValueError, IndexError):
-        return _BREAKS
-    wrong = {n: output if isinstance(output, Distribution) else np.asarray(output) for n, output in answer.items()}
-    if wrong.keys() != one.outputs.keys():
-        return _BREAKS
-    distance = {name: _normwise(wrong[name], one.outputs[name], one, name) for name in wrong}
-    return _Look(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
+        return {}
+    if answer.keys() != one.outputs.keys():
+        return {}
+    return {n: output if isinstance(output, Distribution) else np.asarray(output) for n, output in answer.items()}
 
 
 def _likely_pairs(
     faults: Sequence[Fault], looks: Mapping[str, _Look], one: Observed
-) -> list[tuple[_Look, tuple[Fault, Fault]]]:
+) -> list[tuple[float, tuple[Fault, Fault]]]:
     """The pairs whose faults do not meet: what only one of the two changes comes out as with that one alone, and what
     neither changes is right. Much quicker to look through than every pair."""
     found = []
@@ -120,14 +131,23 @@ def _likely_pairs(
         alone = {**b.distance, **{name: d for name, d in a.distance.items() if name not in b.changed}}
         both = a.changed & b.changed
         if all(distance < 1.0 for name, distance in alone.items() if name not in both):
-            found.append((_look((f, g), one) if both else _Look(alone, frozenset()), (f, g)))
+            found.append((_distance((f, g), one) if both else max(alone.values(), default=np.inf), (f, g)))
     return found
 
 
+def _possible_pairs(
+    faults: Sequence[Fault], looks: Mapping[str, _Look], one: Observed
+) -> list[tuple[float, tuple[Fault, Fault]]]:
+    """Every pair after which what is right may be right: that changes all that is wrong."""
+    changed = [looks[fault.name].changed for fault in faults]
+    together = zip(itertools.combinations(faults, 2), itertools.combinations(changed, 2), strict=True)
+    return [(_distance(pair, one), pair) for pair, (a, b) in together if a | b >= set(one.failed)]
+
+
 def _reproducing(
-    candidates: Sequence[tuple[_Look, tuple[Fault, ...]]], observed: Sequence[Observed]
+    candidates: Sequence[tuple[float, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
-    near = sorted((look.worst, n) for n, (look, _) in enumerate(candidates) if look.worst < 1.0)[:_SUSPECTS]
+    near = sorted((distance, n) for n, (distance, _) in enumerate(candidates) if distance < 1.0)[:_SUSPECTS]
     return [candidates[n][1] for n in sorted(n for _, n in near) if _worst(candidates[n][1], observed) is not None]
 
 
@@ -137,8 +157,9 @@ def _same(wrong: np.ndarray | Distribution, right: Right | Distribution) -> bool
     return np.array_equal(wrong, right.value, equal_nan=True)
 
 
-def _normwise(wrong: np.ndarray | Distribution, got: np.ndarray, one: Observed, name: str) -> float:
-    right = one.right[name]
+def _normwise(wrong: np.ndarray | Distribution, one: Observed, name: str) -> float:
+    assert one.outputs is not None
+    right, got = one.right[name], one.outputs[name]
     if isinstance(wrong, Distribution):
         return 0.0 if judge_output(wrong, got).verdict == "pass" else np.inf
     if isinstance(right, Distribution):
@@ -156,7 +177,11 @@ def _normwise(wrong: np.ndarray | Distribution, got: np.ndarray, one: Observed, 
 
 def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
     """Several faults, each of which alone explains some failing cases, and which together reproduce all."""
-    failing = [one for one in observed if one.failed and one.outputs is not None]
+    names: dict[str, Observed] = {}  # one dtype tells: in the end, all are looked at
+    for one in observed:
+        if one.failed and one.outputs is not None:
+            names.setdefault(one.case.id.rpartition("/")[0], one)
+    failing = list(names.values())
     explained = {fault.name: {n for n, one in enumerate(failing) if _explains(fault, one)} for fault in faults}
     chosen: list[Fault] = []
     covered: set[int] = set()
@@ -170,7 +195,7 @@ def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tup
 
 
 def _explains(fault: Fault, one: Observed) -> bool:
-    return _look((fault,), one).worst < 1.0 and _worst((fault,), [one]) is not None
+    return _distance((fault,), one) < 1.0 and _worst((fault,), [one]) is not None
 
 
 def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | None:
