@@ -35,9 +35,7 @@ def _add_write(actions: argparse._SubParsersAction) -> None:
     write = actions.add_parser("write", help="write the vectors into a new or empty folder")
     write.add_argument("folder", metavar="DIR", type=Path, help="where the manifest and the files go")
     write.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="write this contract only")
-    write.add_argument(
-        "--dtype", type=_dtypes, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)"
-    )
+    write.add_argument("--dtype", type=_dtypes, metavar="LIST", help=f"of {','.join(DTYPES)} (default: all)")
     write.set_defaults(run=run_write)
 
 

@@ -28,7 +28,8 @@ class Injected:
     def ask(self, case: Case) -> Answer:
         try:
             with np.errstate(all="ignore"):
-                outputs = wrong_answer(case.contract, *self._faults)(computable(self.question(case).arrays), case.config)
+                asked = self.question(case)
+                outputs = wrong_answer(case.contract, *self._faults)(computable(asked.arrays), case.config)
                 numbers = {name: self._numbers(output) for name, output in outputs.items()}
                 return Answer(outputs=({name: t.astype(dtype_named(case.dtype)) for name, t in numbers.items()},))
         except (ValueError, IndexError) as error:

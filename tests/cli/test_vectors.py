@@ -23,7 +23,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     done = npl_lora_vectors(folder, *WRITE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "6 vectors in vectors\n"
+    assert done.stdout == "7 vectors in vectors\n"
     shutil.copytree(folder / "vectors" / "answers", folder / "answers")
     return folder
 
@@ -31,7 +31,7 @@ def written(tmp_path_factory):
 def test_right_answers_pass(written, tmp_path):
     done = npl_lora_vectors(written, "judge", "vectors", "answers", "--json", tmp_path / "report.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6/6" in done.stdout
+    assert "7/7" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["verdict"] == "pass"
     assert set(report) == {"protocol", "target", "verdict", "diagnosis", "contracts"}

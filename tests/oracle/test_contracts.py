@@ -5,6 +5,8 @@ import pytest
 from oracle.variants import with_masks
 
 from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.oracle.case import widened
+from npl_lora.oracle.contracts.train_steps import least_gradients
 from npl_lora.oracle.dtypes import dtype_named
 from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace, rounded
 
@@ -70,6 +72,19 @@ def test_some_case_of_each_contract_breaks_what_the_others_leave():
     assert some("adapter_combine", lambda c: len(set(c.config["r"])) > 2)
     assert some("adapter_combine", lambda c: len(set(c.config["use_rslora"])) > 1 and min(c.config["weights"]) < 0)
     assert some("adapter_combine", lambda c: c.config["weights"] == [1.0] and c.config["use_rslora"] == [True])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_gradient_that_adamw_makes_a_step_of_is_tiny(dtype):
+    """Rounding is some units of the dtype's of the root mean square: far below a sixteenth in half precision."""
+    (case,) = [case for case in CONTRACTS["train_steps"].cases(dtype) if case.config["optimizer"] == "adamw"]
+    assert min(least_gradients(widened(case), case.config)) > 1 / 17
+    assert case.config["eps"] == float(np.asarray(case.config["eps"], dtype_named(dtype)))
+
+
+@pytest.mark.parametrize("contract", ["lora_linear", "lora_merge", "lora_embedding"])
+def test_some_case_has_no_base_that_could_hide_lora(contract):
+    assert some(contract, lambda c: not c["E" if contract == "lora_embedding" else "W"].any())
 
 
 def test_accumulated_cases_have_unequal_token_counts_and_an_empty_micro_batch():

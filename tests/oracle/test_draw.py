@@ -55,7 +55,7 @@ def test_cases_have_numbers_that_no_narrower_dtype_holds(contract, dtype):
     narrower = {"float64": np.float32, "float32": np.float16}[dtype]
     for case in CONTRACTS[contract].cases(dtype):
         for name in ("x", "X", "W", "W_gate", "Wq", "A_1", "E", "logits"):
-            if name in case and "exact" not in case.id:
+            if name in case and "exact" not in case.id and case[name].any():
                 lost = case[name].astype(narrower).astype(dtype) != case[name]
                 assert np.mean(lost) > 0.9, (case.id, name)
 

@@ -78,7 +78,7 @@ def test_what_is_allowed_is_within_a_factor_of_what_happens(dtype):
                     ratio = np.abs(answer[output].astype(float) - right.value)[seen] / right.allowed[seen]
                     used.setdefault(output, []).extend((ratio**2).ravel())
             for output, squares in used.items():
-                if squares:
+                if any(squares):  # without a base, what is unmerged is 0 where both sides round alike
                     least = 1 / 200 if "svd" in name else 1 / 60
                     assert least < np.sqrt(np.mean(squares)) < 1 / 3, (contract, name, output)
 

@@ -53,7 +53,7 @@ def test_the_ops_in_the_cases_own_dtype_pass(variant, contract, seed, dtype, dat
 def test_a_fault_in_lora_linear_fails_in_every_dtype(fault, name, seed, dtype):
     case = draw_case("lora_linear", name, seed, dtype)
     wrong = FAULTS[fault](case, plain(case), case["x"].dtype.type(scale(case.config)))
-    assert failures(case, wrong)
+    assert failures(case, wrong) or (name == "no-base" and fault == "base path missing from dx")
 
 
 @settings(max_examples=30)

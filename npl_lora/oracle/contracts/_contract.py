@@ -116,6 +116,11 @@ class WholeNumbers(Draw):
         self.std = max(_LEAST, self.std * max(0.5, excess ** (-1 / 8)))
 
 
+def without_base(arrays: dict[str, np.ndarray], config: Config) -> tuple[dict[str, np.ndarray], Config]:
+    """The same with W, or the embedding's E, zero: the rounding of the base term hides nothing of LoRA's."""
+    return {name: np.zeros_like(array) if name in "WE" else array for name, array in arrays.items()}, config
+
+
 @dataclass(frozen=True)
 class Contract:
     """name; the right answer, as a function of arrays and configuration; and how to draw each case, by the case's name.

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, without_base
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
@@ -36,6 +36,7 @@ CONTRACT = Contract(
         "repeated-ids": lambda draw: _table(draw, _ROWS, 11, 6, lora(4, 10, padding_idx=None)),
         "padding-rslora": lambda draw: _table(draw, _ROWS, 11, 7, lora(3, 2, use_rslora=True, padding_idx=0)),
         "padding-inside": lambda draw: _table(draw, [5, 2, 5, 5, 2, 8], 9, 5, lora(2, 5, padding_idx=5)),
+        "no-base": lambda draw: without_base(*_table(draw, _ROWS, 12, 5, lora(3, 7, padding_idx=None))),
     },
     forward,
     exact={

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
+from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora, without_base
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
@@ -64,6 +64,7 @@ CONTRACT = Contract(
         "dropout": _dropout,
         "wide-rank": _wide,
         "one-token-rslora": _one_token,
+        "no-base": lambda draw: without_base(_layer(draw, (6,), 9, 7, 3), lora(3, 5)),
     },
     forward,
     exact={

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, lora
+from ._contract import Array, Config, Contract, Draw, lora, without_base
 
 
 def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
@@ -30,6 +30,7 @@ CONTRACT = Contract(
         "rslora": lambda draw: _merge(draw, 13, 10, lora(3, 2, use_rslora=True, fan_in_fan_out=False)),
         "fan-in-fan-out": lambda draw: _merge(draw, 8, 11, lora(2, 5, fan_in_fan_out=True)),
         "square-fan-in-fan-out": lambda draw: _merge(draw, 7, 7, lora(3, 4, fan_in_fan_out=True)),
+        "no-base": lambda draw: without_base(*_merge(draw, 8, 6, lora(3, 5, fan_in_fan_out=False))),
     },
     exact={
         "exact": lambda draw: _merge(draw, 6, 9, lora(2, 8, fan_in_fan_out=False)),

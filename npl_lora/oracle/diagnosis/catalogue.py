@@ -98,7 +98,7 @@ def _look(fault: Fault, one: Observed) -> _Look:
 
 
 def _distance(faults: tuple[Fault, ...], one: Observed) -> float:
-    """The largest distance of an output from what came back; inf as soon as one is too large to be looked at closely."""
+    """The largest distance of an output from what came back; inf as soon as one is not worth a close look."""
     largest = 0.0 if (wrong := _wrong_outputs(faults, one)) else np.inf
     for name, output in wrong.items():
         largest = max(largest, _normwise(output, one, name))
