@@ -85,7 +85,7 @@ def _run_adamw(draw: Draw, K: int, N: int, out: int, in_: int, config: Config) -
 
 def least_gradients(arrays: Mapping[str, np.ndarray], config: Config) -> list[float]:
     """For A and B in each step: the smallest entry of the gradient, in units of its root mean square."""
-    found = []
+    found: list[float] = []
 
     def gradients(*what: Any) -> tuple[Array, dict[str, Array]]:
         loss, grads = loss_and_gradients(*what)
