@@ -1,6 +1,7 @@
 """capture: what a PEFT model's step was comes out of it as dumps that are judged right, and the step is the same."""
 
 import json
+import sys
 
 import pytest
 from safetensors import safe_open
@@ -15,6 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`lora_bias=True`"),
 ]
 
+sys.modules.setdefault("torchao", None)  # there may be an older one, beside which PEFT adapts nothing
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
