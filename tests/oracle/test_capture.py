@@ -16,13 +16,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`lora_bias=True`"),
 ]
 
-sys.modules.setdefault("torchao", None)  # there may be an older one, beside which PEFT adapts nothing
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ALL = {"x", "W", "A", "B", "dy", "y", "dx", "dA", "dB"}
+
+
+@pytest.fixture(autouse=True)
+def without_torchao(monkeypatch):
+    """PEFT adapts nothing where an older torchao is installed, which torchtune needs: None says that there is none."""
+    monkeypatch.setitem(sys.modules, "torchao", None)
 
 
 def model(dtype=torch.float64, dropout=0.0, targets=LAYERS, **lora):
