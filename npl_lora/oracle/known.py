@@ -382,10 +382,10 @@ KNOWN: dict[str, dict[str, tuple[str, Reason | None]]] = {
         "train_steps/sgd-accumulated/*": ("absent", LORALIB_RSLORA),
     },
     "torchtune": {
+        "lora_merge/*fan-in-fan-out*": ("absent", TORCHTUNE_STORED),
         "*-rslora/*": ("absent", TORCHTUNE_RSLORA),
         "lora_merge/*rslora/*": ("absent", TORCHTUNE_RSLORA),
         "train_steps/sgd-accumulated/*": ("absent", TORCHTUNE_RSLORA),
-        "lora_merge/*fan-in-fan-out/*": ("absent", TORCHTUNE_STORED),
         "dora_linear/square-bias/*": ("fail", TORCHTUNE_DORA_BIAS),
         "lora_attention/bidirectional/float64": ("pass", None),
         "lora_attention/exact-*": ("pass", None),
