@@ -68,9 +68,7 @@ def _tightened(right: Right, runs: list[np.ndarray]) -> Right:
     known = right.deviation > 0
     errors = [np.abs(run - right.value) for run in runs]
     largest = max(float(np.max(error[known] / right.deviation[known], initial=0.0)) for error in errors)
-    if (
-        largest == 0
-    ):  # exact in every run, as dq is with a single key: other roads to it round, and nothing was measured
+    if largest == 0:  # exact in every run, as dq is with a single key: other roads round, and nothing was measured
         return right
     rms, row_rms = (max(found) for found in zip(*(root_mean_squares(e, right.deviation) for e in errors), strict=True))
     least = 1.0 if np.count_nonzero(known) < FEW else 0.0

@@ -227,6 +227,14 @@ def test_an_answer_with_noise_that_no_fault_has_is_not_claimed():
     assert diagnose(at).ids == ()
 
 
+def test_a_fault_is_not_claimed_beside_answers_that_are_no_floats():
+    """dx in whole numbers, in two cases: no fault of the catalogue answers so, whatever the others look like."""
+    at = observed("lora_linear", *(fault for fault in FAULTS if fault.name == "S1"), dtypes=("float64",))
+    spoilt = [replace(one, outputs={**one.outputs, "dx": one.outputs["dx"].astype(int)}) for one in at[:2]]
+    assert matches(at)
+    assert matches([*spoilt, *at[2:]]) == []
+
+
 def test_a_wrap_that_changes_nothing_leaves_the_right_part_as_it_is():
     assert RIGHT.wrapped(lora_linear=lambda op: op).lora_linear is RIGHT.lora_linear
     assert not hasattr(RIGHT.lora_linear, "__wrapped__")

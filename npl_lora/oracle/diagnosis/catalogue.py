@@ -224,7 +224,7 @@ def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
     if isinstance(predicted, Distribution):
         return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
     value = predicted.value
-    if value.shape != got.shape or not np.array_equal(np.isnan(value), np.isnan(got)):
+    if value.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(value), np.isnan(got)):
         return np.inf
     with np.errstate(all="ignore"):
         error = np.where(np.isnan(value) | _overflown(value, got), 0.0, np.abs(got.astype(np.float64) - value))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..definition import scale
+from ..dtypes import is_narrow
 from ..rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .file import Dump, DumpError
 
@@ -142,7 +143,7 @@ def _shape(axes: str) -> str:
 
 
 def _is_floating(array: np.ndarray) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.dtype.kind == "f" or is_narrow(array.dtype)
 
 
 def _check_config(config: dict[str, Any], r: int) -> None:
