@@ -75,14 +75,20 @@ def judge(right: Mapping[str, Right | Distribution], outputs: Mapping[str, np.nd
     verdicts = {}
     for name, expected in right.items():
         if name not in outputs:
-            given = ", ".join(outputs) or "nothing"
+            given = ", ".join(map(_named, list(outputs)[:20])) or "nothing"
             verdicts[name] = OutputVerdict("fail", None, None, f"{name} is missing (got {given})")
         else:
             verdicts[name] = judge_output(expected, np.asarray(outputs[name]))
     for name in outputs:
         if name not in right:
-            verdicts[name] = OutputVerdict("fail", None, None, f"{name} is not an output (asked: {', '.join(right)})")
+            note = f"{_named(name)} is not an output (asked: {', '.join(right)})"
+            verdicts[_named(name)] = OutputVerdict("fail", None, None, note)
     return verdicts
+
+
+def _named(name: str) -> str:
+    """A name that somebody gave, fit for a line of a report."""
+    return name if name.isidentifier() and len(name) <= 40 else ascii(name[:40])
 
 
 def judge_output(right: Right | Distribution, got: np.ndarray) -> OutputVerdict:

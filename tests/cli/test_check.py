@@ -103,6 +103,7 @@ def test_bfloat16_without_ml_dtypes_is_one_sentence():
         ("import there_is_no_such_module", 2, "there_is_no_such_module"),
     ],
 )
+@pytest.mark.slow
 def test_a_subject_that_misbehaves_gets_a_clear_line(tmp_path, body, status, words):
     done = npl_lora_check(write(tmp_path, body), "--dtype", "float32")
     assert done.returncode == status, done.stdout + done.stderr
@@ -170,6 +171,7 @@ def test_a_report_that_cannot_be_written_is_said(tmp_path):
     assert "No such file or directory" in done.stderr
 
 
+@pytest.mark.slow
 def test_several_targets_make_one_report(tmp_path):
     done, report = report_of(tmp_path, RIGHT, WRONG)
     assert done.returncode == 1

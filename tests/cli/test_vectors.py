@@ -37,6 +37,7 @@ def test_right_answers_pass(written, tmp_path):
     assert set(report) == {"protocol", "target", "verdict", "diagnosis", "contracts"}
 
 
+@pytest.mark.slow
 def test_wrong_answers_fail_and_no_answers_are_an_error(written, tmp_path):
     wrong = tmp_path / "wrong"
     shutil.copytree(written / "answers", wrong)
@@ -66,6 +67,7 @@ def test_bad_arguments_are_one_sentence_and_exit_2(written, words, sentence):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_expected_failures_of_vectors_are_strict(written, tmp_path):
     known = tmp_path / "known.toml"
     known.write_text('"lora_merge/plain/float32" = "ours differs"\n')
@@ -81,6 +83,7 @@ def test_without_mpmath_the_sentence_says_how_to_get_it(tmp_path):
     assert done.stderr == "npl-lora: writing vectors needs mpmath: pip install 'npl-lora[vectors]'\n"
 
 
+@pytest.mark.slow
 def test_check_expects_a_fault_by_its_id(tmp_path):
     known = tmp_path / "known.json"
     known.write_text('{"S5": "dB is scaled by the optimiser"}')

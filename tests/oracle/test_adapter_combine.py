@@ -113,6 +113,7 @@ def right_answers(case):
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40)
 @given(seed=seeds, dtype=dtypes)
+@pytest.mark.slow
 def test_every_right_way_passes(name, seed, dtype):
     case = draw_case("adapter_combine", name, seed, dtype)
     wrong = {way: found for way, delta in right_answers(case).items() if (found := failures(case, {"delta": delta}))}
@@ -195,6 +196,7 @@ SHOWN = [(fault, name) for fault, names in FAULTS.items() for name in names]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("fault", "name"), SHOWN, ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.slow
 def test_every_fault_fails(fault, name, dtype):
     cases = [draw_case("adapter_combine", name, seed, dtype) for seed in range(5)]
     shown = sum(bool(failures(case, {"delta": fault(case)})) for case in cases)

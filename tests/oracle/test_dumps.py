@@ -44,6 +44,7 @@ def without(arrays, *names):
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.slow
 def test_every_contracts_cases_are_judged_as_dumps(contract, tmp_path):
     for dtype in DTYPES:
         for case in CONTRACTS[contract].cases(dtype)[:2]:
@@ -124,6 +125,7 @@ def test_progress_is_told(tmp_path):
 @pytest.mark.usefixtures("as_if_large")
 @pytest.mark.parametrize("output", ["y", "dx"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.slow
 class TestPower:
     """What random sums and eight rows by lot see of y and dx in 512 rows of 160 and 144. `off` is in units of what is
     allowed for the element itself."""

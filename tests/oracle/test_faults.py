@@ -163,6 +163,7 @@ def test_a_case_says_which_faults_it_catches():
 
 
 @each([pair for pair in SHOWN if pair[0] in QUICK])
+@pytest.mark.slow
 def test_a_fault_that_is_not_in_the_catalogue_is_not_claimed(contract, fault):
     others = [other for other in FAULTS if other.id != fault.id]
     found = matches(observed(contract, fault, dtypes=("float64", "float32")), others)

@@ -44,6 +44,7 @@ def failed(case, outputs):
 @pytest.mark.parametrize("contract", ["lora_linear", "lora_mlp", "lora_attention", "dora_linear", "lora_conv2d"])
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
+@pytest.mark.slow
 def test_reduced_products_pass_where_they_are_allowed_alone(contract, inner, seed, data):
     name = data.draw(st.sampled_from(list(CONTRACTS[contract].draws)))
     case = draw_case(contract, name, seed, "float32")

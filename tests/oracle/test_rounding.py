@@ -61,6 +61,7 @@ def test_an_exact_input_has_no_error_and_integers_carry_none():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.slow
 def test_what_is_allowed_is_within_a_factor_of_what_happens(dtype):
     """A right answer uses between 1/60 and 1/3 of what it is allowed: more would be luck, less a blunt verdict.
 

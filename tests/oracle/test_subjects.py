@@ -230,6 +230,7 @@ def test_integers_come_back_as_integers(told):
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_process_that_ends_is_an_error_and_the_check_goes_on(told, case, line, error):
     assert error in told(line).error
     assert_right(case, told("return right(case)"))

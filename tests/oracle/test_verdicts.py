@@ -32,6 +32,7 @@ def failures(case, outputs):
 @pytest.mark.parametrize("name", CONTRACTS["lora_linear"].draws)
 @settings(max_examples=15)
 @given(seed=seeds, dtype=dtypes)
+@pytest.mark.slow
 def test_every_association_of_lora_linear_passes(variant, name, seed, dtype):
     case = draw_case("lora_linear", name, seed, dtype)
     assert not failures(case, variant(case))
@@ -41,6 +42,7 @@ def test_every_association_of_lora_linear_passes(variant, name, seed, dtype):
 @pytest.mark.parametrize("contract", NUMBERS)
 @settings(max_examples=10)
 @given(seed=seeds, dtype=dtypes, data=st.data())
+@pytest.mark.slow
 def test_the_ops_in_the_cases_own_dtype_pass(variant, contract, seed, dtype, data):
     case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, dtype)
     assert not failures(case, variant(case))
@@ -76,6 +78,7 @@ def test_a_quarter_off_anywhere_fails(seed, dtype, data):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("contract", NUMBERS)
+@pytest.mark.slow
 def test_a_quarter_off_is_seen_by_some_shipped_case(contract, dtype):
     seen, asked = set(), set()
     for case in map(with_masks, CONTRACTS[contract].cases(dtype)):

@@ -83,12 +83,12 @@ def _terms(observations: Sequence[Wrong]) -> str | None:
         if len(parts) < 2 or any(name not in coefficients for name in parts):
             return None
         columns = np.stack([part.ravel() for part in parts.values()], axis=1)
-        if np.linalg.matrix_rank(columns) < columns.shape[1]:
+        if not np.all(np.isfinite(columns)) or np.linalg.matrix_rank(columns) < columns.shape[1]:
             return None
         c, *_ = np.linalg.lstsq(columns, one.got.ravel(), rcond=None)
         if not one.explained((columns @ c).reshape(one.got.shape), float(np.max(np.abs(c)))):
             return None
-        spread = np.sqrt(np.diag(np.linalg.inv(columns.T @ columns))) * float(np.max(one.right.allowed))
+        spread = np.linalg.norm(np.linalg.pinv(columns), axis=1) * float(np.max(one.right.allowed))
         for name, coefficient, error in zip(parts, c, spread, strict=True):
             coefficients[name].append((one.case, float(coefficient), 4.0 * float(error)))
     found = []

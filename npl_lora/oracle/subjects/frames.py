@@ -41,16 +41,23 @@ def read_frame(pipe: IO[bytes]) -> Frame:
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
     try:
         header = json.loads(_exactly(pipe, length))
-        described = [(name, dtype_named(dtype), tuple(shape)) for name, dtype, shape in header.pop("arrays")]
+        described = [(name, dtype_named(dtype), _shape(shape)) for name, dtype, shape in header.pop("arrays")]
         sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape in described]
         _check_size(sum(sizes))
         arrays = {
             name: np.frombuffer(_exactly(pipe, size), dtype).reshape(shape)
             for (name, dtype, shape), size in zip(described, sizes, strict=True)
         }
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RecursionError) as error:
         raise FrameError(f"what came is no frame ({error})") from None
     return header, arrays
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    """Natural numbers: of anything else, a text for one, the product may be of any size."""
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= LIMIT for n in shape):
+        raise FrameError("what came is no frame (a shape that is not a list of natural numbers)")
+    return tuple(shape)
 
 
 def _exactly(pipe: IO[bytes], count: int) -> bytes:

@@ -1,0 +1,75 @@
+"""One run: `python -m fuzz.one hypothesis|atheris TARGET RUNS COUNTFILE`. See `fuzz.__main__`."""
+
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+SECONDS = 10  # for one input, before libFuzzer calls it hung
+MEGABYTES = 512  # that a target may grow by
+
+
+def main(how: str, name: str, runs: str, counted: str) -> None:
+    if how == "atheris":
+        import atheris
+
+        with atheris.instrument_imports(include=["npl_lora.oracle", "json"]):
+            from fuzz.targets import TARGETS, WORDS
+    else:
+        from fuzz.targets import TARGETS, WORDS
+    target, begin, read = TARGETS[name], _megabytes(), 0
+
+    def one(data: bytes) -> None:
+        nonlocal read
+        read += 1
+        target.read(data)
+        grown = _megabytes() - begin
+        assert grown < MEGABYTES, f"grew by {grown} MiB"
+        if read >= int(runs):
+            Path(counted).write_text(f"{read} {grown}")
+
+    if how == "atheris":
+        _atheris(one, int(runs), target.seeds, WORDS)
+    else:
+        _hypothesis(one, int(runs), target.seeds)
+
+
+def _hypothesis(one, runs: int, seeds: tuple[bytes, ...]) -> None:
+    from fuzz.edits import hostile
+    from hypothesis import HealthCheck, given, settings
+
+    while_ = settings(max_examples=runs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    while_(given(hostile(seeds))(one))()
+
+
+def _atheris(one, runs: int, seeds: tuple[bytes, ...], words: tuple[bytes, ...]) -> None:
+    import atheris
+
+    corpus = Path(tempfile.mkdtemp())
+    for i, seed in enumerate(seeds):
+        (corpus / f"seed{i}").write_bytes(seed)
+    dictionary = corpus.with_suffix(".dict")
+    dictionary.write_text("".join(f'"{_quoted(word)}"\n' for word in words if len(word) < 100))
+    options = (
+        f"-runs={runs}",
+        f"-timeout={SECONDS}",
+        f"-artifact_prefix={tempfile.gettempdir()}/",
+        f"-dict={dictionary}",
+        "-max_len=4096",
+        "-seed=1",
+    )
+    atheris.Setup([sys.argv[0], *options, str(corpus)], one)
+    atheris.Fuzz()
+
+
+def _quoted(word: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in word)
+
+
+def _megabytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
