@@ -1,20 +1,24 @@
 """Hostile input by the million: from tests/, `python -m fuzz [INPUTS]`, 1,000,000 unless told. Needs atheris.
 
 A tenth of the inputs is Hypothesis's, the rest libFuzzer's (atheris), which follows the branches that an input takes.
-Each target runs in a process of its own, two at a time, with a limit on its memory and on the time of one input. The
-inputs that were really read are counted in the targets; the counts and the peak of memory are printed. Exit status 1
-if a target raises, hangs or grows; libFuzzer then leaves the input in a file `crash-...` and prints its name.
+Each run is a process of its own, two at a time, with a limit on its memory and, in libFuzzer, on the time of one input.
+The inputs that were really read are counted; the counts and the peak of memory are printed. Exit status 1 if a target
+raises, warns, hangs or grows: Hypothesis then prints the input, and libFuzzer's is in the folder that is named.
 
 Source: https://github.com/google/atheris.
 """
 
 import argparse
 import multiprocessing.pool
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+_MEMORY = Path("/dev/shm")  # files without a disk, where there are any
 _JUDGED = ("dump", "answers")  # what they accept is judged, which takes milliseconds: a twentieth of the inputs each
 
 
@@ -38,16 +42,19 @@ def main() -> int:
 def _child(job: tuple[str, str, int]) -> tuple[int, bool]:
     """A run in a process of its own: how many inputs were read, and whether none failed."""
     how, name, runs = job
-    with tempfile.NamedTemporaryFile("r") as counted:
-        command = [sys.executable, "-m", "fuzz.one", how, name, str(runs), counted.name]
-        begin = time.monotonic()
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        read, megabytes = (int(n) for n in (counted.read() or "0 0").split())
+    folder = Path(tempfile.mkdtemp(dir=_MEMORY if _MEMORY.is_dir() else None))
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "fuzz.one", how, name, str(runs), str(folder)]
+    begin, environment = time.monotonic(), {**os.environ, "TMPDIR": str(folder)}
+    ended = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    count = folder / "count"
+    read, megabytes = (int(n) for n in (count.read_text() if count.exists() else "0 0").split())
     right = ended.returncode == 0 and read >= runs
     seconds = time.monotonic() - begin
     print(f"{name:10} {how:10} {read:9,} inputs {seconds:5.0f} s  {megabytes:5,} MiB above the start", flush=True)
-    if not right:
-        print(ended.stderr[-6000:], flush=True)
+    if right:
+        shutil.rmtree(folder)
+    else:
+        print(f"{ended.stdout[-2000:]}{ended.stderr[-6000:]}\nsee {folder}", flush=True)
     return read, right
 
 

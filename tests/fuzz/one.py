@@ -1,15 +1,17 @@
-"""One run: `python -m fuzz.one hypothesis|atheris TARGET RUNS COUNTFILE`. See `fuzz.__main__`."""
+"""One run: `python -W error::RuntimeWarning -m fuzz.one hypothesis|atheris TARGET RUNS FOLDER`. See `fuzz.__main__`.
+
+FOLDER is for the count of inputs read, in the file `count`, and for what a failing atheris run leaves."""
 
 import resource
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SECONDS = 10  # for one input, before libFuzzer calls it hung
 MEGABYTES = 512  # that a target may grow by
 
 
-def main(how: str, name: str, runs: str, counted: str) -> None:
+def main(how: str, name: str, runs: str, folder: str) -> None:
     if how == "atheris":
         import atheris
 
@@ -26,34 +28,37 @@ def main(how: str, name: str, runs: str, counted: str) -> None:
         grown = _megabytes() - begin
         assert grown < MEGABYTES, f"grew by {grown} MiB"
         if read >= int(runs):
-            Path(counted).write_text(f"{read} {grown}")
+            (Path(folder) / "count").write_text(f"{read} {grown}")
 
     if how == "atheris":
-        _atheris(one, int(runs), target.seeds, WORDS)
+        _atheris(one, int(runs), target.seeds, WORDS, Path(folder))
     else:
         _hypothesis(one, int(runs), target.seeds)
 
 
-def _hypothesis(one, runs: int, seeds: tuple[bytes, ...]) -> None:
+def _hypothesis(one: Callable[[bytes], None], runs: int, seeds: tuple[bytes, ...]) -> None:
     from fuzz.edits import hostile
     from hypothesis import HealthCheck, given, settings
 
-    while_ = settings(max_examples=runs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    while_(given(hostile(seeds))(one))()
+    at_length = settings(max_examples=runs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    at_length(given(hostile(seeds))(one))()
 
 
-def _atheris(one, runs: int, seeds: tuple[bytes, ...], words: tuple[bytes, ...]) -> None:
+def _atheris(
+    one: Callable[[bytes], None], runs: int, seeds: tuple[bytes, ...], words: tuple[bytes, ...], folder: Path
+) -> None:
     import atheris
 
-    corpus = Path(tempfile.mkdtemp())
+    corpus = folder / "corpus"
+    corpus.mkdir()
     for i, seed in enumerate(seeds):
         (corpus / f"seed{i}").write_bytes(seed)
-    dictionary = corpus.with_suffix(".dict")
+    dictionary = folder / "words"
     dictionary.write_text("".join(f'"{_quoted(word)}"\n' for word in words if len(word) < 100))
     options = (
         f"-runs={runs}",
         f"-timeout={SECONDS}",
-        f"-artifact_prefix={tempfile.gettempdir()}/",
+        f"-artifact_prefix={folder}/",
         f"-dict={dictionary}",
         "-max_len=4096",
         "-seed=1",

@@ -145,7 +145,6 @@ def _targets() -> dict[str, Target]:
     }
 
 
-_MEMORY = Path("/dev/shm")  # files without a disk, where there are any
-_TEMPORARY = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+_TEMPORARY = tempfile.TemporaryDirectory()
 _FOLDER = Path(_TEMPORARY.name)
 TARGETS = _targets()

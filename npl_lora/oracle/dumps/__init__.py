@@ -32,6 +32,7 @@ _DIAGNOSIS_LIMIT = 1 << 15  # and in one that is tried against every fault of th
 __all__ = ["judge_dump"]
 
 
+@np.errstate(all="ignore")  # what overflows, or is a signalling NaN, is judged
 def judge_dump(
     path: Path, inner: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
 ) -> Report:
@@ -43,8 +44,7 @@ def judge_dump(
     try:
         dump = open_dump(path)
         step = lora_linear_step(dump, inner) if dump.contract == "lora_linear" else None
-        with np.errstate(all="ignore"):  # what overflows is judged
-            verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
+        verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
     except (DumpError, MissingExtraError) as error:
         return Report(str(path), problem=str(error))
     except MemoryError:
