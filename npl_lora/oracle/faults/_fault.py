@@ -149,7 +149,7 @@ def asked(arrays: Change | None = None, config: Change | None = None) -> Wrap:
 
 def _bind(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
     """The arguments by name, defaults filled in."""
-    bound = _signature(op).bind(*args, **kwargs)
+    bound = _signature(inspect.unwrap(op)).bind(*args, **kwargs)  # cached by what is wrapped: wrappers come and go
     bound.apply_defaults()
     return SimpleNamespace(**bound.arguments)
 
