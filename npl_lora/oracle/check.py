@@ -10,7 +10,7 @@ from .case import Case
 from .contracts import CONTRACTS
 from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
 from .dtypes import DTYPES, askable, computable
-from .judge import OutputVerdict, judge, right_answer
+from .judge import OutputVerdict, Right, judge, right_answer
 from .measured import tightened
 from .rounding import INNER
 from .subjects import Answer, Subject
@@ -180,7 +180,10 @@ def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, Outpu
     contract = CONTRACTS[case.contract]
     if contract.judge is not None:
         return contract.judge(case, outputs)
-    return judge(tightened(case, right_answer(case, contract.answer), contract.answer), outputs)
+    right = right_answer(case, contract.answer)
+    if not all(np.isfinite(output.value).all() for output in right.values() if isinstance(output, Right)):
+        raise OverflowError("the right answer is not finite")
+    return judge(tightened(case, right, contract.answer), outputs)
 
 
 def check_case(case: Case, answer: Answer) -> CaseReport:

@@ -17,6 +17,8 @@ from .dtypes import is_narrow
 from .rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .statistics import Distribution
 
+_UNDERFLOW = 2.0**-1000  # what a variance may lack: squares below 2^-1074 are 0, and a sum has fewer than 2^74 of them
+
 
 @dataclass(frozen=True)
 class Right:
@@ -65,8 +67,9 @@ def _right(output: Rounded | Distribution, precision: Precision, exact: bool) ->
 def right_output(output: Rounded, precision: Precision, exact: bool = False) -> Right:
     """The right answer that an error-carrying array is, and what may be off in this precision: nothing if exact."""
     oracle = 1.0 + 2.0**-53 / precision.store
-    deviation, proven = oracle * np.sqrt(output.var), oracle * precision.margin * output.error
-    allowed = np.where(exact | (output.size == 0), 0.0, np.minimum(proven, precision.deviations * deviation))
+    var = output.var + np.where(output.size > 0, _UNDERFLOW, 0.0)
+    deviation, proven = oracle * np.sqrt(var), oracle * precision.margin * output.error
+    allowed = np.where(exact | (output.size == 0), 0.0, np.fmin(proven, precision.deviations * deviation))
     return Right(output.value, output.size, allowed, deviation, proven)
 
 

@@ -48,7 +48,7 @@ import numpy as np
 
 from .low_rank import amplification
 
-_HOPELESS = 1e30  # a worst case beyond this says nothing; kept finite, for 0 times infinity is not a number
+_HOPELESS = 1e150  # a worst case beyond this says nothing; kept finite, squared too: 0 times infinity is no number
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by its name from here on)
 import numpy as np
 from oracle.variants import plain
 from safetensors.numpy import save_file

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.dump_files import LORA, step, write
-from oracle.variants import LINEAR
+from oracle.variants import LINEAR, plain
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
 from npl_lora.oracle.dumps import judge_dump, rows
@@ -185,6 +185,43 @@ def test_infinities_and_absurd_numbers_are_seen(tmp_path, as_if_large):
         report = judged(write(tmp_path / "dump.safetensors", {**arrays, "y": y}, dtype="float64"))
         assert report.outputs["y"].verdict == "fail"
         assert words in report.message
+
+
+SCALED = st.lists(st.sampled_from(("x", "W", "A", "B", "dy", "b")), max_size=3, unique=True)
+
+
+@settings(max_examples=60)
+@given(dtype=st.sampled_from(DTYPES), names=SCALED, exponent=st.integers(-300, 300))
+def test_numbers_of_any_size_are_judged_or_refused(tmp_path_factory, dtype, names, exponent):
+    """A right step is never called wrong, however large or small its numbers are."""
+    arrays = step(dtype, leading=(2,), in_=4, out=5)
+    inputs = {name: arrays[name] for name in ("x", "W", "A", "B", "dy", "b")}
+    with np.errstate(all="ignore"):
+        factor = np.float64(10.0) ** exponent
+        inputs |= {name: (inputs[name].astype(np.float64) * factor).astype(dtype) for name in names}
+        outputs = plain(Case("lora_linear", "step", dtype, LORA, inputs))
+    report = judge_dump(write(tmp_path_factory.mktemp("dump") / "dump.safetensors", {**inputs, **outputs}, dtype=dtype))
+    if all(np.isfinite(a).all() for a in (*inputs.values(), *outputs.values())):
+        assert report.verdict == "pass" or "too large to judge" in report.problem
+    else:
+        assert report.verdict in ("fail", "error")
+
+
+def test_a_tiny_step_is_still_judged(tmp_path):
+    arrays = step("float64", leading=(2,), in_=4, out=5)
+    tiny = {name: arrays[name] * 1e-170 if name in ("dy", "dx", "dA", "dB") else arrays[name] for name in arrays}
+    assert judged(write(tmp_path / "right.safetensors", tiny, dtype="float64")).verdict == "pass"
+    report = judged(write(tmp_path / "wrong.safetensors", {**tiny, "dB": tiny["dB"] / 2}, dtype="float64"))
+    assert report.message.startswith("dB")
+
+
+def test_another_contract_s_numbers_that_are_too_large_are_refused(tmp_path):
+    case = next(iter(CONTRACTS["lora_mlp"].cases("float64")))
+    arrays = {name: a * 1e120 if a.dtype.kind == "f" else a for name, a in case.arrays.items()}
+    outputs = {name: np.zeros_like(a.value) for name, a in right_answer(case, CONTRACTS["lora_mlp"].answer).items()}
+    about = {"contract": "lora_mlp", "dtype": "float64", "config": case.config}
+    report = judge_dump(write(tmp_path / "dump.safetensors", {**arrays, **outputs}, **about))
+    assert "too large to judge" in report.problem
 
 
 def spoiled(arrays, config=LORA):

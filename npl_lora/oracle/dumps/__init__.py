@@ -5,7 +5,7 @@
 
 A lora_linear step may be of any size, and may lack arrays. Dumps of the other contracts are judged as cases are.
 
-Reading order: file, step, gradients, rows, identities, linear.
+Reading order: file, reach, step, gradients, rows, identities, linear.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,18 @@ from ..case import Case
 from ..check import CaseReport, ContractReport, Report, judge_case, observe
 from ..contracts import CONTRACTS
 from ..diagnosis import NOTHING, Diagnosis, diagnose
-from ..judge import OutputVerdict
+from ..judge import OutputVerdict, Right
 from ..subjects import Answer
 from ..subjects.one_line import describe
 from .file import Dump, DumpError, open_dump
 from .linear import judge_step
 from .progress import Progress
+from .reach import check_reach
 from .step import lora_linear_step
 
 _CASE_LIMIT = 1 << 20  # numbers in a dump that is judged as a case is, which takes some hundred times its memory
 _DIAGNOSIS_LIMIT = 1 << 15  # and in one that is tried against every fault of the catalogue, and every pair
+_TINY = 1e-100  # what is smaller is not fitted: its squares underflow
 
 __all__ = ["judge_dump"]
 
@@ -63,6 +65,7 @@ def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
     if (numbers := _numbers(dump)) > _CASE_LIMIT:
         raise DumpError(f"has {numbers:,} numbers, expected at most {_CASE_LIMIT:,} for {dump.contract}")
     case, outputs = _as_case(dump, inner)
+    check_reach({name: a for name, a in case.arrays.items() if a.dtype.kind not in "biu"}, case.config)
     try:
         return judge_case(case, outputs)
     except Exception as error:  # shapes and configuration are somebody's, and may be anything
@@ -76,7 +79,11 @@ def _diagnosis(dump: Dump, inner: str | None, report: CaseReport) -> Diagnosis:
     if report.verdict != "fail" or not complete or _numbers(dump) > _DIAGNOSIS_LIMIT:
         return NOTHING
     case, outputs = _as_case(dump, inner)
-    return diagnose(observe([case], [Answer(outputs=(outputs,))], [report]))
+    observed = observe([case], [Answer(outputs=(outputs,))], [report])
+    rights = [right for one in observed for right in one.right.values() if isinstance(right, Right)]
+    if any(0.0 < np.max(np.abs(right.value), initial=0.0) < _TINY for right in rights):
+        return NOTHING
+    return diagnose(observed)
 
 
 def _numbers(dump: Dump) -> int:

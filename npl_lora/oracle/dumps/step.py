@@ -12,6 +12,7 @@ from ..definition import scale
 from ..dtypes import is_narrow
 from ..rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .file import Dump, DumpError
+from .reach import check_reach
 
 # Which axes each array has: ... is any number of leading axes, the same in all of them.
 _INPUTS = {"x": "... in", "W": "out in", "A": "r in", "B": "out r", "dy": "... out", "b": "out", "mask": "... in"}
@@ -96,6 +97,7 @@ def lora_linear_step(dump: Dump, inner: str | None = None) -> Step:
     step = Step(dump.config, dump.dtype, arrays, sizes, leading, refused, inner)
     for name in arrays:
         _check_finite(step, name)
+    check_reach({name: array for name, array in arrays.items() if name in _INPUTS}, dump.config)
     return step
 
 
