@@ -22,7 +22,7 @@ def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
 
     Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and may end in
     "or None". A letter is bound where it first occurs and must agree after that: `A has shape (16, 8), expected
-    (r, in) = (8, 16)`. A tuple in place of the letters is an exact shape, None any shape.
+    (r, in) = (8, 16)`. No letter stands twice in one shape. A tuple in place of the letters is an exact shape, None any.
     """
     sizes: dict[str, Any] = {}
     namespace = None
@@ -64,20 +64,25 @@ def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> No
         if got != shape:
             raise ValueError(f"{name} has shape {got}, expected {shape}")
         return
-    letters = shape.split()
-    fixed = [letter for letter in letters if letter != "..."]
-    leading = got[: len(got) - len(fixed)] if "..." in letters else ()
-    fits = len(got) == len(leading) + len(fixed) and ("..." not in letters or sizes.get("...", leading) == leading)
-    for letter, size in zip(fixed, got[len(leading) :], strict=False):
-        fits = fits and sizes.get(letter, size) == size
-    if not fits:
-        raise ValueError(f"{name} has shape {got}, expected ({', '.join(letters)}) = {_known(letters, sizes)}")
-    sizes.update(zip(fixed, got[len(leading) :], strict=True))
-    if "..." in letters:
-        sizes["..."] = leading
+    letters, axes = _letters(shape)
+    leading = len(got) - axes
+    if leading >= 0 and axes < len(letters):
+        got = (got[:leading], *got[leading:])
+    bound = dict(zip(letters, got, strict=False))
+    if len(got) != len(letters) or sizes | bound != bound | sizes:
+        expected = f"({', '.join(letters)}) = {_known(letters, sizes)}"
+        raise ValueError(f"{name} has shape {tuple(array.shape)}, expected {expected}")
+    sizes |= bound
 
 
-def _known(letters: list[str], sizes: dict[str, Any]) -> str:
+@lru_cache(maxsize=256)  # asked for every array of every call
+def _letters(shape: str) -> tuple[tuple[str, ...], int]:
+    """The letters, and how many are axes: all but a "...", which comes first."""
+    letters = tuple(shape.split())
+    return letters, len(letters) - letters.count("...")
+
+
+def _known(letters: tuple[str, ...], sizes: dict[str, Any]) -> str:
     known = [", ".join(map(str, sizes[a])) if a == "..." and a in sizes else str(sizes.get(a, a)) for a in letters]
     shown = ", ".join(part for part in known if part)
     return f"({shown},)" if shown and "," not in shown else f"({shown})"

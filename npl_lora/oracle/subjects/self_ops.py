@@ -88,9 +88,7 @@ def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
         if name not in pullback.frozen:
             outputs[f"d{name}"] = complex_step(lambda changed: forward(changed, case.config)[0], arrays, name, dy)
     if case.config.get("padding_idx") is not None:
-        outputs["dA"][:, case.config["padding_idx"]] = (
-            0.0  # by convention, not the derivative: it is meant to stay as it is
-        )
+        outputs["dA"][:, case.config["padding_idx"]] = 0.0  # by convention, not the derivative: it is to stay as it is
     return outputs
 
 
