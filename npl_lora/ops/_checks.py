@@ -22,7 +22,7 @@ def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
 
     Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and may end in
     "or None". A letter is bound where it first occurs and must agree after that: `A has shape (16, 8), expected
-    (r, in) = (8, 16)`. No letter stands twice in one shape. A tuple in place of the letters is an exact shape, None any.
+    (r, in) = (8, 16)`. None stands twice in one shape. A tuple in place of the letters is an exact shape, None any.
     """
     sizes: dict[str, Any] = {}
     namespace = None
