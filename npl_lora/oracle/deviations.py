@@ -10,14 +10,14 @@ fault, alone or with others that are listed too, explains every one of them. It 
 fail is an error, for a list that is longer than the truth hides the next fault.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from .._tensor_file import TensorFileError, json_object
 from .check import CaseReport, ContractReport, Report
+from .subjects.one_line import first_line
 
 Reasons = Mapping[str, str]
 
@@ -29,25 +29,18 @@ class DeviationsError(Exception):
 def read_deviations(path: Path) -> dict[str, str]:
     """id -> reason. Raises DeviationsError, one sentence, for a file that is something else, or has no reasons."""
     try:
-        text = path.read_bytes().decode()
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, object_pairs_hook=_once)
+        raw = path.read_bytes()
+        found = tomllib.loads(raw.decode()) if path.suffix == ".toml" else json_object(raw, "the file")
     except OSError as error:
         raise DeviationsError(f"{path}: {error.strerror}") from None
+    except TensorFileError as error:
+        raise DeviationsError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise DeviationsError(f"{path} is not {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
-    if not isinstance(found, dict):
-        raise DeviationsError(f"{path} holds a {type(found).__name__}, expected reasons by the ids of cases or faults")
+        raise DeviationsError(f"{path} is not TOML: {first_line(str(error))}") from None
     for id_, reason in found.items():
         if not isinstance(reason, str) or not reason.strip():
-            raise DeviationsError(f"{path}: {id_!r} has no reason")
+            raise DeviationsError(f"{path}: {id_[:80]!r} has no reason")
     return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names all differ; TOML insists on that by itself."""
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name stands twice")
-    return dict(pairs)
 
 
 def expecting(report: Report, reasons: Reasons) -> Report:

@@ -83,7 +83,7 @@ def test_products_may_be_coarser_where_the_user_says_so(tmp_path):
     ("name", "content", "sentence"),
     [
         ("nothing.safetensors", None, "No such file or directory"),
-        ("garbage.safetensors", b"\xff" * 100, "is no dump"),
+        ("garbage.safetensors", b"\xff" * 100, "is no safetensors file"),
         ("empty", "folder", "a folder without *.safetensors in it"),
     ],
 )

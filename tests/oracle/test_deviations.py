@@ -112,13 +112,15 @@ def test_the_file_is_json_or_toml(tmp_path, name, text):
         ("known.json", '{"S1": "  "}', "'S1' has no reason"),
         ("known.json", '{"S1": null}', "'S1' has no reason"),
         ("known.json", '{"S1": ["why"]}', "'S1' has no reason"),
-        ("known.json", '["S1"]', "holds a list"),
-        ("known.json", "S1", "is not JSON"),
-        ("known.json", '{"S1": "a", "S1": "b"}', "a name stands twice"),
+        ("known.json", '["S1"]', "the file is list in JSON"),
+        ("known.json", "S1", "the file is not JSON"),
+        ("known.json", '{"S1": "a", "S1": "b"}', "has a name twice"),
         ("known.json", "[" * 100_000, "is not JSON"),
         ("known.toml", "[S1]\nreason = 'why'", "'S1' has no reason"),
         ("known.toml", "S1 = 'a'\nS1 = 'b'", "is not TOML"),
         ("known.toml", b"\xff", "is not TOML"),
+        ("known.toml", "9" * 9000 + ".S1 = 'why'", "has no reason"),
+        ("known.json", '{"' + "9" * 9000 + '": 0}', "has no reason"),
         ("known.toml", None, "No such file"),
     ],
 )
@@ -128,3 +130,4 @@ def test_a_file_without_reasons_is_refused_with_a_sentence(tmp_path, name, text,
     with pytest.raises(DeviationsError, match=sentence) as error:
         read_deviations(tmp_path / name)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000

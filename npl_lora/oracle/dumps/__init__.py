@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._extras import MissingExtraError
+from ..._tensor_file import TensorFileError
 from ..case import Case
 from ..check import CaseReport, ContractReport, Report, judge_case, observe
 from ..contracts import CONTRACTS
@@ -47,7 +48,7 @@ def judge_dump(
         dump = open_dump(path)
         step = lora_linear_step(dump, inner) if dump.contract == "lora_linear" else None
         verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
-    except (DumpError, MissingExtraError) as error:
+    except (TensorFileError, MissingExtraError) as error:
         return Report(str(path), problem=str(error))
     except MemoryError:
         return Report(str(path), problem="cannot be judged in the memory there is")
