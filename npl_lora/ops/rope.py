@@ -18,10 +18,18 @@ from ._interface import Array, Pullback
 from ._namespace import quotient, rotary_dtype, table_for
 
 
-def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool = False) -> tuple[Array, Pullback]:
+def rope(
+    x: Array,
+    *,
+    theta: float = 10000.0,
+    start: int = 0,
+    interleaved: bool = False,
+    frequencies: tuple[float, ...] | None = None,
+) -> tuple[Array, Pullback]:
     """y = x with each pair of coordinates turned by its position's angle.
 
     x (..., T, D), D even -> y (..., T, D). Positions run from start. theta: the base of the frequencies.
+    frequencies: the D/2 angles per position themselves, in place of theta^(-2i / D), for models that stretch them.
     Angles are computed in float64 (longdouble for longdouble) and their cos and sin rounded to x's dtype.
     The pullback differentiates x. Raises ValueError for an odd D.
     """
@@ -30,7 +38,13 @@ def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool 
     check_integer("start", start)
     if n["D"] % 2:
         raise ValueError(f"x has head size D = {n['D']}, expected an even one")
-    cos, sin = _tables(xp, x, n["T"], n["D"], theta, start)
+    if frequencies is None:
+        frequency = float(theta) ** (xp.arange(n["D"] // 2, dtype=rotary_dtype(x)) * quotient(xp, -2, n["D"]))
+    elif len(frequencies) != n["D"] // 2:
+        raise ValueError(f"frequencies has {len(frequencies)} entries, expected D/2 = {n['D'] // 2}")
+    else:
+        frequency = xp.asarray(frequencies, dtype=rotary_dtype(x))
+    cos, sin = _tables(xp, x, n["T"], frequency, start)
     y = _rotate(xp, x, cos, sin, interleaved)
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
@@ -39,10 +53,9 @@ def rope(x: Array, *, theta: float = 10000.0, start: int = 0, interleaved: bool 
     return y, Pullback(backward, y, inputs=("x",))
 
 
-def _tables(xp: Array, x: Array, T: int, D: int, theta: float, start: int) -> tuple[Array, Array]:
+def _tables(xp: Array, x: Array, T: int, frequency: Array, start: int) -> tuple[Array, Array]:
     """cos phi and sin phi, (T, D/2) each."""
     dtype = rotary_dtype(x)
-    frequency = float(theta) ** (xp.arange(D // 2, dtype=dtype) * quotient(xp, -2, D))
     position = xp.arange(T, dtype=dtype) + start
     phi = xp.expand_dims(position, axis=1) * xp.expand_dims(frequency, axis=0)
     return table_for(xp.cos(phi), x), table_for(xp.sin(phi), x)

@@ -1,0 +1,147 @@
+"""The configuration of a LoRA adapter, with PEFT's field names and defaults.
+
+Fields that are not LoRA's mathematics (who made the file, for which base model) are kept as they came, so that a file
+that is read and written again says what it said. Fields that would change the mathematics in ways that are not here,
+use_dora for one, are refused: ignoring one would give an adapter that computes something else.
+
+Source: PEFT 0.21.2, LoraConfig.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+INITS = (True, False, "gaussian")
+BIASES = ("none", "all", "lora_only")
+
+_ALWAYS = {"peft_type": "LORA", "inference_mode": True}  # what PEFT writes into every file
+
+# PEFT's fields that change what is computed, and that are not here: they must be off.
+_NOT_HERE = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "layer_replication",
+    "trainable_token_indices",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+    "arrow_config",
+)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be meant, or not be had here. One sentence that names the field."""
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """LoRA with rank r and scale lora_alpha / r (lora_alpha / sqrt(r) with use_rslora) on the target modules.
+
+    r: rank, at least 1. lora_alpha: not 0. lora_dropout: 0 <= p < 1, on the low-rank path's input.
+    target_modules: names that a module's path ends in, or a regular expression for the whole path, or "all-linear"
+    (all but the output layer); None takes the usual ones of the model. exclude_modules: likewise, and stronger.
+    layers_to_transform: indices of the layers that are adapted; layers_pattern: what stands before the index.
+    rank_pattern and alpha_pattern: {regular expression: value} for modules whose path ends in a match; the first
+    that matches decides. bias: which biases are trained, "none", "all" or "lora_only".
+    modules_to_save: modules trained in full beside the adapter. fan_in_fan_out: base weights are stored (in, out).
+    init_lora_weights: True (A as He et al. with a = sqrt(5), B = 0), "gaussian" (A ~ N(0, 1/r^2), B = 0) or False (B
+    as A: not a no-op at the start). other: the fields of a file that are none of these, kept.
+    Raises ConfigError for a value that does not fit.
+    """
+
+    r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    target_modules: str | tuple[str, ...] | None = None
+    exclude_modules: str | tuple[str, ...] | None = None
+    layers_to_transform: int | tuple[int, ...] | None = None
+    layers_pattern: str | tuple[str, ...] | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    bias: str = "none"
+    modules_to_save: tuple[str, ...] | None = None
+    fan_in_fan_out: bool = False
+    init_lora_weights: bool | str = True
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"):
+            value = getattr(self, name)
+            if isinstance(value, list | set | frozenset | tuple):
+                object.__setattr__(self, name, tuple(sorted(value) if isinstance(value, set | frozenset) else value))
+        _check(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "LoRAConfig":
+        """From the object in an adapter_config.json."""
+        if found.get("peft_type", "LORA") != "LORA":
+            raise ConfigError(f"peft_type is {str(found['peft_type'])[:40]!r}, expected 'LORA'")
+        known = {f.name for f in fields(cls)} - {"other"}
+        other = {name: value for name, value in found.items() if name not in known | _ALWAYS.keys()}
+        return cls(**{name: value for name, value in found.items() if name in known}, other=other)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of an adapter_config.json, which PEFT reads."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "other"}
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in lists.items()}
+        return {**self.other, **plain, **_ALWAYS}
+
+
+def _check(config: LoRAConfig) -> None:
+    _natural("r", config.r)
+    _real("lora_alpha", config.lora_alpha)
+    if not (_is_number(config.lora_dropout) and 0 <= config.lora_dropout < 1):
+        raise ConfigError(f"lora_dropout is {config.lora_dropout!r}, expected 0 <= lora_dropout < 1")
+    for name in ("use_rslora", "fan_in_fan_out"):
+        if type(getattr(config, name)) is not bool:
+            raise ConfigError(f"{name} is {getattr(config, name)!r}, expected true or false")
+    for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
+        _texts(name, getattr(config, name))
+    _indices(config.layers_to_transform)
+    for name, check in (("rank_pattern", _natural), ("alpha_pattern", _real)):
+        pattern = getattr(config, name)
+        if not isinstance(pattern, Mapping):
+            raise ConfigError(f"{name} is a {type(pattern).__name__}, expected values by regular expressions")
+        for key, value in pattern.items():
+            check(f"{name}[{str(key)[:60]!r}]", value)
+    if config.bias not in BIASES:
+        raise ConfigError(f"bias is {config.bias!r}, expected one of {', '.join(BIASES)}")
+    if not isinstance(config.init_lora_weights, bool | str) or config.init_lora_weights not in INITS:
+        raise ConfigError(f"init_lora_weights is {config.init_lora_weights!r}, expected true, false or 'gaussian'")
+    for name in _NOT_HERE:
+        if config.other.get(name):
+            raise ConfigError(f"{name} is {str(config.other[name])[:60]}: not supported here")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _natural(name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{name} is {value!r}, expected an integer of at least 1")
+
+
+def _real(name: str, value: Any) -> None:
+    if not _is_number(value) or value == 0:
+        raise ConfigError(f"{name} is {value!r}, expected a number that is not 0")
+
+
+def _texts(name: str, value: Any) -> None:
+    if value is None or (isinstance(value, str) and name != "modules_to_save"):
+        return
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise ConfigError(f"{name} is {str(value)[:60]!r}, expected a list of names")
+
+
+def _indices(value: Any) -> None:
+    values = value if isinstance(value, tuple) else () if value is None else (value,)
+    if not all(type(index) is int and index >= 0 for index in values):
+        raise ConfigError(f"layers_to_transform is {value!r}, expected indices of layers")

@@ -1,0 +1,128 @@
+"""PEFT's files: adapter_config.json and adapter_model.safetensors in one folder.
+
+A tensor's key is `base_model.model.` and the parameter's name. What is read is checked against the model: keys that
+belong to nothing and parameters without a key are errors that list them, and so is a shape that does not fit. Both
+files are written whole under another name first and then put in place, so that a reader finds the old one or the new
+one and never half of either. Nothing is ever unpickled.
+
+Source: PEFT 0.21.2, utils/save_and_load.py.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._extras import require
+from .._tensor_file import TensorFileError, json_object, open_tensors
+from .config import ConfigError, LoRAConfig
+from .lora import LoRA, places, shapes, trained_in_full
+from .modules import Module
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+class AdapterError(ValueError):
+    """An adapter that does not fit the model or cannot be read. One sentence."""
+
+
+def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
+    """Write the adapter as PEFT would, with the model's name or folder for whoever loads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_key(name, adapter): np.ascontiguousarray(array) for name, array in adapter.parameters.items()}
+    save_file = require("safetensors.numpy", "models", "an adapter's file").save_file
+    write_whole(folder / TENSORS, lambda path: save_file(tensors, path, {"format": "pt"}))
+    about = adapter.config.as_json()
+    if base_model is not None:
+        about["base_model_name_or_path"] = base_model
+    text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+    write_whole(folder / CONFIG, lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[str], Any]) -> None:
+    """Write a file beside the one that it is to be, and put it in place when it is on the disk."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(name)
+        with open(name, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_config(folder: Path) -> LoRAConfig:
+    """The configuration in a folder. Raises AdapterError."""
+    path = folder / CONFIG
+    try:
+        return LoRAConfig.from_json(json_object(path.read_bytes(), "it"))
+    except OSError as error:
+        raise AdapterError(f"{path}: {error.strerror}") from None
+    except (TensorFileError, ConfigError, TypeError) as error:
+        raise AdapterError(f"{path}: {error}") from None
+
+
+def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], dtype: Any = np.float32) -> LoRA:
+    """The adapter in a folder, for a model of these modules and tensors. Raises AdapterError."""
+    config, path = load_config(folder), folder / TENSORS
+    try:
+        tensors, _ = open_tensors(path)
+    except TensorFileError as error:
+        raise AdapterError(f"{path} {error}") from None
+    try:
+        at, expected = places(config, modules), shapes(config, modules)
+        expected |= {name: tuple(base[name].shape) for name in trained_in_full(config, modules, base)}
+    except ConfigError as error:
+        raise AdapterError(f"{folder / CONFIG}: {error}") from None
+    found = {_name(key): array for key, array in tensors.items()}
+    _check_copies(path, {name: found.pop(name) for name in list(found) if name not in expected and name in base}, base)
+    _check_names(path, set(expected), set(found))
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise AdapterError(f"{path}: {name} has shape {found[name].shape}, expected {shape}")
+        if found[name].dtype.kind not in "fV":  # V: ml_dtypes' own
+            raise AdapterError(f"{path}: {name} has dtype {found[name].dtype}, expected a floating dtype")
+    return LoRA(config, {name: np.array(found[name], dtype) for name in expected}, at)
+
+
+def _key(name: str, adapter: LoRA) -> str:
+    """A parameter's key: a layer that has an adapter is wrapped, and what is the base model's lies one name deeper."""
+    path, _, last = name.rpartition(".")
+    is_base = path in adapter.places and name not in (adapter.places[path].A, adapter.places[path].B)
+    return f"{_PREFIX}{path}.base_layer.{last}" if is_base else _PREFIX + name
+
+
+def _name(key: str) -> str:
+    return key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+
+
+def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[str, Any]) -> None:
+    """PEFT saves an embedding that it adapts beside the adapter: it must be the model's."""
+    for name, copy in copies.items():
+        if copy.shape != base[name].shape or not np.array_equal(copy, np.asarray(base[name]).astype(copy.dtype)):
+            raise AdapterError(f"{path} was made for another model: its {name} is not this one's")
+
+
+def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
+    """Every key belongs to a parameter and every parameter has its key."""
+    if unknown := sorted(found - expected):
+        raise AdapterError(f"{path} has {_listed(unknown)}, which {_belongs(unknown)} to nothing in the model")
+    if missing := sorted(expected - found):
+        raise AdapterError(f"{path} lacks {_listed(missing)}")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name[:100] for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _belongs(names: list[str]) -> str:
+    return "belongs" if len(names) == 1 else "belong"

@@ -1,0 +1,153 @@
+"""LoRA as a member of the family of adapters: its parameters, how they begin, what a module computes with them, and
+what its weight is when they are merged.
+
+An adapter is its configuration and its trainable arrays, {name: array}, named as in PEFT's files without their common
+prefix: `<path>.lora_A.weight` (r, in) and `<path>.lora_B.weight` (out, r) for a linear layer, `<path>.lora_embedding_A`
+(r, V) and `<path>.lora_embedding_B` (D, r) for an embedding. Biases and whole modules that are trained beside it are
+there under the checkpoint's own names, and stand before the base model's.
+
+Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and beginnings.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import ops as reference
+from ..layers.init import factors, uniform
+from ..layers.parameters import lora_scale
+from ..ops import Pullback
+from ..ops._interface import renamed
+from .config import ConfigError, LoRAConfig
+from .modules import Module
+from .targets import alpha_of, is_saved, rank_of, targeted
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The names of A and B of one module, and the scale of their product."""
+
+    A: str
+    B: str
+    scale: float
+
+
+class LoRA:
+    """config: its LoRAConfig. parameters: {name: array}, what training changes. places: {path: Factors}."""
+
+    def __init__(self, config: LoRAConfig, parameters: dict[str, np.ndarray], places: dict[str, Factors]) -> None:
+        self.config = config
+        self.parameters = parameters
+        self.places = places
+
+    def __repr__(self) -> str:
+        count = sum(array.size for array in self.parameters.values())
+        return f"LoRA(r={self.config.r}, {len(self.places)} modules, {count:,} parameters)"
+
+    def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
+        """The same adapter with other values."""
+        return LoRA(self.config, dict(parameters), self.places)
+
+    def linear(
+        self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
+    ) -> tuple[Array, Pullback]:
+        """What the linear layer at this path computes; ops.linear where the adapter is not. Gradients are named by
+        the parameters' full names, and "x", "W" and "b"."""
+        place = self.places.get(path)
+        if place is None:
+            return ops.linear(x, W, b)
+        A, B = self.parameters[place.A], self.parameters[place.B]
+        y, pullback = ops.lora_linear(x, W, A, B, scale=place.scale, b=b, mask=mask)
+        return y, renamed(pullback, y, {"A": place.A, "B": place.B})
+
+    def embedding(
+        self, path: str, ids: Array, E: Array, padding_idx: int | None = None, ops: Any = reference
+    ) -> tuple[Array, Pullback]:
+        """What the embedding at this path looks up."""
+        place = self.places.get(path)
+        if place is None:
+            return ops.embedding(ids, E, padding_idx=padding_idx)
+        A, B = self.parameters[place.A], self.parameters[place.B]
+        y, pullback = ops.lora_embedding(ids, E, A, B, scale=place.scale, padding_idx=padding_idx)
+        return y, renamed(pullback, y, {"A": place.A, "B": place.B})
+
+    def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
+        """W + s B A for the weight (out, in) or the table (V, D) at this path; with sign = -1, what was W before."""
+        place = self.places.get(path)
+        if place is None:
+            return W
+        A, B = self.parameters[place.A], self.parameters[place.B]
+        flat = W if module.kind == "linear" else W.T
+        y, _ = reference.merge(flat, A, B, scale=sign * place.scale)
+        return y if module.kind == "linear" else y.T
+
+
+def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:
+    """Where the adapter sits. Raises ConfigError for targets that match nothing."""
+    return {path: _factors_at(config, path, modules[path]) for path in targeted(config, modules)}
+
+
+def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of A and B of every place."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path, place in places(config, modules).items():
+        rank, (rows, columns) = rank_of(config, path), modules[path].shape
+        width, height = (columns, rows) if modules[path].kind == "linear" else (rows, columns)
+        found |= {place.A: (rank, width), place.B: (height, rank)}
+    return found
+
+
+def attach(
+    config: LoRAConfig,
+    modules: Mapping[str, Module],
+    base: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
+    dtype: Any = np.float32,
+) -> LoRA:
+    """A new adapter for a model. base: the model's tensors, of which those that are trained in full are copied."""
+    at = places(config, modules)
+    parameters: dict[str, np.ndarray] = {}
+    for path, place in at.items():
+        A, B = _begin(config, path, modules[path], rng, dtype)
+        parameters |= {place.A: A, place.B: B}
+    for name in trained_in_full(config, modules, base):
+        parameters[name] = np.array(base[name], dtype)
+    return LoRA(config, parameters, at)
+
+
+def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """The names of the checkpoint's tensors that the configuration trains: modules to save, and biases."""
+    for name in config.modules_to_save or ():
+        if not any(is_saved(replace(config, modules_to_save=(name,)), path) for path in modules):
+            raise ConfigError(f"modules_to_save has {name!r}, which is the name of no module")
+    saved = {name for path, module in modules.items() if is_saved(config, path) for name in module.tensors}
+    biases = {name for name in base if name == "bias" or name.endswith(".bias")}
+    if config.bias == "none":
+        biases = set()
+    elif config.bias == "lora_only":
+        adapted = targeted(config, modules)
+        biases &= {name for path in adapted for name in modules[path].tensors}
+    return (name for name in base if name in saved or name in biases)
+
+
+def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
+    scale = lora_scale(rank_of(config, path), alpha_of(config, path), config.use_rslora)
+    if module.kind == "embedding":
+        return Factors(f"{path}.lora_embedding_A", f"{path}.lora_embedding_B", scale)
+    return Factors(f"{path}.lora_A.weight", f"{path}.lora_B.weight", scale)
+
+
+def _begin(
+    config: LoRAConfig, path: str, module: Module, rng: np.random.Generator, dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """A and B before training. An embedding is the other way round: A = 0 and B ~ N(0, 1)."""
+    rank, init, (rows, columns) = rank_of(config, path), config.init_lora_weights, module.shape
+    if module.kind == "embedding":
+        A = np.zeros((rank, rows)) if init else rng.standard_normal((rank, rows))
+        return A.astype(dtype), rng.standard_normal((columns, rank)).astype(dtype)
+    A, B = factors(rows, columns, rank, "gaussian" if init == "gaussian" else "kaiming", rng, dtype)
+    return A, B if init else uniform((rows, rank), rank, rng, dtype)

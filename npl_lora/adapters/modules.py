@@ -1,0 +1,17 @@
+"""What an adapter has to know of a model: the modules that it may sit on, by their paths."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Module:
+    """A linear layer, whose weight is (out, in) whatever the file says, or an embedding, whose table is (V, D).
+
+    tensors: the names of its own tensors in the checkpoint. output: the layer that gives the model's answer, which
+    "all-linear" leaves out.
+    """
+
+    kind: str
+    shape: tuple[int, int]
+    tensors: tuple[str, ...]
+    output: bool = False

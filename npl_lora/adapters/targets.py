@@ -1,0 +1,96 @@
+"""Which modules of a model an adapter is for, and with which rank and alpha: PEFT's rules.
+
+A module's path is the checkpoint's own, model.layers.3.self_attn.q_proj for one.
+
+Source: PEFT 0.21.2, check_target_module_exists in tuners/tuners_utils.py and get_pattern_key in utils/other.py.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from .config import ConfigError, LoRAConfig
+from .modules import Module
+
+Value = TypeVar("Value")
+
+ALL_LINEAR = "all-linear"
+
+
+def targeted(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
+    """The paths that the configuration's target_modules choose, in the model's order. Raises ConfigError for a target
+    that matches nothing, and where nothing is left."""
+    paths = list(modules)
+    if config.target_modules == ALL_LINEAR:
+        paths = [path for path, module in modules.items() if module.kind == "linear" and not module.output]
+    found = [path for path in paths if is_targeted(config, path)]
+    if isinstance(config.target_modules, tuple):
+        idle = [t for t in config.target_modules if not any(_ends_in(path, (t,)) for path in paths)]
+        if idle:
+            raise ConfigError(f"target_modules has {idle[0]!r}, which is the name of no module: {_some(paths)}")
+    if not found:
+        raise ConfigError(f"target_modules, {config.target_modules!r}, leaves no module: {_some(paths)}")
+    return found
+
+
+def is_targeted(config: LoRAConfig, path: str) -> bool:
+    """Whether one module is adapted."""
+    if _excluded(config, path) or config.target_modules is None:
+        return False
+    if isinstance(config.target_modules, str):  # layers_to_transform is not asked: the expression can say it itself
+        return config.target_modules == ALL_LINEAR or _match(config.target_modules, path, whole=True) is not None
+    if path in config.target_modules:
+        return True
+    return _ends_in(path, config.target_modules) and _in_layers(config, path)
+
+
+def is_saved(config: LoRAConfig, path: str) -> bool:
+    """Whether a module is trained in full."""
+    return any(_match(rf"(^|.*\.){name}($|\..*)", path) for name in config.modules_to_save or ())
+
+
+def rank_of(config: LoRAConfig, path: str) -> int:
+    return _by_pattern(config.rank_pattern, path, config.r)
+
+
+def alpha_of(config: LoRAConfig, path: str) -> float:
+    return _by_pattern(config.alpha_pattern, path, config.lora_alpha)
+
+
+def _excluded(config: LoRAConfig, path: str) -> bool:
+    exclude = config.exclude_modules
+    named = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
+    return bool(named) or is_saved(config, path)
+
+
+def _ends_in(path: str, names: tuple[str, ...]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _in_layers(config: LoRAConfig, path: str) -> bool:
+    wanted = config.layers_to_transform
+    if wanted is None or wanted == ():
+        return True
+    patterns = (config.layers_pattern,) if isinstance(config.layers_pattern, str) else config.layers_pattern
+    expressions = [rf"(?:^|.*?\.){p}\.(\d+)\." for p in patterns or ()] or [r".*?\.[^.]*\.(\d+)\."]
+    match = next((m for e in expressions if (m := _match(e, path))), None)
+    return match is not None and int(match[1]) in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+
+def _by_pattern(pattern: Mapping[str, Value], path: str, default: Value) -> Value:
+    """The first key that matches the end of the path decides."""
+    return next((value for key, value in pattern.items() if _match(rf"(.*\.)?({key})$", path)), default)
+
+
+def _match(expression: str, path: str, whole: bool = False) -> re.Match[str] | None:
+    """A match from the path's beginning, or of all of it."""
+    try:
+        return re.fullmatch(expression, path) if whole else re.match(expression, path)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ConfigError(f"{expression[:80]!r} is no regular expression: {error}") from None
+
+
+def _some(paths: list[str]) -> str:
+    """The names that modules end in, for somebody who looks for the right one."""
+    names = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    return f"there are {', '.join(names[:20])}" if names else "there are none"

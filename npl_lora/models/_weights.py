@@ -1,0 +1,64 @@
+"""A checkpoint's tensors by name, in the dtype that is computed in, made from what the file holds when asked for.
+
+What is stored in that dtype is mapped from the file and never copied. What is stored narrower, bfloat16 or 4 bits,
+stays so in memory, and is widened each time that it is asked for: a block at a time is all that is ever held.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor: its shape, how to read it, and whether reading it costs work and memory."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    is_coded: bool
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """{name: array in dtype}."""
+
+    def __init__(self, stored: Mapping[str, Stored], dtype: Any = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+        self._stored = dict(stored)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._stored[name].read()).astype(self.dtype, copy=False)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without reading it."""
+        return self._stored[name].shape
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether a tensor has to be made, rather than looked at, to be computed with."""
+        return any(stored.is_coded for stored in self._stored.values())
+
+    def held(self) -> "Weights":
+        """The same, made once and kept: for those who have the memory."""
+        return held({name: self[name] for name in self}, self.dtype)
+
+
+def held(arrays: Mapping[str, np.ndarray], dtype: Any = np.float32) -> Weights:
+    """Arrays that are there already, as weights."""
+    kept = {name: np.asarray(array).astype(dtype, copy=False) for name, array in arrays.items()}
+    return Weights({name: stored(array, dtype) for name, array in kept.items()}, dtype)
+
+
+def stored(array: np.ndarray, dtype: Any) -> Stored:
+    """An array, mapped from a file or in memory."""
+    return Stored(array.shape, lambda: array, array.dtype != np.dtype(dtype))

@@ -1,0 +1,58 @@
+"""Reading a folder as Hugging Face has it: config.json, and model.safetensors, in one file or in shards with an index.
+
+Source: transformers 5.23.0 for the names of the files and of what is in them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._tensor_file import TensorFileError, json_object, open_tensors
+from ._config import ModelError
+from ._weights import Weights, stored
+
+_ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ModelError."""
+    return _json(folder / "config.json")
+
+
+def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
+    """All tensors of floating dtypes, mapped. Raises ModelError."""
+    arrays: dict[str, np.ndarray] = {}
+    for path in _files(folder):
+        try:
+            found, _ = open_tensors(path)
+        except TensorFileError as error:
+            raise ModelError(f"{path} {error}") from None
+        if twice := sorted(arrays.keys() & found.keys()):
+            raise ModelError(f"{path} has {twice[0][:100]}, which another shard has too")
+        arrays |= found
+    floating = {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
+    return Weights({name: stored(array, dtype) for name, array in floating.items()}, dtype)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The one file, or all shards that the index names."""
+    if (folder / _ONE).exists():
+        return [folder / _ONE]
+    if not (folder / _INDEX).exists():
+        raise ModelError(f"{folder} has neither {_ONE} nor {_INDEX}")
+    shards: Mapping[str, Any] = _json(folder / _INDEX).get("weight_map", {})
+    names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ModelError(f"{folder / _INDEX} names no shards beside it")
+    return [folder / name for name in names]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json_object(path.read_bytes(), "it")
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except TensorFileError as error:
+        raise ModelError(f"{path}: {error}") from None

@@ -1,0 +1,130 @@
+"""PEFT's two files: read and written whole, and refused with a sentence that lists what does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+from models import tiny
+from safetensors.numpy import load_file, save_file
+
+from npl_lora.adapters import AdapterError, ConfigError, LoRAConfig, files
+from npl_lora.models import load
+
+CONFIG = LoRAConfig(r=2, lora_alpha=5, target_modules=["q_proj", "down_proj"], other={"of_tomorrow": 3})
+
+
+@pytest.fixture
+def model(tmp_path):
+    return load(tiny.folder(tmp_path / "model", "qwen2"))
+
+
+@pytest.fixture
+def saved(tmp_path, model):
+    files.save(model.attach(CONFIG, rng=1), tmp_path / "adapter", "somewhere/model")
+    return tmp_path / "adapter"
+
+
+def change(folder, edit):
+    """Edit the tensors of a saved adapter."""
+    tensors = load_file(folder / files.TENSORS)
+    edit(tensors)
+    save_file(tensors, folder / files.TENSORS)
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+def test_a_round_trip(tmp_path, model, bias):
+    config = LoRAConfig(r=2, target_modules=["q_proj"], bias=bias, modules_to_save=["lm_head"], init_lora_weights=False)
+    adapter = model.attach(config, rng=1)
+    files.save(adapter, tmp_path / "adapter")
+    read = model.load_adapter(tmp_path / "adapter")
+    assert read.config == adapter.config
+    assert read.places == adapter.places
+    assert read.parameters.keys() == adapter.parameters.keys()
+    assert sum(name.endswith(".bias") for name in read.parameters) == {"none": 0, "all": 6, "lora_only": 2}[bias]
+    for name, array in adapter.parameters.items():
+        np.testing.assert_array_equal(read.parameters[name], array)
+
+
+def test_a_new_adapter_changes_nothing(model):
+    ids = tiny.tokens()[0]
+    for init in (True, "gaussian"):
+        adapter = model.attach(
+            LoRAConfig(r=2, target_modules=["q_proj", "embed_tokens"], init_lora_weights=init), rng=1
+        )
+        np.testing.assert_array_equal(model.logits(ids, adapter)[0], model.logits(ids)[0])
+
+
+def test_the_files_say_what_peft_s_do(saved):
+    about = json.loads((saved / files.CONFIG).read_text())
+    assert about["peft_type"] == "LORA"
+    assert about["base_model_name_or_path"] == "somewhere/model"
+    assert about["of_tomorrow"] == 3
+    assert load_file(saved / files.TENSORS)[FIRST].shape == (2, 6)
+    assert sorted(path.name for path in saved.iterdir()) == [files.CONFIG, files.TENSORS]  # nothing left behind
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda t: t.update(foreign=t[FIRST]), "has foreign, which belongs to nothing in the model"),
+        (lambda t: t.pop(FIRST), "lacks model.layers.0.self_attn.q_proj.lora_A.weight"),
+        (lambda t: [t.pop(name) for name in list(t)[:7]], "and 2 more"),
+        (lambda t: t.update({FIRST: t[FIRST].T.copy()}), r"has shape \(6, 2\), expected \(2, 6\)"),
+        (lambda t: t.update({FIRST: t[FIRST].astype(np.int8)}), "dtype int8, expected a floating dtype"),
+        (lambda t: t.update({"base_model.model.model.norm.weight": np.ones(6)}), "was made for another model"),
+    ],
+)
+def test_tensors_that_do_not_fit(model, saved, edit, sentence):
+    change(saved, edit)
+    with pytest.raises(AdapterError, match=sentence):
+        model.load_adapter(saved)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "list in JSON"),
+        (b'{"r": 0}', "r is 0"),
+        (b'{"peft_type": "LOKR"}', "peft_type is 'LOKR'"),
+        (b'{"target_modules": ["nothing"]}', "the name of no module"),
+        (b'{"use_dora": true}', "use_dora"),
+        (None, "No such file"),
+    ],
+)
+def test_configurations_that_cannot_be_used(model, saved, text, sentence):
+    (saved / files.CONFIG).unlink()
+    if text is not None:
+        (saved / files.CONFIG).write_bytes(text)
+    with pytest.raises(AdapterError, match=sentence):
+        model.load_adapter(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 60, -1])
+def test_a_truncated_file(model, saved, keep):
+    raw = (saved / files.TENSORS).read_bytes()
+    (saved / files.TENSORS).write_bytes(raw[:keep])
+    with pytest.raises(AdapterError, match="safetensors"):
+        model.load_adapter(saved)
+
+
+def test_a_save_that_fails_leaves_the_last_one(monkeypatch, model, saved):
+    """The disk is full: what was there is there, and nothing else is."""
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.save(model.attach(CONFIG, rng=2), saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_whole_modules_that_do_not_exist(model):
+    with pytest.raises(ConfigError, match="modules_to_save has 'score'"):
+        model.attach(LoRAConfig(target_modules=["q_proj"], modules_to_save=["score"]), rng=0)

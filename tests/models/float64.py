@@ -1,0 +1,32 @@
+"""transformers in float64 throughout: one patch, by name.
+
+Its models compute RMSNorm, rotary tables, eager softmax and the loss in float32 whatever the weights' dtype is. Inside
+`islands_in_float64()` torch.float32 is float64 and Tensor.float is Tensor.double, so that those parts, which name them,
+are float64 too. `in_float64(model)` makes the frequencies anew, which were made in float32 with the model.
+"""
+
+import contextlib
+
+import torch
+
+
+@contextlib.contextmanager
+def islands_in_float64():
+    saved = torch.float32, torch.float, torch.Tensor.float
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32, torch.float, torch.Tensor.float = saved
+
+
+def in_float64(model):
+    """The model in float64, its rotary frequencies too."""
+    model = model.double().eval()
+    with islands_in_float64():
+        for module in model.modules():
+            if hasattr(module, "inv_freq"):
+                inv_freq = type(module)(module.config).inv_freq
+                module.inv_freq = torch.nn.Buffer(inv_freq.double(), persistent=False)
+    return model

@@ -1,0 +1,138 @@
+"""Complex step through whole tiny models, every tensor and every parameter of an adapter, element by element."""
+
+import numpy as np
+import pytest
+from models import tiny
+
+from npl_lora.adapters import LoRAConfig
+from npl_lora.models import load
+
+STEP = 1e-200
+EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
+WITH_EMBEDDING = LoRAConfig(r=2, lora_alpha=5, target_modules=["embed_tokens", "down_proj"], init_lora_weights=False)
+
+
+def complex_step(f, values):
+    """The derivative of f(values) by every element of one array."""
+    at, gradient = values.astype(np.complex128), np.empty(values.shape)
+    for index in np.ndindex(values.shape):
+        shifted = at.copy()
+        shifted[index] += 1j * STEP
+        gradient[index] = np.imag(f(shifted)) / STEP
+    return gradient
+
+
+def loss_with(model, adapter, name, value, batch):
+    """The loss with one array replaced: what an adapter holds stands before the base model's."""
+    ids, labels, mask = batch
+    changed = adapter.with_parameters({**adapter.parameters, name: value})
+    return model.loss(ids, labels, changed, key_mask=mask, wrt=())[0]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_gradient_of_an_adapter(tmp_path, kind):
+    model = load(tiny.folder(tmp_path, kind), dtype=np.float64)
+    adapter = model.attach(EVERYWHERE, rng=1)
+    check_gradients(model, adapter, tuple(adapter.parameters))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_gradient_of_an_adapter_and_of_the_model(tmp_path, kind):
+    model = load(tiny.folder(tmp_path, kind), dtype=np.float64)
+    adapter = model.attach(WITH_EMBEDDING, rng=1)
+    check_gradients(model, adapter, (*adapter.parameters, *model.base))
+
+
+def check_gradients(model, adapter, wrt):
+    batch = ids, labels, mask = tiny.tokens()
+    _, pullback = model.loss(ids, labels, adapter, key_mask=mask, wrt=wrt)
+    grads = pullback(1.0)
+    for name in wrt:
+        value = adapter.parameters[name] if name in adapter.parameters else model.base[name]
+        right = complex_step(lambda v, name=name: loss_with(model, adapter, name, v, batch), value)
+        assert np.linalg.norm(grads[name] - right) <= 1e-12 * max(np.linalg.norm(right), 1e-3), name
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_recomputation_gives_the_same_bits(tmp_path, kind):
+    model = load(tiny.folder(tmp_path, kind, dtype="float32"))
+    adapter, (ids, labels, mask) = model.attach(EVERYWHERE, rng=1), tiny.tokens()
+    results = [model.loss(ids, labels, adapter, key_mask=mask, recompute=recompute) for recompute in (False, True)]
+    (loss, pullback), (again, recomputed) = results
+    assert loss == again
+    for name, gradient in pullback(1.0).items():
+        assert gradient.dtype == np.float32
+        np.testing.assert_array_equal(gradient, recomputed(1.0)[name])
+
+
+def test_only_what_is_asked_for_is_computed(tmp_path):
+    """No gradient below the lowest layer that has something to learn, and none for frozen weights."""
+    model = load(tiny.folder(tmp_path), dtype=np.float64)
+    adapter = model.attach(LoRAConfig(target_modules=["q_proj"], layers_to_transform=[1]), rng=1)
+    ids, labels, mask = tiny.tokens()
+    asked = []
+
+    class Ops:
+        def __getattr__(self, name):
+            from npl_lora import ops
+
+            def counted(*args, **kwargs):
+                y, pullback = getattr(ops, name)(*args, **kwargs)
+                backward = pullback._backward
+                pullback._backward = lambda dy, wrt: asked.append((name, wrt)) or backward(dy, wrt)
+                return y, pullback
+
+            return counted
+
+    _, pullback = model.loss(ids, labels, adapter, key_mask=mask, ops=Ops())
+    pullback(1.0)
+    assert sum(name == "attention" for name, _ in asked) == 1  # of two layers
+    assert not any("W" in wrt or "w" in wrt or "E" in wrt for _, wrt in asked)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_cache_gives_the_logits_of_the_whole(tmp_path, kind):
+    from npl_lora.models import Cache
+
+    model = load(tiny.folder(tmp_path, kind), dtype=np.float64)
+    ids = tiny.tokens(T=7)[0]
+    right, _ = model.logits(ids)
+    cache = Cache(model.config.n_layers, 7)
+    parts = [model.logits(part, cache=cache)[0] for part in (ids[:, :4], ids[:, 4:5], ids[:, 5:])]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), right, rtol=1e-12, atol=1e-13)
+
+
+def test_merging_and_unmerging(tmp_path):
+    model = load(tiny.folder(tmp_path), dtype=np.float64)
+    ids = tiny.tokens()[0]
+    adapter = model.attach(EVERYWHERE, rng=1)
+    merged = model.merged(adapter)
+    np.testing.assert_allclose(merged.logits(ids)[0], model.logits(ids, adapter)[0], rtol=1e-10, atol=1e-12)
+    back = merged.merged(adapter, sign=-1.0)
+    for name in model.base:
+        np.testing.assert_allclose(back.base[name], model.base[name], rtol=1e-12, atol=1e-14)
+
+
+def test_with_nothing_to_count_loss_and_gradients_are_zero(tmp_path):
+    model = load(tiny.folder(tmp_path), dtype=np.float64)
+    adapter, (ids, labels, _) = model.attach(EVERYWHERE, rng=1), tiny.tokens()
+    loss, pullback = model.loss(ids, np.full_like(labels, -100), adapter)
+    assert loss == 0
+    grads = pullback(1.0)
+    assert grads.keys() == adapter.parameters.keys()
+    assert not any(np.any(gradient) for gradient in grads.values())
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path):
+    model = load(tiny.folder(tmp_path), dtype=np.float64)
+    adapter, (ids, labels, mask) = model.attach(EVERYWHERE, rng=1), tiny.tokens()
+    count = int(np.sum(labels[:, 1:] != -100))
+    loss, pullback = model.loss(ids, labels, adapter, key_mask=mask)
+    parts = [
+        model.loss(ids[i : i + 1], labels[i : i + 1], adapter, key_mask=mask[i : i + 1], count=count) for i in (0, 1)
+    ]
+    np.testing.assert_allclose(sum(part for part, _ in parts), loss, rtol=1e-13)
+    grads, halves = pullback(1.0), [p(1.0) for _, p in parts]
+    for name in grads:
+        np.testing.assert_allclose(halves[0][name] + halves[1][name], grads[name], rtol=1e-9, atol=1e-13)

@@ -1,0 +1,160 @@
+"""Our models against transformers and PEFT, in float64 throughout (see `float64`): logits, loss and every gradient."""
+
+import json
+
+import numpy as np
+import pytest
+
+from npl_lora.adapters import LoRAConfig, files
+from npl_lora.models import load
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from models.float64 import in_float64, islands_in_float64  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+
+TINY = dict(vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4)
+TINY |= dict(num_key_value_heads=2, max_position_embeddings=64, rope_theta=500.0, pad_token_id=None)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+MODELS = {
+    "llama": ("Llama", dict(tie_word_embeddings=False)),
+    "llama-tied": ("Llama", dict(tie_word_embeddings=True, head_dim=8)),
+    "llama-3.1": ("Llama", dict(rope_scaling={**LLAMA3, "original_max_position_embeddings": 32})),
+    "llama-biased": ("Llama", dict(attention_bias=True, mlp_bias=True)),
+    "mistral": ("Mistral", dict(sliding_window=5)),
+    "mistral-full": ("Mistral", dict(sliding_window=None, head_dim=10)),
+    "qwen2": ("Qwen2", dict(use_sliding_window=False)),
+    "qwen2-window": ("Qwen2", dict(use_sliding_window=True, sliding_window=4, max_window_layers=1)),
+    "qwen3": ("Qwen3", dict(head_dim=8)),
+}
+LORAS = {
+    "usual": dict(r=3, lora_alpha=7, target_modules=["q_proj", "v_proj"]),
+    "rslora": dict(r=4, lora_alpha=6, use_rslora=True, target_modules="all-linear"),
+    "patterns": dict(
+        r=2,
+        lora_alpha=5,
+        target_modules=r".*\.(k_proj|down_proj|o_proj)",
+        exclude_modules=["layers.0.mlp.down_proj"],
+        rank_pattern={"self_attn.k_proj": 5, r"layers\.[12]\.mlp\.down_proj": 3},
+        alpha_pattern={"o_proj": 9},
+    ),
+    "layers": dict(r=3, lora_alpha=2, target_modules=["up_proj", "q_proj"], layers_to_transform=[1, 2]),
+    "embedding": dict(r=3, lora_alpha=4, target_modules=["embed_tokens", "gate_proj"]),
+}
+
+
+def theirs(tmp_path, name, lora, seed=0):
+    """A tiny random model of transformers, with PEFT's adapter on it, in float64, and both in folders."""
+    kind, config = MODELS[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(**{**TINY, **config}, attn_implementation="sdpa")
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    for parameter in model.parameters():  # in general position: norms that are not one, biases that are not zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "model")
+    adapted = peft.get_peft_model(in_float64(model), peft.LoraConfig(**lora, task_type="CAUSAL_LM")).double()
+    for _, parameter in trained(adapted):
+        parameter.data = 0.3 * torch.randn_like(parameter)
+    adapted.save_pretrained(tmp_path / "adapter")
+    return adapted
+
+
+def trained(adapted):
+    return [(name, p) for name, p in adapted.named_parameters() if p.requires_grad]
+
+
+def batch(vocabulary, seed=0):
+    """Padded on the right, with ignored labels: tokens, labels, mask."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, vocabulary, (3, 13))
+    mask = np.arange(13) < np.array([[13], [9], [4]])
+    labels = np.where(mask & (rng.random(tokens.shape) < 0.8), tokens, -100)
+    return tokens, labels, mask
+
+
+def answers(adapted, tokens, labels, mask):
+    """Logits, loss and gradients by our names."""
+    with islands_in_float64():
+        out = adapted(
+            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int)), labels=torch.tensor(labels)
+        )
+        out.loss.backward()
+    grads = {ours(name): parameter.grad.numpy() for name, parameter in trained(adapted)}
+    return out.logits.detach().numpy(), out.loss.item(), grads
+
+
+def ours(name):
+    return name.removeprefix("base_model.model.").replace(".default", "")
+
+
+def off(got, right):
+    return np.linalg.norm(got - right) / np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("lora", LORAS)
+def test_logits_loss_and_gradients(tmp_path, name, lora, recompute):
+    adapted = theirs(tmp_path, name, LORAS[lora])
+    tokens, labels, mask = batch(TINY["vocab_size"])
+    right_logits, right_loss, right_grads = answers(adapted, tokens, labels, mask)
+
+    model = load(tmp_path / "model", dtype=np.float64)
+    adapter = model.load_adapter(tmp_path / "adapter")
+    logits, _ = model.logits(tokens, adapter, key_mask=mask)
+    loss, pullback = model.loss(tokens, labels, adapter, key_mask=mask, recompute=recompute)
+    grads = pullback(1.0)
+
+    assert off(logits[mask], right_logits[mask]) < 1e-10
+    assert abs(float(loss) - right_loss) < 1e-11 * right_loss
+    assert grads.keys() == right_grads.keys()
+    for parameter, right in right_grads.items():
+        assert off(grads[parameter], right) < 1e-9, parameter
+
+
+@pytest.mark.parametrize("lora", LORAS)
+def test_our_adapters_load_in_peft(tmp_path, lora):
+    """Written here, read by PEFT: the same logits."""
+    theirs(tmp_path, "llama", LORAS[lora])
+    model = load(tmp_path / "model", dtype=np.float64)
+    adapter = model.attach(LoRAConfig(**LORAS[lora], init_lora_weights=False), rng=1)
+    files.save(adapter, tmp_path / "ours", str(tmp_path / "model"))
+
+    tokens, _, mask = batch(TINY["vocab_size"])
+    base = in_float64(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model"))
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "ours").double()
+    with islands_in_float64(), torch.no_grad():
+        right = adapted(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits.numpy()
+    logits, _ = model.logits(tokens, adapter, key_mask=mask)
+    assert off(logits[mask], right[mask]) < 1e-10
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+def test_biases_and_whole_modules_are_trained_and_saved_as_peft_does(tmp_path, bias):
+    lora = dict(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], bias=bias, modules_to_save=["lm_head"])
+    adapted = theirs(tmp_path, "llama-biased", lora)
+    tokens, labels, mask = batch(TINY["vocab_size"])
+    _, right_loss, right_grads = answers(adapted, tokens, labels, mask)
+    model = load(tmp_path / "model", dtype=np.float64)
+    adapter = model.load_adapter(tmp_path / "adapter")
+    loss, pullback = model.loss(tokens, labels, adapter, key_mask=mask)
+    assert abs(float(loss) - right_loss) < 1e-11 * right_loss
+    renamed = {n.replace(".base_layer", "").replace("modules_to_save.", ""): g for n, g in right_grads.items()}
+    renamed = {n.replace("lm_head.default.", "lm_head."): g for n, g in renamed.items()}
+    grads = pullback(1.0)
+    assert grads.keys() == renamed.keys()
+    for parameter, right in renamed.items():
+        assert off(grads[parameter], right) < 1e-9, parameter
+
+    files.save(adapter, tmp_path / "ours")
+    names = [set(safetensors_names(tmp_path / folder)) for folder in ("ours", "adapter")]
+    assert names[0] == names[1]
+
+
+def safetensors_names(folder):
+    raw = (folder / "adapter_model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + length]).keys() - {"__metadata__"}

@@ -1,0 +1,60 @@
+"""Tiny models with random tensors, as folders: each kind's peculiarities, and everything in general position."""
+
+import json
+
+import numpy as np
+from safetensors.numpy import save_file
+
+CONFIG = dict(vocab_size=13, hidden_size=6, intermediate_size=10, num_hidden_layers=2, num_attention_heads=4)
+CONFIG |= dict(num_key_value_heads=2, head_dim=4, max_position_embeddings=16, rope_theta=100.0, rms_norm_eps=1e-5)
+LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0)
+KINDS = {
+    "llama": dict(model_type="llama"),
+    "llama-tied": dict(model_type="llama", tie_word_embeddings=True),
+    "llama-3.1": dict(model_type="llama", rope_scaling={**LLAMA3, "original_max_position_embeddings": 8}),
+    "mistral": dict(model_type="mistral", sliding_window=3),
+    "qwen2": dict(model_type="qwen2", use_sliding_window=True, sliding_window=2, max_window_layers=1),
+    "qwen3": dict(model_type="qwen3"),
+}
+
+
+def tensors(kind, dtype="float64", seed=0):
+    """{name: array} of a random checkpoint."""
+    config, rng = {**CONFIG, **KINDS[kind]}, np.random.default_rng(seed)
+    C, F, V = (config[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
+    H, G = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
+    linear = {"self_attn.q_proj": (H, C), "self_attn.k_proj": (G, C), "self_attn.v_proj": (G, C)}
+    linear |= {"self_attn.o_proj": (C, H), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F)}
+    shapes = {"model.embed_tokens.weight": (V, C), "model.norm.weight": (C,)}
+    shapes |= {} if config.get("tie_word_embeddings") else {"lm_head.weight": (V, C)}
+    for i in range(config["num_hidden_layers"]):
+        at = f"model.layers.{i}."
+        shapes |= {f"{at}{name}.weight": shape for name, shape in linear.items()}
+        shapes |= {f"{at}{name}.weight": (C,) for name in ("input_layernorm", "post_attention_layernorm")}
+        if kind == "qwen2":
+            shapes |= {f"{at}self_attn.{name}_proj.bias": linear[f"self_attn.{name}_proj"][:1] for name in "qkv"}
+        if kind == "qwen3":
+            shapes |= {f"{at}self_attn.{name}_norm.weight": (config["head_dim"],) for name in "qk"}
+    return {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+
+
+def folder(path, kind="llama", dtype="float64", change=None, **config):
+    """A model's folder. change: what is done to the tensors first."""
+    path.mkdir(parents=True, exist_ok=True)
+    arrays = tensors(kind, dtype)
+    if change is not None:
+        change(arrays)
+    save_file(arrays, path / "model.safetensors", {"format": "pt"})
+    (path / "config.json").write_text(json.dumps({**CONFIG, **KINDS[kind], **config}))
+    return path
+
+
+def tokens(seed=0, T=5):
+    """Repeated tokens, padding and ignored labels: (tokens, labels, key_mask)."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, CONFIG["vocab_size"], (2, T))
+    ids[0, 1] = ids[0, 0]
+    mask = np.arange(T) < np.array([[T], [T - 2]])
+    labels = np.where(mask, ids, -100)
+    labels[0, 2] = -100
+    return ids, labels, mask
