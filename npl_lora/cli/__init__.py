@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._extras import MissingExtraError
-from . import check, judge, matrix, vectors
+from . import check, generate, judge, matrix, vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="npl-lora", description="Check implementations of LoRA against a reference whose gradients are proved."
+        prog="npl-lora",
+        description="LoRA in NumPy: checks implementations against one with proved gradients, and runs real models.",
     )
     parser.add_argument("--version", action="version", version=f"npl-lora {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check.add_command(commands)
+    generate.add_command(commands)
     judge.add_command(commands)
     matrix.add_command(commands)
     vectors.add_command(commands)

@@ -9,11 +9,13 @@
     grads = pullback(1.0)                                   # {"model.layers.0.self_attn.q_proj.lora_A.weight": ...}
 
 A model is frozen: what training changes is the adapter's. Reading order: _part, llama, _head, _weights, huggingface,
-gguf, _model.
+gguf, _model, _generate.
 """
 
 from ._cache import Cache
 from ._config import ModelError
+from ._generate import generate
 from ._model import Model, load
+from ._tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["Cache", "Model", "ModelError", "load"]
+__all__ = ["Cache", "Model", "ModelError", "Tokenizer", "generate", "load", "load_tokenizer"]

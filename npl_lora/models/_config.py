@@ -1,5 +1,6 @@
 """Reading a config.json: what is missing or out of place is one sentence."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,15 @@ def whole(found: Mapping[str, Any], name: str, default: int | None = None) -> in
     if type(value) is not int or value < 1:
         raise ModelError(f"config.json has {name} = {str(value)[:40]}, expected an integer of at least 1")
     return value
+
+
+def number(found: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """A field that is a number above 0."""
+    value = found.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ModelError(f"config.json has {name} = {str(value)[:40]}, expected a number above 0")
+    return float(value)
 
 
 def field_of(found: Mapping[str, Any], name: str, default: str, known: tuple[str, ...]) -> str:

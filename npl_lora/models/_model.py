@@ -69,16 +69,13 @@ class Model:
         adapter: LoRA | None = None,
         *,
         key_mask: Array | None = None,
-        cache: Cache | None = None,
         recompute: bool | None = None,
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
         """tokens (B, T) -> logits (B, T, V), all of them: for short inputs. The loss does not need them."""
         part = self.part(adapter, ops)
-        h, hidden_pullback = self._hidden(part, tokens, key_mask, recompute, cache)
+        h, hidden_pullback = self._hidden(part, tokens, key_mask, recompute, None)
         y, head_pullback = self._head(part, h)
-        if cache is not None:
-            cache.advance(tokens.shape[1])
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = Gradients(wrt)
@@ -87,6 +84,17 @@ class Model:
 
         inputs = tuple(name for name in inputs_of(hidden_pullback, head_pullback) if name != "x")
         return y, Pullback(backward, y, inputs, self._frozen(inputs, adapter))
+
+    def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
+        """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
+        part = self.part(adapter)
+        h, _ = self._hidden(part, tokens, None, False, cache)
+        cache.advance(tokens.shape[1])
+        return self._head(part, h[:, -1])[0]
+
+    def held(self) -> "Model":
+        """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""
+        return Model(self.about, self.base.held()) if self.base.is_coded else self
 
     def loss(
         self,

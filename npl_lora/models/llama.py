@@ -25,7 +25,7 @@ from ..adapters import Module
 from ..ops import Pullback
 from ..ops._interface import renamed
 from ._cache import Cache
-from ._config import field_of, whole
+from ._config import ModelError, field_of, number, whole
 from ._part import Array, Gradients, Part, inputs_of, recomputed
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -59,19 +59,23 @@ class Config:
         head_size = whole(found, "head_dim", width // n_heads)
         positions = whole(found, "max_position_embeddings")
         field_of(found, "hidden_act", "silu", ("silu",))
+        n_kv_heads = whole(found, "num_key_value_heads", n_heads)
+        if n_heads % n_kv_heads or head_size % 2:
+            said = f"{n_heads} heads on {n_kv_heads} key/value heads of size {head_size}"
+            raise ModelError(f"config.json has {said}, expected a multiple, and an even size")
         return cls(
             n_layers=n_layers,
             width=width,
             n_heads=n_heads,
-            n_kv_heads=whole(found, "num_key_value_heads", n_heads),
+            n_kv_heads=n_kv_heads,
             head_size=head_size,
             inner=whole(found, "intermediate_size"),
             vocabulary=whole(found, "vocab_size"),
             positions=positions,
-            eps=float(found.get("rms_norm_eps", 1e-6)),
+            eps=number(found, "rms_norm_eps", 1e-6),
             frequencies=_frequencies(found, head_size, positions),
             windows=_windows(found, n_layers),
-            padding_idx=found.get("pad_token_id"),
+            padding_idx=_padding(found),
         )
 
 
@@ -254,23 +258,22 @@ def joined(t: Array) -> Array:
 def _frequencies(found: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:
     """The angle per position of each pair: theta^(-2i / D), stretched as rope_scaling says."""
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or found.get("rope_theta") or 10000.0)
+    theta = number({**found, **rope}, "rope_theta", 10000.0)
     plain = [theta ** (-2.0 * i / head_size) for i in range(head_size // 2)]
     kind = field_of(rope, "rope_type", rope.get("type", "default"), ("default", "linear", "llama3"))
     if kind == "default":
         return tuple(plain)
-    factor = float(rope["factor"])
+    factor = number(rope, "factor")
     if kind == "linear":
         return tuple(f / factor for f in plain)
-    return tuple(
-        _llama3(f, factor, rope, int(rope.get("original_max_position_embeddings") or positions)) for f in plain
-    )
+    positions = whole(rope, "original_max_position_embeddings", positions)
+    return tuple(_llama3(f, factor, rope, positions) for f in plain)
 
 
 def _llama3(frequency: float, factor: float, rope: Mapping[str, Any], positions: int) -> float:
     """Llama 3.1: what turns less than low_freq_factor times in the original context is slowed down by the factor, what
     turns more than high_freq_factor times is left alone, and between them it is interpolated."""
-    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    low, high = number(rope, "low_freq_factor"), number(rope, "high_freq_factor")
     turns = positions * frequency / (2.0 * math.pi)
     share = min(max((turns - low) / (high - low), 0.0), 1.0)
     return (1.0 - share) * frequency / factor + share * frequency
@@ -278,10 +281,20 @@ def _llama3(frequency: float, factor: float, rope: Mapping[str, Any], positions:
 
 def _windows(found: Mapping[str, Any], n_layers: int) -> tuple[int | None, ...]:
     """Mistral has one for all layers; Qwen2 where use_sliding_window says so, from max_window_layers on."""
-    window = found.get("sliding_window")
-    if window is None or not found.get("use_sliding_window", True):
+    if found.get("sliding_window") is None or not found.get("use_sliding_window", True):
         return (None,) * n_layers
-    if kinds := found.get("layer_types"):
-        return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
-    first = int(found.get("max_window_layers", 0)) if "use_sliding_window" in found else 0
-    return tuple(int(window) if i >= first else None for i in range(n_layers))
+    window, kinds = whole(found, "sliding_window"), found.get("layer_types")
+    if kinds:
+        if not isinstance(kinds, list) or len(kinds) != n_layers:
+            raise ModelError(
+                f"config.json has layer_types = {str(kinds)[:40]}, expected one for each of {n_layers} layers"
+            )
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    first = found.get("max_window_layers", 0) if "use_sliding_window" in found else 0
+    return tuple(window if i >= first else None for i in range(n_layers))
+
+
+def _padding(found: Mapping[str, Any]) -> int | None:
+    """The token whose row of the embedding is not trained."""
+    value = found.get("pad_token_id")
+    return value if type(value) is int and 0 <= value < whole(found, "vocab_size") else None

@@ -1,0 +1,56 @@
+"""npl-lora generate, where it must refuse; what it prints of a real model is tested beside that model."""
+
+import pytest
+import tokenizers
+from models import tiny
+
+from npl_lora.adapters import LoRAConfig, files
+from npl_lora.cli import main
+from npl_lora.models import load
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny model whose tokens are digits and x, y, z."""
+    words = {word: i for i, word in enumerate("0123456789xyz")}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="x"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tiny.folder(tmp_path / "model", dtype="float32")
+    inner.save(str(path / "tokenizer.json"))
+    return path
+
+
+def test_it_prints_what_follows(folder, capsys):
+    assert main(["generate", str(folder), "1 2 3", "--tokens", "4"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.split()) == 4
+    assert "4 tokens, " in printed.err
+
+
+def test_an_adapter_changes_it(folder, tmp_path, capsys):
+    adapter = load(folder).attach(LoRAConfig(r=2, lora_alpha=60, target_modules="all-linear", init_lora_weights=False))
+    files.save(adapter, tmp_path / "adapter")
+    texts = []
+    for more in ([], ["--adapter", str(tmp_path / "adapter")]):
+        assert main(["generate", str(folder), "1 2 3", "--tokens", "9", *more]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere", "1"], "neither a folder nor a .gguf file"),
+        (["MODEL", ""], "tokens is empty"),
+        (["MODEL", "1", "--top-p", "0"], "top_p is 0.0"),
+        (["MODEL", "1", "--temperature", "-1"], "temperature is -1.0"),
+        (["MODEL", "1", "--adapter", "nowhere"], "No such file"),
+        (["MODEL", "1 " * 20], "20 of the model's 16 positions"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence_and_exit_2(folder, capsys, words, sentence):
+    assert main(["generate", *(str(folder) if word == "MODEL" else word for word in words)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("npl-lora generate: ")
+    assert sentence in said
+    assert said.count("\n") == 1

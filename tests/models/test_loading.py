@@ -1,0 +1,110 @@
+"""A model's files: mapped and not copied, in shards, narrower than what is computed in; and refused with a sentence."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from models import tiny
+from safetensors.numpy import load_file, save_file
+
+from npl_lora.models import ModelError, load
+
+NORM = "model.layers.1.input_layernorm.weight"
+
+
+def test_what_is_stored_as_it_is_computed_in_is_not_copied(tmp_path):
+    model = load(tiny.folder(tmp_path, dtype="float32"))
+    W = model.base[NORM]
+    assert W.dtype == np.float32
+    assert not W.flags.writeable
+    assert not model.base.is_coded
+    base = W
+    while base.base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float64"])
+def test_other_dtypes_are_widened_when_asked_for(tmp_path, dtype):
+    model = load(tiny.folder(tmp_path, dtype=dtype))
+    assert model.base.is_coded
+    right = tiny.tensors("llama", dtype)
+    for name in model.base:
+        assert model.base[name].dtype == np.float32
+        np.testing.assert_array_equal(model.base[name], right[name].astype(np.float32))
+    held = model.held()
+    ids = tiny.tokens()[0]
+    np.testing.assert_array_equal(held.logits(ids)[0], model.logits(ids)[0])
+
+
+def test_shards(tmp_path):
+    ids = tiny.tokens()[0]
+    right, _ = load(tiny.folder(tmp_path)).logits(ids)
+    arrays = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names, where = list(arrays), {}
+    for i, part in enumerate((names[:5], names[5:])):
+        shard = f"model-{i}.safetensors"
+        save_file({name: arrays[name] for name in part}, tmp_path / shard)
+        where |= dict.fromkeys(part, shard)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    np.testing.assert_array_equal(load(tmp_path).logits(ids)[0], right)
+
+    (tmp_path / "model-1.safetensors").unlink()
+    with pytest.raises(ModelError, match="No such file"):
+        load(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "../../secret"}}))
+    with pytest.raises(ModelError, match="names no shards beside it"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda a: a.pop(NORM), f"lacks {NORM}"),
+        (lambda a: a.update({NORM: np.ones(7)}), r"has shape \(7,\), expected \(6,\) by the configuration"),
+        (lambda a: a.update({NORM: np.ones(6, np.int32)}), f"lacks {NORM}"),
+        (lambda a: a.update({"lm_head.weight": np.ones((12, 6))}), r"lm_head.weight has shape \(12, 6\)"),
+    ],
+)
+def test_weights_that_contradict_the_configuration(tmp_path, change, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        load(tiny.folder(tmp_path, change=change))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (dict(model_type="mamba"), "model_type is 'mamba', expected one of llama"),
+        (dict(hidden_size=0), "hidden_size = 0, expected an integer of at least 1"),
+        (dict(num_hidden_layers="2"), "num_hidden_layers = 2"),
+        (dict(num_hidden_layers=3), "lacks model.layers.2"),
+        (dict(num_attention_heads=3), "3 heads on 2 key/value heads"),
+        (dict(head_dim=5), "of size 5, expected a multiple, and an even size"),
+        (dict(hidden_act="relu"), "hidden_act = 'relu', expected one of silu"),
+        (dict(rope_scaling={"rope_type": "yarn"}), "rope_type = 'yarn'"),
+        (dict(rope_scaling={"rope_type": "linear"}), "factor"),
+        (dict(rms_norm_eps="small"), "rms_norm_eps"),
+        (dict(layer_types=["full_attention"], sliding_window=3), "layer_types"),
+    ],
+)
+def test_configurations_that_cannot_be_had(tmp_path, fields, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        load(tiny.folder(tmp_path, **fields))
+
+
+def test_no_model(tmp_path):
+    with pytest.raises(ModelError, match="No such file"):
+        load(tmp_path)
+    with pytest.raises(ModelError, match=r"neither a folder nor a \.gguf file"):
+        load(tmp_path / "model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has neither model"):
+        load(tmp_path)
+
+
+def test_more_positions_than_the_model_has(tmp_path):
+    with pytest.raises(ValueError, match="17 positions, expected at most 16"):
+        load(tiny.folder(tmp_path)).logits(np.zeros((1, 17), np.int64))
