@@ -37,7 +37,7 @@ def test_the_printed_comments_are_what_is_printed(capsys):
     assert capsys.readouterr().out == code.rsplit("# ", 1)[1]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "peft" not in c and "dumps" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not re.search("peft|dumps|MODEL", c)])
 def test_the_commands_run(command, tmp_path):
     for name, code in FILES.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -70,6 +70,20 @@ def test_the_step_that_is_recorded_is_judged(tmp_path):
     subprocess.run([sys.executable, "one_step.py"], cwd=tmp_path, check=True)
     done = run("npl-lora judge dumps", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.models
+def test_the_real_model_runs(tmp_path):
+    """The block of the shell as printed, without its installing, and then the file."""
+    block = next(code for kind, code in BLOCKS if kind == "sh" and "MODEL" in code)
+    lines = [line for line in block.splitlines() if not line.startswith("pip ")]
+    lines = [line.replace("npl-lora ", "python -m npl_lora ") for line in lines]
+    (tmp_path / "one_batch.py").write_text(FILES["one_batch.py"], encoding="utf-8")
+    script = "\n".join([*lines, "python one_batch.py", "ls adapter"]).replace("python", shlex.quote(sys.executable))
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(" Paris.")
+    assert done.stdout.endswith("120\nadapter_config.json\nadapter_model.safetensors\n")
 
 
 def test_there_are_commands_and_files():

@@ -76,14 +76,13 @@ class LoRA:
         return y, renamed(pullback, y, {"A": place.A, "B": place.B})
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
-        """W + s B A for the weight (out, in) or the table (V, D) at this path; with sign = -1, what was W before."""
+        """W + s B A for the weight or the table at this path, as it is stored; with sign = -1, what was W before."""
         place = self.places.get(path)
         if place is None:
             return W
         A, B = self.parameters[place.A], self.parameters[place.B]
-        flat = W if module.kind == "linear" else W.T
-        y, _ = reference.merge(flat, A, B, scale=sign * place.scale)
-        return y if module.kind == "linear" else y.T
+        turned = module.transposed or module.kind == "embedding"  # the table is (V, D) = (in, out)
+        return reference.merge(W, A, B, scale=sign * place.scale, fan_in_fan_out=turned)[0]
 
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:

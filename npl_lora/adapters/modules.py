@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Module:
-    """A linear layer, whose weight is (out, in) whatever the file says, or an embedding, whose table is (V, D).
+    """A linear layer, whose weight is (out, in), or an embedding, whose table is (V, D).
 
     tensors: the names of its own tensors in the checkpoint. output: the layer that gives the model's answer, which
-    "all-linear" leaves out.
+    "all-linear" leaves out. transposed: its weight is stored (in, out).
     """
 
     kind: str
     shape: tuple[int, int]
     tensors: tuple[str, ...]
     output: bool = False
+    transposed: bool = False

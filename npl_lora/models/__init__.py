@@ -8,8 +8,8 @@
     loss, pullback = model.loss(tokens, labels, adapter)
     grads = pullback(1.0)                                   # {"model.layers.0.self_attn.q_proj.lora_A.weight": ...}
 
-A model is frozen: what training changes is the adapter's. Reading order: _part, llama, _head, _weights, huggingface,
-gguf, _model, _generate.
+A model is frozen: what training changes is the adapter's. Reading order: _compose, _part, llama, gpt2, _head, _weights,
+huggingface, gguf, _model, _generate.
 """
 
 from ._cache import Cache

@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..ops import Pullback
-from ._part import Array, Forward, Gradients
+from ._compose import Array, Gradients, Stage
 
 _BLOCK = 1 << 23  # logits
 
 
 def token_loss(
-    head: Forward,
+    head: Stage,
     width: int,
-    x: Array,
     labels: Array,
+    x: Array,
     *,
     ops: Any,
     wrt: Iterable[str],

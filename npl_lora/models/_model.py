@@ -1,6 +1,7 @@
 """A model: what kind it is, its configuration, and its frozen tensors."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,16 +13,17 @@ from ..adapters import LoRA, LoRAConfig, Module
 from ..adapters import files as adapter_files
 from ..adapters.lora import attach
 from ..ops import Pullback
-from . import llama
+from . import gpt2, llama
 from ._cache import Cache
+from ._compose import Array, chained, reopened
 from ._config import ModelError
 from ._head import token_loss
-from ._part import Array, Gradients, Part, inputs_of
+from ._part import Part
 from ._weights import Weights, held
 from .gguf import GGUF
 from .huggingface import read_config, read_weights
 
-_FAMILIES: dict[str, ModuleType] = dict.fromkeys(llama.KINDS, llama)
+_FAMILIES: dict[str, ModuleType] = {kind: family for family in (llama, gpt2) for kind in family.KINDS}
 
 
 class Model:
@@ -38,7 +40,9 @@ class Model:
         self.family: Any = _FAMILIES[self.kind]
         self.about = dict(about)
         self.config = self.family.Config.from_json(about)
-        self.base = base
+        table = f"{self.family.EMBEDDING}.weight"
+        bare = table not in base and table.removeprefix(self.family.PREFIX) in base
+        self.base = base = base.prefixed(self.family.PREFIX) if bare else base
         self.modules: dict[str, Module] = self.family.modules(self.config, base)
         _check(self)
 
@@ -74,23 +78,17 @@ class Model:
     ) -> tuple[Array, Pullback]:
         """tokens (B, T) -> logits (B, T, V), all of them: for short inputs. The loss does not need them."""
         part = self.part(adapter, ops)
-        h, hidden_pullback = self._hidden(part, tokens, key_mask, recompute, None)
-        y, head_pullback = self._head(part, h)
-
-        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-            grads = Gradients(wrt)
-            grads.through(hidden_pullback, grads.through(head_pullback, dy), None)
-            return grads
-
-        inputs = tuple(name for name in inputs_of(hidden_pullback, head_pullback) if name != "x")
-        return y, Pullback(backward, y, inputs, self._frozen(inputs, adapter))
+        run = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
+        y, pullback = chained([run, partial(self.family.head, part)], tokens)
+        trained = {} if adapter is None else adapter.parameters
+        return y, reopened(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
     def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
         """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
         part = self.part(adapter)
-        h, _ = self._hidden(part, tokens, None, False, cache)
+        h, _ = self._hidden(part, tokens, recompute=False, cache=cache)
         cache.advance(tokens.shape[1])
-        return self._head(part, h[:, -1])[0]
+        return self.family.head(part, h[:, -1])[0]
 
     def held(self) -> "Model":
         """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""
@@ -122,18 +120,18 @@ class Model:
         wrt = trained if wrt is None else tuple(wrt)
         xp = labels.__array_namespace__()
         following = xp.concat((labels[:, 1:], xp.full((labels.shape[0], 1), -100, dtype=labels.dtype)), axis=1)
-        h, hidden_pullback = self._hidden(part, tokens, key_mask, recompute, None)
-        asked = ("x", *wrt) if wrt else ()
-        loss, head_pullback = token_loss(
-            lambda x: self._head(part, x), self.config.vocabulary, h, following, ops=ops, wrt=asked, count=count
+        run = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
+        judge = partial(
+            token_loss,
+            partial(self.family.head, part),
+            self.config.vocabulary,
+            following,
+            ops=ops,
+            wrt=("x", *wrt) if wrt else (),
+            count=count,
         )
-
-        def backward(dy: Array, wanted: frozenset[str]) -> dict[str, Array]:
-            grads = Gradients(wanted)
-            grads.through(hidden_pullback, grads.through(head_pullback, dy), None)
-            return grads
-
-        return loss, Pullback(backward, loss, inputs=wrt)
+        loss, pullback = chained([run, judge], tokens)
+        return loss, reopened(pullback, loss, wrt)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Model":
         """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""
@@ -144,19 +142,18 @@ class Model:
         return Model(self.about, held(arrays, self.base.dtype))
 
     def _hidden(
-        self, part: Part, tokens: Array, key_mask: Array | None, recompute: bool | None, cache: Cache | None
+        self,
+        part: Part,
+        tokens: Array,
+        *,
+        key_mask: Array | None = None,
+        recompute: bool | None = None,
+        cache: Cache | None = None,
     ) -> tuple[Array, Pullback]:
         if tokens.shape[1] + (0 if cache is None else cache.length) > self.config.positions:
             raise ValueError(f"tokens have {tokens.shape[1]} positions, expected at most {self.config.positions}")
         recompute = self.base.is_coded if recompute is None else recompute
         return self.family.hidden(part, self.config, tokens, key_mask=key_mask, recompute=recompute, cache=cache)
-
-    def _head(self, part: Part, x: Array) -> tuple[Array, Pullback]:
-        return self.family.head(part, x)
-
-    def _frozen(self, inputs: tuple[str, ...], adapter: LoRA | None) -> tuple[str, ...]:
-        trained = {} if adapter is None else adapter.parameters
-        return tuple(name for name in inputs if name not in trained)
 
 
 def load(path: str | Path, dtype: Any = np.float32) -> Model:
@@ -175,7 +172,12 @@ def load(path: str | Path, dtype: Any = np.float32) -> Model:
 
 def _check(model: Model) -> None:
     """All tensors there, of the shapes that the configuration gives them."""
-    for name, shape in model.family.tensors(model.config, model.base).items():
+    expected = model.family.norms(model.config, model.base)
+    for module in model.modules.values():
+        for name in module.tensors:
+            shape = module.shape if name.endswith("weight") else module.shape[:1]
+            expected[name] = shape[::-1] if module.transposed else shape
+    for name, shape in expected.items():
         if name not in model.base:
             raise ModelError(f"the checkpoint lacks {name}")
         if model.base.shape(name) != shape:

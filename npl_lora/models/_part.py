@@ -5,7 +5,7 @@ what came in), as every op does. Where the adapter has a tensor of the same name
 base model's.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,22 +15,17 @@ from ..ops import Pullback
 from ..ops._interface import renamed
 
 Array = Any
-Forward = Callable[..., tuple[Array, Pullback]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """base: {full name: array}. masks(path, x): the dropout mask on a module's input, or None in evaluation.
-
-    transposed: whether linear weights are stored (in, out), as GPT-2's are.
-    """
+    """base: {full name: array}. masks(path, x): the dropout mask on a module's input, or None in evaluation."""
 
     base: Mapping[str, Array]
     adapter: LoRA | None = None
     ops: Any = reference
     masks: Callable[[str, Array], Array] | None = None
     prefix: str = ""
-    transposed: bool = False
 
     def at(self, name: str) -> "Part":
         """The part within this one."""
@@ -47,18 +42,21 @@ class Part:
     def optional(self, name: str) -> Array | None:
         return self[name] if self.__contains__(name) else None
 
-    def linear(self, name: str, x: Array) -> tuple[Array, Pullback]:
-        """The linear layer of this name, its bias if it has one, and the adapter if one sits there."""
+    def linear(self, name: str, x: Array, transposed: bool = False) -> tuple[Array, Pullback]:
+        """The linear layer of this name, its bias if it has one, and the adapter if one sits there.
+
+        transposed: its weight is stored (in, out), as GPT-2's are.
+        """
         path, at = self.prefix + name, self.at(name)
         W, b = at["weight"], at.optional("bias")
-        W = W.T if self.transposed else W
+        W = W.T if transposed else W
         if self.adapter is None:
             y, pullback = self.ops.linear(x, W, b)
         else:
             mask = self.masks(path, x) if self.masks and path in self.adapter.places else None
             y, pullback = self.adapter.linear(path, x, W, b, mask=mask, ops=self.ops)
         named = renamed(pullback, y, {"W": f"{path}.weight", "b": f"{path}.bias"})
-        return y, _transposed(named, y, f"{path}.weight") if self.transposed else named
+        return y, _transposed(named, y, f"{path}.weight") if transposed else named
 
     def embedding(self, name: str, ids: Array, padding_idx: int | None = None) -> tuple[Array, Pullback]:
         """Rows of the table of this name, with the adapter if one sits there."""
@@ -77,41 +75,6 @@ class Part:
         at = self.at(name)
         y, pullback = self.ops.layer_norm(x, at["weight"], at["bias"], eps=eps)
         return y, renamed(pullback, y, {"w": f"{self.prefix}{name}.weight", "b": f"{self.prefix}{name}.bias"})
-
-
-class Gradients(dict[str, Array]):
-    """Gradients by name, as pullbacks are called in turn. A tensor that is used twice gets the sum."""
-
-    def __init__(self, wrt: Iterable[str]) -> None:
-        super().__init__()
-        self.wrt = frozenset(wrt)
-
-    def through(self, pullback: Pullback, dy: Array, x: str | None = "x") -> Array:
-        """Call a pullback for what is wanted of its inputs, and for x, whose gradient is handed on and not kept."""
-        names = [name for name in pullback.inputs if name in self.wrt or name == x]
-        found = pullback(dy, wrt=names)
-        dx = found.pop(x) if x is not None else None
-        for name, gradient in found.items():
-            self[name] = self[name] + gradient if name in self else gradient
-        return dx
-
-
-def inputs_of(*pullbacks: Pullback) -> tuple[str, ...]:
-    """What pullbacks can differentiate between them, each name once."""
-    return tuple(dict.fromkeys(name for pullback in pullbacks for name in pullback.inputs))
-
-
-def recomputed(forward: Forward, x: Array) -> tuple[Array, Pullback]:
-    """The same value and gradients, for the memory of x alone: the backward computes the forward again.
-
-    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
-    """
-    y, once = forward(x)
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        return forward(x)[1](dy, wrt=wrt)
-
-    return y, Pullback(backward, y, inputs=once.inputs, frozen=once.frozen)
 
 
 def _transposed(pullback: Pullback, y: Array, weight: str) -> Pullback:

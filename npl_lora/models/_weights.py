@@ -43,6 +43,10 @@ class Weights(Mapping[str, np.ndarray]):
         """Without reading it."""
         return self._stored[name].shape
 
+    def prefixed(self, prefix: str) -> "Weights":
+        """The same under longer names."""
+        return Weights({prefix + name: stored for name, stored in self._stored.items()}, self.dtype)
+
     @property
     def is_coded(self) -> bool:
         """Whether a tensor has to be made, rather than looked at, to be computed with."""

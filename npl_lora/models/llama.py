@@ -8,8 +8,8 @@
 Mistral and Qwen2 may have a sliding window; Qwen2 has biases on q, k and v; Qwen3 normalises each head of q and k
 before rope. Biases and norms are there when their tensors are: the file says what it holds.
 
-Derivation. A composition: pullbacks in reverse order. Each of the two residual sums passes dy on as it is, and adds
-what comes back through its branch.
+Derivation. A composition (`_compose`): pullbacks in reverse order. Each of the two residual sums passes dy on as it
+is, and adds what comes back through its branch.
 
 Source: Touvron et al., "LLaMA", 2023, section 2.2; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2" and "Qwen3"
 technical reports, 2024 and 2025; Su et al. 2021 for rope; Llama 3.1's configuration for its frequencies.
@@ -25,11 +25,14 @@ from ..adapters import Module
 from ..ops import Pullback
 from ..ops._interface import renamed
 from ._cache import Cache
+from ._compose import Gradients, chained, inputs_of, recomputed, residual
 from ._config import ModelError, field_of, number, whole
-from ._part import Array, Gradients, Part, inputs_of, recomputed
+from ._heads import joined, split
+from ._part import Array, Part
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TARGETS = ("q_proj", "v_proj")  # PEFT's, for these
+PREFIX = "model."
 EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 
 
@@ -86,8 +89,8 @@ def modules(config: Config, tensors: Iterable[str]) -> dict[str, Module]:
     linear |= {"self_attn.o_proj": (C, HD), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F)}
 
     def module(path: str, kind: str, shape: tuple[int, int], output: bool = False) -> Module:
-        names = tuple(name for name in (f"{path}.weight", f"{path}.bias") if name in tensors)
-        return Module(kind, shape, names, output)
+        bias = (f"{path}.bias",) if f"{path}.bias" in tensors else ()
+        return Module(kind, shape, (f"{path}.weight", *bias), output)
 
     found = {EMBEDDING: module(EMBEDDING, "embedding", (config.vocabulary, C))}
     for i in range(config.n_layers):
@@ -100,17 +103,14 @@ def modules(config: Config, tensors: Iterable[str]) -> dict[str, Module]:
     return found
 
 
-def tensors(config: Config, found: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of what the checkpoint must hold, and of what it may."""
+def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors that are no module's: those that must be there, and those that may."""
     expected: dict[str, tuple[int, ...]] = {f"{NORM}.weight": (config.width,)}
-    for path, module in modules(config, found).items():
-        expected |= {name: module.shape if name.endswith("weight") else module.shape[:1] for name in module.tensors}
-        expected[f"{path}.weight"] = module.shape
     for i in range(config.n_layers):
         names = ("input_layernorm", "post_attention_layernorm")
         expected |= {f"model.layers.{i}.{name}.weight": (config.width,) for name in names}
         heads = (f"model.layers.{i}.self_attn.{name}_norm.weight" for name in "qk")
-        expected |= {name: (config.head_size,) for name in heads if name in found}
+        expected |= {name: (config.head_size,) for name in heads if name in tensors}
     return expected
 
 
@@ -137,51 +137,21 @@ def hidden(
     recompute: keep one block's input for the backward in place of all that is in it. cache: of the keys and values of
     tokens before these, which is written to; there is no backward with one.
     """
-    x, embed_pullback = model.embedding(EMBEDDING, tokens, config.padding_idx)
-    pullbacks = []
-    for i in range(config.n_layers):
-        part = model.at(f"model.layers.{i}")
-        run = partial(block, part, config, i, key_mask=key_mask, cache=cache)
-        x, pullback = recomputed(run, x) if recompute else run(x)
-        pullbacks.append(pullback)
-    y, norm_pullback = model.rms_norm(NORM, x, config.eps)
-    inputs = inputs_of(embed_pullback, *pullbacks, norm_pullback)
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        dx = grads.through(norm_pullback, dy)
-        last = next((i for i, p in enumerate((embed_pullback, *pullbacks)) if wrt & set(p.inputs)), len(pullbacks) + 1)
-        for i in range(len(pullbacks), max(last, 1) - 1, -1):  # no further down than somebody asks
-            dx = grads.through(pullbacks[i - 1], dx)
-        if last == 0:
-            grads.through(embed_pullback, dx, None)
-        return grads
-
-    return y, Pullback(backward, y, inputs=tuple(name for name in inputs if name != "x"))
+    blocks = [partial(block, model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
+    stages = [partial(recomputed, run) for run in blocks] if recompute else blocks
+    embed = partial(model.embedding, EMBEDDING, padding_idx=config.padding_idx)
+    return chained([embed, *stages, partial(model.rms_norm, NORM, eps=config.eps)], tokens)
 
 
 def block(
-    part: Part, config: Config, i: int, x: Array, *, key_mask: Array | None, cache: Cache | None
+    part: Part, config: Config, i: int, key_mask: Array | None, cache: Cache | None, x: Array
 ) -> tuple[Array, Pullback]:
-    """x (B, T, C) -> the same shape."""
-    normed, norm_pullback = part.rms_norm("input_layernorm", x, config.eps)
-    seen, attention_pullback = attention(part.at("self_attn"), config, i, normed, key_mask=key_mask, cache=cache)
-    h = x + seen
-    normed, second_norm_pullback = part.rms_norm("post_attention_layernorm", h, config.eps)
-    thought, mlp_pullback = mlp(part.at("mlp"), normed)
-    y = h + thought
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        dh = dy + grads.through(
-            second_norm_pullback, grads.through(mlp_pullback, dy)
-        )  # forward was: y = h + mlp(norm h)
-        dx = dh + grads.through(
-            norm_pullback, grads.through(attention_pullback, dh)
-        )  # forward was: h = x + attn(norm x)
-        return {**grads, "x": dx}
-
-    return y, Pullback(backward, y, inputs_of(norm_pullback, attention_pullback, second_norm_pullback, mlp_pullback))
+    """x (B, T, C) -> the same shape: attention and MLP, each behind a norm and beside the residual path."""
+    look = partial(attention, part.at("self_attn"), config, i, key_mask, cache)
+    think = partial(mlp, part.at("mlp"))
+    norms = [partial(part.rms_norm, f"{name}_layernorm", eps=config.eps) for name in ("input", "post_attention")]
+    branches = [partial(chained, [norm, branch]) for norm, branch in zip(norms, (look, think), strict=True)]
+    return chained([partial(residual, branch) for branch in branches], x)
 
 
 def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
@@ -201,7 +171,7 @@ def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
 
 
 def attention(
-    part: Part, config: Config, i: int, x: Array, *, key_mask: Array | None, cache: Cache | None
+    part: Part, config: Config, i: int, key_mask: Array | None, cache: Cache | None, x: Array
 ) -> tuple[Array, Pullback]:
     """y = o(softmax(rope(q) rope(k)^T / sqrt(D)) v), causal. The gradient of x is the sum over q, k and v."""
     start = 0 if cache is None else cache.length
@@ -241,18 +211,6 @@ def _heads(part: Part, config: Config, name: str, x: Array, start: int) -> tuple
 
     used = [p for p in (linear_pullback, norm_pullback) if p is not None]
     return y, Pullback(backward, y, inputs_of(*used))
-
-
-def split(t: Array, head_size: int) -> Array:
-    """(B, T, H D) -> (B, H, T, D)."""
-    xp = t.__array_namespace__()
-    return xp.permute_dims(xp.reshape(t, (*t.shape[:-1], -1, head_size)), (0, 2, 1, 3))
-
-
-def joined(t: Array) -> Array:
-    """(B, H, T, D) -> (B, T, H D)."""
-    xp = t.__array_namespace__()
-    return xp.reshape(xp.permute_dims(t, (0, 2, 1, 3)), (t.shape[0], t.shape[2], -1))
 
 
 def _frequencies(found: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:

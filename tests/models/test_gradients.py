@@ -9,7 +9,9 @@ from npl_lora.models import Cache, load
 
 STEP = 1e-200
 EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
-WITH_EMBEDDING = LoRAConfig(r=2, lora_alpha=5, target_modules=["embed_tokens", "down_proj"], init_lora_weights=False)
+WITH_EMBEDDING = LoRAConfig(
+    r=2, lora_alpha=5, target_modules=r".*\.(embed_tokens|wte|wpe|down_proj|mlp\.c_proj)", init_lora_weights=False
+)
 
 
 def complex_step(f, values):

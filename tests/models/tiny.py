@@ -15,12 +15,15 @@ KINDS = {
     "mistral": dict(model_type="mistral", sliding_window=3),
     "qwen2": dict(model_type="qwen2", use_sliding_window=True, sliding_window=2, max_window_layers=1),
     "qwen3": dict(model_type="qwen3"),
+    "gpt2": dict(model_type="gpt2", n_layer=2, n_embd=6, n_head=2, n_positions=16, layer_norm_epsilon=1e-5, n_inner=10),
 }
 
 
 def tensors(kind, dtype="float64", seed=0):
     """{name: array} of a random checkpoint."""
     config, rng = {**CONFIG, **KINDS[kind]}, np.random.default_rng(seed)
+    if kind == "gpt2":
+        return {n: (0.5 * rng.standard_normal(shape)).astype(dtype) for n, shape in _gpt2(config).items()}
     C, F, V = (config[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
     H, G = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
     linear = {"self_attn.q_proj": (H, C), "self_attn.k_proj": (G, C), "self_attn.v_proj": (G, C)}
@@ -36,6 +39,18 @@ def tensors(kind, dtype="float64", seed=0):
         if kind == "qwen3":
             shapes |= {f"{at}self_attn.{name}_norm.weight": (config["head_dim"],) for name in "qk"}
     return {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+
+
+def _gpt2(config):
+    """Linear weights are (in, out), and names as in the oldest checkpoints, without "transformer."."""
+    C, F, V = config["n_embd"], config["n_inner"], config["vocab_size"]
+    linear = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "mlp.c_fc": (C, F), "mlp.c_proj": (F, C)}
+    shapes = {"wte.weight": (V, C), "wpe.weight": (config["n_positions"], C)}
+    for i in range(config["n_layer"]):
+        for name, shape in linear.items():
+            shapes |= {f"h.{i}.{name}.weight": shape, f"h.{i}.{name}.bias": shape[1:]}
+        shapes |= {f"h.{i}.{name}.{part}": (C,) for name in ("ln_1", "ln_2") for part in ("weight", "bias")}
+    return shapes | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
 def folder(path, kind="llama", dtype="float64", change=None, **config):

@@ -78,7 +78,8 @@ def test_a_file_without_a_header_is_one_sentence(lie, tmp_path):
 @pytest.mark.parametrize("lie", HEADERS)
 def test_a_header_that_lies_is_one_sentence(lie, tmp_path):
     header, sentence = HEADERS[lie]
-    assert sentence in problem(raw(tmp_path / "dump.safetensors", header, b"\0" * 4))
+    body = b"" if "metadata" in lie or sentence.startswith(("is of", "contract", "dtype", "config")) else b"\0" * 4
+    assert sentence in problem(raw(tmp_path / "dump.safetensors", header, body))
 
 
 def problem(path):
