@@ -1,4 +1,4 @@
-"""Training: optimisers as pure functions. (Schedules, data, the loop and checkpoints come with the models.)"""
+"""Training: optimisers as pure functions, schedules, and a step on a batch. (The loop and checkpoints are to come.)"""
 
 from .optimizers import AdamWState, adamw, sgd
 

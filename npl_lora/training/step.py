@@ -1,0 +1,148 @@
+"""One step of training: gradients over all micro-batches of a batch, clipped, and a step of the optimiser.
+
+The loss is the mean over the labels that count in the whole batch, so micro-losses and micro-gradients just add up. A
+state goes in and another comes out: nothing is changed in place, so a step that fails has not half happened.
+
+Source: Loshchilov and Hutter 2019 (AdamW); Pascanu et al., "On the difficulty of training recurrent neural networks",
+2013, for clipping; Hayou et al., "LoRA+", 2024, for a larger rate on B.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..adapters import LoRA
+from ..layers.masks import counter_rng, dropout_mask
+from ..models import Model
+from .optimizers import AdamWState, adamw, sgd
+from .schedule import rate
+
+OPTIMIZERS = ("adamw", "sgd")
+Array = Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. lr: of A, and of all else but B, which gets lr times loraplus_ratio. clip: the largest norm of all
+    gradients together, or None. warmup: steps. seed: of the dropout masks."""
+
+    steps: int
+    lr: float = 2e-4
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    loraplus_ratio: float = 1.0
+    clip: float | None = 1.0
+    schedule: str = "cosine"
+    warmup: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens and labels (B, T) as `Model.loss` takes them; key_mask (B, T) bool, or None without padding."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    key_mask: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """The labels that count: the first of a row is predicted from nothing."""
+        return int(np.sum(self.labels[:, 1:] != -100))
+
+
+@dataclass(frozen=True)
+class State:
+    """What training has reached: the adapter, the optimiser's means by parameter, and how many steps and micro-batches
+    are behind it."""
+
+    adapter: LoRA
+    means: Mapping[str, AdamWState] = field(default_factory=dict)
+    step: int = 0
+    micro_batches: int = 0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of one step: the loss before it, the norm of the gradients before clipping, the rate, and the labels counted."""
+
+    loss: float
+    norm: float
+    lr: float
+    count: int
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient that is not finite. One sentence that says where."""
+
+
+def train_step(model: Model, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
+    """The state after one step on a batch, given as micro-batches. Raises NonFiniteError; the state is as it was."""
+    loss, grads = gradients(model, state, batches, recipe)
+    norm = global_norm(grads)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        bad = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
+        what = (
+            f"the loss is {loss}" if bad is None or not math.isfinite(loss) else f"the gradient of {bad} is not finite"
+        )
+        raise NonFiniteError(f"{what} in step {state.step + 1}")
+    shrink = 1.0 if recipe.clip is None else min(1.0, recipe.clip / (norm + 1e-6))  # 1e-6 as torch has it
+    lr = recipe.lr * rate(state.step, steps=recipe.steps, warmup=recipe.warmup, schedule=recipe.schedule)
+    parameters, means = dict(state.adapter.parameters), dict(state.means)
+    for name, gradient in grads.items():
+        gradient = gradient if shrink == 1.0 else shrink * gradient
+        parameters[name], means[name] = _updated(name, parameters[name], gradient, means.get(name), lr, recipe)
+    after = replace(
+        state,
+        adapter=state.adapter.with_parameters(parameters),
+        means=means,
+        step=state.step + 1,
+        micro_batches=state.micro_batches + len(batches),
+    )
+    return after, Metrics(loss, norm, lr, sum(batch.count for batch in batches))
+
+
+def gradients(
+    model: Model, state: State, batches: Sequence[Batch], recipe: Recipe
+) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss of a batch and the gradients of all that is trained, summed over its micro-batches."""
+    count, total, grads = sum(batch.count for batch in batches), 0.0, dict[str, np.ndarray]()
+    for i, batch in enumerate(batches):
+        masks = (
+            partial(_mask, state, recipe.seed, state.micro_batches + i) if state.adapter.config.lora_dropout else None
+        )
+        loss, pullback = model.loss(
+            batch.tokens, batch.labels, state.adapter, key_mask=batch.key_mask, count=count, masks=masks
+        )
+        total += float(loss)
+        for name, gradient in pullback(1.0).items():
+            grads[name] = grads[name] + gradient if name in grads else gradient
+    return total, grads
+
+
+def global_norm(grads: Mapping[str, np.ndarray]) -> float:
+    """The Euclidean norm of all gradients together, in float64."""
+    return math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
+
+
+def _mask(state: State, seed: int, micro_batch: int, path: str, x: Array) -> np.ndarray:
+    """The dropout mask on one module's input: the same whenever it is asked for, a recomputed forward included."""
+    layer = list(state.adapter.places).index(path)
+    return dropout_mask(x.shape, state.adapter.config.lora_dropout, counter_rng(seed, micro_batch, layer), x.dtype)
+
+
+def _updated(
+    name: str, p: np.ndarray, gradient: np.ndarray, means: AdamWState | None, lr: float, recipe: Recipe
+) -> tuple[np.ndarray, AdamWState]:
+    """One parameter after the step, and its means. LoRA+'s rate is for B, by its name."""
+    is_B = name.endswith(("lora_B.weight", "lora_embedding_B"))
+    lr, means = lr * recipe.loraplus_ratio if is_B else lr, means or AdamWState()
+    if recipe.optimizer == "sgd":
+        return sgd(p, gradient, lr=lr, weight_decay=recipe.weight_decay), means
+    return adamw(p, gradient, means, lr=lr, weight_decay=recipe.weight_decay, betas=recipe.betas, eps=recipe.eps)
