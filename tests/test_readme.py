@@ -75,7 +75,7 @@ def test_the_step_that_is_recorded_is_judged(tmp_path):
 @pytest.mark.models
 def test_the_real_model_runs(tmp_path):
     """The block of the shell as printed, without its installing, and then the file."""
-    block = next(code for kind, code in BLOCKS if kind == "sh" and "MODEL" in code)
+    block = next(code for kind, code in BLOCKS if kind == "sh" and "MODEL=" in code)
     lines = [line for line in block.splitlines() if not line.startswith("pip ")]
     lines = [line.replace("npl-lora ", "python -m npl_lora ") for line in lines]
     (tmp_path / "one_batch.py").write_text(FILES["one_batch.py"], encoding="utf-8")

@@ -10,7 +10,6 @@ Source: PEFT 0.21.2, utils/save_and_load.py.
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,17 +44,16 @@ def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
 
 
 def write_whole(path: Path, write: Callable[[str], Any]) -> None:
-    """Write a file beside the one that it is to be, and put it in place when it is on the disk."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    """Write a file beside the one that it is to be, and put it in place when it is on the disk. What a process that was
+    killed has left there is written over by the next."""
+    new = path.with_name(f".{path.name}.new")
     try:
-        write(name)
-        with open(name, "rb+") as file:
+        write(str(new))
+        with new.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(new, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._extras import MissingExtraError
-from . import check, generate, judge, matrix, vectors
+from . import check, generate, judge, matrix, train, vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     generate.add_command(commands)
     judge.add_command(commands)
     matrix.add_command(commands)
+    train.add_command(commands)
     vectors.add_command(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -84,8 +84,9 @@ class NonFiniteError(ArithmeticError):
 
 def train_step(model: Model, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
     """The state after one step on a batch, given as micro-batches. Raises NonFiniteError; the state is as it was."""
-    loss, grads = gradients(model, state, batches, recipe)
-    norm = global_norm(grads)
+    with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
+        loss, grads = gradients(model, state, batches, recipe)
+        norm = global_norm(grads)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         bad = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
         what = (

@@ -1,0 +1,39 @@
+"""Training from a state to the last step, and the loss on rows that were held out."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..adapters import LoRA
+from ..models import Model
+from .data import Row, batch_at, in_order
+from .step import Metrics, NonFiniteError, Recipe, State, train_step
+
+
+def run(
+    model: Model, state: State, rows: Sequence[Row], recipe: Recipe, *, size: int, micro: int, padding: int
+) -> Iterator[tuple[State, Metrics]]:
+    """The state after each step, and what the step was like. A batch has `size` rows, `micro` of them at a time."""
+    while state.step < recipe.steps:
+        batches = batch_at(rows, state.step, size, micro, recipe.seed, padding)
+        state, metrics = train_step(model, state, batches, recipe)
+        yield state, metrics
+
+
+def evaluate(model: Model, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:
+    """The mean of -log p over all labels of the rows that count: exp of it is the perplexity.
+
+    Raises NonFiniteError when it is not finite.
+    """
+    batches = list(in_order(rows, micro, padding))
+    count = sum(batch.count for batch in batches)
+    total = 0.0
+    for batch in batches:
+        with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
+            how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
+            total += float(model.loss(batch.tokens, batch.labels, adapter, **how)[0])
+    if not math.isfinite(total):
+        raise NonFiniteError(f"the held-out loss is {total}")
+    return total

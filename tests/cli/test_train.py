@@ -1,0 +1,180 @@
+"""npl-lora train on a tiny model: what it writes, that it learns, that a stop loses nothing, and what it refuses."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tokenizers
+from models import tiny
+from safetensors.numpy import load_file
+
+from npl_lora.cli import main
+from npl_lora.models import load
+from npl_lora.training import checkpoint
+
+HOW = ["--steps", "6", "--every", "2", "--length", "8", "--batch", "3", "--micro-batch", "2", "--lr", "0.05"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    words = {word: i for i, word in enumerate("0123456789xyz")}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="x"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tiny.folder(tmp_path / "model", dtype="float32")
+    inner.save(str(path / "tokenizer.json"))
+    return path
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("1 2 3 4 5 6 7 8 9 x y z " * 12)
+    return path
+
+
+def train(model, text, out, *more):
+    return main(["train", str(model), str(text), "--out", str(out), *HOW, *more])
+
+
+def bits(out):
+    """All that a run leaves: arrays, by file."""
+    return {name: load_file(out / f"{name}.safetensors") for name in ("checkpoint", "adapter_model")}
+
+
+def assert_same_bits(a, b):
+    for name, arrays in bits(a).items():
+        others = bits(b)[name]
+        assert arrays.keys() == others.keys()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, others[key])
+
+
+def test_it_learns_and_writes_an_adapter(model, text, tmp_path, capsys):
+    assert train(model, text, tmp_path / "out", "--steps", "40", "--sample", "1 2 3") == 0
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 41))
+    assert float(rows[-1]["held_out_loss"]) < float(rows[1]["held_out_loss"])
+    assert [bool(row["held_out_loss"]) for row in rows] == [step % 2 == 0 for step in range(1, 41)]
+    adapter = load(model).load_adapter(tmp_path / "out")
+    assert any(np.any(p) for name, p in adapter.parameters.items() if "lora_B" in name)
+    said = capsys.readouterr().err
+    assert "step 40: held-out loss" in said
+    assert "perplexity" in said
+
+
+@pytest.mark.parametrize("dropout", ["0", "0.3"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(model, text, tmp_path, monkeypatch, dropout):
+    assert train(model, text, tmp_path / "whole", "--dropout", dropout) == 0
+
+    kept, saves = checkpoint.save, []
+
+    def killed(path, state, about):
+        kept(path, state, about)
+        saves.append(state.step)
+        if state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    assert train(model, text, tmp_path / "cut", "--dropout", dropout) == 128 + signal.SIGTERM
+    assert saves == [0, 2]
+    monkeypatch.undo()
+    assert train(model, text, tmp_path / "cut", "--dropout", dropout, "--resume") == 0
+    assert_same_bits(tmp_path / "whole", tmp_path / "cut")
+    steps = [line.split(",")[0] for line in (tmp_path / "cut" / "metrics.csv").read_text().splitlines()]
+    assert steps == ["step", *"123456"]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(model, text, tmp_path):
+    """SIGKILL, checkpoint writing included: whatever there is when it dies is enough."""
+    rng, out, more = np.random.default_rng(0), tmp_path / "killed", ["--steps", "60", "--every", "1"]
+    command = [sys.executable, "-m", "npl_lora", "train", str(model), str(text), *HOW, *more, "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    kills = 0
+    while True:
+        resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
+        child = subprocess.Popen([*command, str(out), *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert child.wait(timeout=rng.uniform(0.4, 0.9) if kills < 20 else 60) == 0
+            break
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            kills += 1
+    assert kills >= 3
+    assert_same_bits(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--steps", "0"], "--steps is 0, expected at least 1"),
+        (["--batch", "0"], "--batch is 0"),
+        (["--micro-batch", "0"], "--micro-batch is 0"),
+        (["--rank", "0"], "r is 0, expected an integer of at least 1"),
+        (["--lr", "nan"], "--lr is nan"),
+        (["--length", "17"], "--length is 17, expected 2 to 16 positions"),
+        (["--held-out", "1"], "--held-out is 1.0"),
+        (["--target-modules", "query"], "'query', which is the name of no module: there are down_proj"),
+        (["--resume"], "No such file"),
+    ],
+)
+def test_what_is_refused_before_the_first_step(model, text, tmp_path, capsys, words, sentence):
+    assert train(model, text, tmp_path / "out", *words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("npl-lora train: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "is empty"), (b"1 2 \xff", "is no text in UTF-8: byte 4 is 0xff"), (None, "No such")],
+)
+def test_text_that_is_none(model, tmp_path, capsys, content, sentence):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    assert train(model, path, tmp_path / "out") == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_run_is_not_written_over_and_not_mixed_up(model, text, tmp_path, capsys):
+    assert train(model, text, tmp_path / "out") == 0
+    assert train(model, text, tmp_path / "out") == 2
+    assert "is there already: --resume goes on with it" in capsys.readouterr().err
+    assert train(model, text, tmp_path / "out", "--resume", "--rank", "4") == 2
+    assert "was made with adapter: r = 8, this run has 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep", [0, 9, 200, -1])
+def test_a_checkpoint_that_is_damaged(model, text, tmp_path, capsys, keep):
+    assert train(model, text, tmp_path / "out") == 0
+    file = tmp_path / "out" / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    assert train(model, text, tmp_path / "out", "--resume") == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("share", "sentence"), [("0.1", "the held-out loss is nan"), ("0", "loss is nan in step 1")])
+def test_a_loss_that_is_not_finite(model, text, tmp_path, capsys, share, sentence):
+    tiny.folder(model, dtype="float32", change=lambda arrays: arrays["lm_head.weight"].fill(np.nan))
+    assert train(model, text, tmp_path / "out", "--held-out", share) == 1
+    assert sentence in capsys.readouterr().err
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_a_full_disk_is_one_sentence(model, text, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert train(model, text, tmp_path / "out") == 2
+    assert "No space left on device" in capsys.readouterr().err
