@@ -139,7 +139,12 @@ class Model:
         for path in adapter.places:
             name = f"{path}.weight"
             arrays[name] = np.ascontiguousarray(adapter.merged(path, arrays[name], self.modules[path], sign))
-        return Model(self.about, held(arrays, self.base.dtype))
+        table, own = f"{self.family.EMBEDDING}.weight", f"{self.family.HEAD}.weight"
+        touched = table in adapter.parameters or self.family.EMBEDDING in adapter.places
+        if own not in arrays and touched:  # the head keeps the table that it shared
+            arrays[own] = self.base[table]
+        about = {**self.about, "tie_word_embeddings": own not in arrays}
+        return Model(about, held(arrays, self.base.dtype))
 
     def _hidden(
         self,

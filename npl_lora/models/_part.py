@@ -13,6 +13,7 @@ from .. import ops as reference
 from ..adapters import LoRA
 from ..ops import Pullback
 from ..ops._interface import renamed
+from ._compose import reopened
 
 Array = Any
 
@@ -66,6 +67,14 @@ class Part:
         else:
             y, pullback = self.adapter.embedding(path, ids, E, padding_idx=padding_idx, ops=self.ops)
         return y, renamed(pullback, y, {"E": f"{path}.weight"})
+
+    def tied(self, name: str, x: Array) -> tuple[Array, Pullback]:
+        """A head that shares an embedding's table: the base model's, whatever is trained in that embedding's place, as
+        PEFT has it (unless told to keep the two alike)."""
+        full = f"{self.prefix}{name}.weight"
+        y, pullback = self.ops.linear(x, self.base[full])
+        is_trained = self.adapter is not None and full in self.adapter.parameters
+        return y, reopened(pullback, y, ("x",)) if is_trained else renamed(pullback, y, {"W": full})
 
     def rms_norm(self, name: str, x: Array, eps: float) -> tuple[Array, Pullback]:
         y, pullback = self.ops.rms_norm(x, self.at(name)["weight"], eps=eps)

@@ -88,10 +88,8 @@ def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 
 def head(model: Part, x: Array) -> tuple[Array, Pullback]:
-    """Logits (..., V). A tied head is the embedding's table: the adapter on the embedding, if any, is not in it."""
-    name = f"{HEAD if f'{HEAD}.weight' in model else EMBEDDING}.weight"
-    y, pullback = model.ops.linear(x, model[name])
-    return y, renamed(pullback, y, {"W": name})
+    """Logits (..., V), by the head's own weight or by the embedding's table."""
+    return model.linear(HEAD, x) if f"{HEAD}.weight" in model else model.tied(EMBEDDING, x)
 
 
 def hidden(

@@ -23,7 +23,6 @@ from typing import Any
 
 from ..adapters import Module
 from ..ops import Pullback
-from ..ops._interface import renamed
 from ._cache import Cache
 from ._compose import Gradients, chained, inputs_of, recomputed, residual
 from ._config import ModelError, field_of, number, whole
@@ -115,12 +114,8 @@ def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 
 def head(model: Part, x: Array) -> tuple[Array, Pullback]:
-    """Logits (..., V). A tied head is the embedding's table: the adapter on the embedding, if any, is not in it."""
-    if f"{HEAD}.weight" in model:
-        return model.linear(HEAD, x)
-    name = f"{EMBEDDING}.weight"
-    y, pullback = model.ops.linear(x, model[name])
-    return y, renamed(pullback, y, {"W": name})
+    """Logits (..., V), by the head's own weight or by the embedding's table."""
+    return model.linear(HEAD, x) if f"{HEAD}.weight" in model else model.tied(EMBEDDING, x)
 
 
 def hidden(

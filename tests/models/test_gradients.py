@@ -5,7 +5,8 @@ import pytest
 from models import tiny
 
 from npl_lora.adapters import LoRAConfig
-from npl_lora.models import Cache, load
+from npl_lora.models import Cache, Model, load
+from npl_lora.models._weights import held
 
 STEP = 1e-200
 EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
@@ -25,10 +26,13 @@ def complex_step(f, values):
 
 
 def loss_with(model, adapter, name, value, batch):
-    """The loss with one array replaced: what an adapter holds stands before the base model's."""
+    """The loss with one array replaced, wherever it lies."""
     ids, labels, mask = batch
-    changed = adapter.with_parameters({**adapter.parameters, name: value})
-    return model.loss(ids, labels, changed, key_mask=mask, wrt=())[0]
+    if name in adapter.parameters:
+        adapter = adapter.with_parameters({**adapter.parameters, name: value})
+    else:
+        model = Model(model.about, held({**model.base, name: value}, np.complex128))
+    return model.loss(ids, labels, adapter, key_mask=mask, wrt=())[0]
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -104,15 +108,32 @@ def test_a_cache_gives_the_logits_of_the_whole(tmp_path, kind):
         np.testing.assert_allclose(logits, right[:, stop - 1], rtol=1e-12, atol=1e-13)
 
 
-def test_merging_and_unmerging(tmp_path):
-    model = load(tiny.folder(tmp_path), dtype=np.float64)
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("config", [EVERYWHERE, WITH_EMBEDDING], ids=["linear", "embedding"])
+def test_merging_and_unmerging(tmp_path, kind, config):
+    model = load(tiny.folder(tmp_path, kind), dtype=np.float64)
     ids = tiny.tokens()[0]
-    adapter = model.attach(EVERYWHERE, rng=1)
+    adapter = model.attach(config, rng=1)
     merged = model.merged(adapter)
     np.testing.assert_allclose(merged.logits(ids)[0], model.logits(ids, adapter)[0], rtol=1e-10, atol=1e-12)
     back = merged.merged(adapter, sign=-1.0)
     for name in model.base:
         np.testing.assert_allclose(back.base[name], model.base[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama-tied"])
+def test_merging_what_is_trained_in_full(tmp_path, kind):
+    """The head of a tied model keeps the table that the embedding had."""
+    model = load(tiny.folder(tmp_path, kind), dtype=np.float64)
+    ids, labels, mask = tiny.tokens()
+    adapter = model.attach(LoRAConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"]), rng=1)
+    name = "model.embed_tokens.weight"
+    adapter = adapter.with_parameters({**adapter.parameters, name: 2.0 * adapter.parameters[name]})
+    right, _ = model.logits(ids, adapter)
+    np.testing.assert_allclose(model.merged(adapter).logits(ids)[0], right, rtol=1e-12, atol=1e-13)
+    _, pullback = model.loss(ids, labels, adapter, key_mask=mask)
+    numbers = complex_step(lambda v: loss_with(model, adapter, name, v, (ids, labels, mask)), adapter.parameters[name])
+    np.testing.assert_allclose(pullback(1.0)[name], numbers, rtol=1e-9, atol=1e-14)
 
 
 def test_with_nothing_to_count_loss_and_gradients_are_zero(tmp_path):

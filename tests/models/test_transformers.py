@@ -155,6 +155,19 @@ def test_our_adapters_load_in_peft(tmp_path, lora):
     assert off(logits[mask], right[mask]) < 1e-10
 
 
+@pytest.mark.parametrize("lora", [dict(modules_to_save=["embed_tokens"]), dict(bias="all")])
+def test_the_head_of_a_tied_model_keeps_its_table(tmp_path, lora):
+    adapted = theirs(tmp_path, "llama-tied", dict(r=3, lora_alpha=7, target_modules=["q_proj"], **lora))
+    tokens, labels, mask = batch(TINY["vocab_size"])
+    right_logits, _, right_grads = answers(adapted, tokens, labels, mask)
+    model = load(tmp_path / "model", dtype=np.float64)
+    adapter = model.load_adapter(tmp_path / "adapter")
+    assert off(model.logits(tokens, adapter, key_mask=mask)[0][mask], right_logits[mask]) < 1e-10
+    grads = model.loss(tokens, labels, adapter, key_mask=mask)[1](1.0)
+    for name, right in right_grads.items():
+        assert off(grads[name.replace(".modules_to_save", "")], right) < 1e-9, name
+
+
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 def test_biases_and_whole_modules_are_trained_and_saved_as_peft_does(tmp_path, bias):
     lora = dict(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], bias=bias, modules_to_save=["lm_head"])
