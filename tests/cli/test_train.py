@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(model, text, tmp_path, 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(model, text, tmp_path):
     """SIGKILL, checkpoint writing included: whatever there is when it dies is enough."""
-    rng, out, more = np.random.default_rng(0), tmp_path / "killed", ["--steps", "60", "--every", "1"]
+    rng, out, more = np.random.default_rng(0), tmp_path / "killed", ["--steps", "200", "--every", "1"]
     command = [sys.executable, "-m", "npl_lora", "train", str(model), str(text), *HOW, *more, "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     kills = 0
