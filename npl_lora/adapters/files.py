@@ -10,7 +10,7 @@ Source: PEFT 0.21.2, utils/save_and_load.py.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +34,28 @@ def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
     """Write the adapter as PEFT would, with the model's name or folder for whoever loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_key(name, adapter): np.ascontiguousarray(array) for name, array in adapter.parameters.items()}
-    save_file = require("safetensors.numpy", "models", "an adapter's file").save_file
-    write_whole(folder / TENSORS, lambda path: save_file(tensors, path, {"format": "pt"}))
+    encode = require("safetensors.numpy", "models", "an adapter's file").save
+    write_whole(folder / TENSORS, encode(tensors, {"format": "pt"}))
     about = adapter.config.as_json()
     if base_model is not None:
         about["base_model_name_or_path"] = base_model
-    text = json.dumps(about, indent=2, sort_keys=True) + "\n"
-    write_whole(folder / CONFIG, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    write_whole(folder / CONFIG, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
 
 
-def write_whole(path: Path, write: Callable[[str], Any]) -> None:
+def write_whole(path: Path, raw: bytes) -> None:
     """Write a file beside the one that it is to be, and put it in place when it is on the disk. What a process that was
     killed has left there is written over by the next."""
     new = path.with_name(f".{path.name}.new")
     try:
-        write(str(new))
-        with new.open("rb+") as file:
+        with new.open("wb") as file:
+            file.write(raw)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    except BaseException:
+    except BaseException as error:
         new.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(new)):
+            error.filename = str(path)
         raise
 
 

@@ -36,8 +36,8 @@ def save(path: Path, state: State, about: dict[str, Any]) -> None:
     steps = {name: means.step for name, means in state.means.items()}
     numbers = {"step": state.step, "micro_batches": state.micro_batches, "steps": steps, "about": about}
     metadata = {"kind": _KIND, "numbers": json.dumps(numbers, sort_keys=True)}
-    save_file = require("safetensors.numpy", "models", "a checkpoint").save_file
-    write_whole(path, lambda name: save_file({k: np.ascontiguousarray(a) for k, a in tensors.items()}, name, metadata))
+    encode = require("safetensors.numpy", "models", "a checkpoint").save
+    write_whole(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
 
 
 def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -171,10 +172,23 @@ def test_a_loss_that_is_not_finite(model, text, tmp_path, capsys, share, sentenc
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
 
 
-def test_a_full_disk_is_one_sentence(model, text, tmp_path, capsys, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    assert train(model, text, tmp_path / "out") == 2
-    assert "No space left on device" in capsys.readouterr().err
+def test_a_disk_that_takes_no_more_is_one_sentence_and_the_last_checkpoint_stays(model, text, tmp_path):
+    """A limit on the size of files stands for a disk that fills up after the first checkpoint."""
+    out = tmp_path / "out"
+    assert train(model, text, out, "--steps", "2") == 0
+    before = bits(out)
+    short = (out / "checkpoint.safetensors").stat().st_size - 100
+    more = [*HOW, "--out", str(tmp_path / "full")]
+    command = [sys.executable, "-m", "npl_lora", "train", str(model), str(text), *more]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (short,) * 2),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("checkpoint.safetensors: File too large"), done.stderr
+    assert "Traceback" not in done.stderr
+    left = tmp_path / "full"
+    assert sorted(path.name for path in left.iterdir()) == ["checkpoint.safetensors", "metrics.csv"]
+    assert before["checkpoint"].keys() > load_file(left / "checkpoint.safetensors").keys()  # that of step 0
