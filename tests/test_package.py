@@ -46,7 +46,9 @@ def test_the_rooms_knock_on_no_door_above_them():
         "ops": (),
         "gradcheck": (),
         "layers": ("ops",),
-        "training": ("ops",),
+        "adapters": ("ops", "layers"),  # layers: what A and B begin with
+        "models": ("ops", "adapters"),
+        "training": ("ops", "layers", "adapters", "models"),  # layers: dropout masks
         "oracle": ("ops", "gradcheck", "layers", "training"),  # layers: `self` answers for what they begin with
     }
     for room, allowed in below.items():
