@@ -2,22 +2,20 @@
 
 import argparse
 import contextlib
-import csv
-import dataclasses
 import math
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .._extras import require
-from ..adapters import AdapterError, ConfigError, LoRA, LoRAConfig, files
-from ..models import Model, ModelError, Tokenizer, generate, load, load_tokenizer
-from ..training import checkpoint, data, loop
+from ..adapters import AdapterError, ConfigError, LoRAConfig
+from ..models import ModelError, Tokenizer, generate, load, load_tokenizer
+from ..training import checkpoint, data
+from ..training.run import Event, Run
 from ..training.schedule import SCHEDULES
-from ..training.step import OPTIMIZERS, Metrics, NonFiniteError, Recipe, State
+from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
 
 _DESCRIPTION = """\
 Fine-tune a language model with LoRA, in NumPy on the CPU, and write an adapter that PEFT loads.
@@ -28,7 +26,6 @@ MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file, TE
   metrics.csv                                      a row for each step"""
 
 _EPILOG = "exit status: 0 done, 1 a loss or a gradient is not finite, 2 bad input, 130 interrupted, 143 terminated"
-_FIELDS = ("step", "loss", "held_out_loss", "lr", "gradient_norm", "tokens_per_second")
 
 
 class _Stopped(Exception):
@@ -80,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     require("rich", "cli", "the command line")
     try:
         with _signals():
-            _Run(arguments).go()
+            _go(arguments)
     except (ModelError, AdapterError, ConfigError, data.DataError, checkpoint.CheckpointError, ValueError) as error:
         print(f"npl-lora train: {error}", file=sys.stderr)
         return 2
@@ -97,115 +94,64 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Run:
-    """One run: everything that can be refused is refused before the first step."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.out = arguments, arguments.out
-        self.recipe = _recipe(arguments)
-        text = data.read_text(arguments.text)
-        self.tokenizer: Tokenizer = load_tokenizer(arguments.model)
-        model = load(arguments.model)
-        self.model: Model = model if arguments.coded else model.held()
-        if not 2 <= arguments.length <= self.model.config.positions:
-            raise ValueError(f"--length is {arguments.length}, expected 2 to {self.model.config.positions} positions")
-        rows = data.windows(self.tokenizer.encode(text), arguments.length)
-        if not rows:
-            raise data.DataError(f"{arguments.text} has fewer than two tokens")
-        self.rows, self.held_out = data.split(rows, arguments.held_out)
-        adapter = self.model.attach(_lora(arguments), rng=arguments.seed)
-        given = ("model", "text", "batch", "length", "held_out")
-        self.about: dict[str, Any] = {name: str(getattr(arguments, name)) for name in given}
-        self.about |= {"recipe": dataclasses.asdict(self.recipe), "adapter": adapter.config.as_json()}
-        self.state = self._begin(adapter)
-
-    def _begin(self, adapter: LoRA) -> State:
-        path = self.out / "checkpoint.safetensors"
-        if self.arguments.resume:
-            return checkpoint.load(path, adapter, self.about)
-        if path.exists():
-            raise ValueError(f"{path} is there already: --resume goes on with it, another --out begins anew")
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = State(adapter)
-        checkpoint.save(path, state, self.about)  # now, not in an hour: the folder may be read-only or full
-        return state
-
-    def go(self) -> None:
-        """All steps that are left, with an evaluation and a save at the end of each stretch."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        console, micro = (
-            Console(stderr=True, markup=False, highlight=False),
-            self.arguments.micro_batch or self.arguments.batch,
-        )
-        trained = sum(array.size for array in self.state.adapter.parameters.values())
-        console.print(f"{self.model}\n{trained:,} trained; {len(self.rows)} rows, {len(self.held_out)} held out")
-        metrics_file = _Metrics(self.out / "metrics.csv", self.state.step)
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("", total=self.recipe.steps, completed=self.state.step)
-            held = self._evaluate(micro)
-            console.print(self._line(held))
-            begin = time.monotonic()
-            steps = loop.run(
-                self.model,
-                self.state,
-                self.rows,
-                self.recipe,
-                size=self.arguments.batch,
-                micro=micro,
-                padding=0,
-            )
-            for self.state, metrics in steps:
-                rate = metrics.count / (time.monotonic() - begin)
-                ends = self.state.step % self.arguments.every == 0 or self.state.step == self.recipe.steps
-                held = self._evaluate(micro) if ends else None
-                metrics_file.add(self.state.step, metrics, held, rate)
-                progress.update(bar, advance=1, description=f"loss {metrics.loss:.3f}  {rate:.0f} tokens/s")
-                if ends:
-                    console.print(self._line(held))
-                    self._save()
-                begin = time.monotonic()
-
-    def _evaluate(self, micro: int) -> float | None:
-        if not self.held_out:
-            return None
-        return loop.evaluate(self.model, self.state.adapter, self.held_out, micro=micro, padding=0)
-
-    def _line(self, held: float | None) -> str:
-        said = f"step {self.state.step}"
-        if held is not None:
-            said += f": held-out loss {held:.4f}, perplexity {math.exp(min(held, 700.0)):.2f}"
-        if self.arguments.sample is not None:
-            tokens = self.tokenizer.encode(self.arguments.sample)
-            new = list(generate(self.model, tokens, self.state.adapter, max_tokens=40, stop=self.tokenizer.stop))
-            said += f"\n  {self.tokenizer.decode([*tokens, *new])!r}"
-        return said
-
-    def _save(self) -> None:
-        checkpoint.save(self.out / "checkpoint.safetensors", self.state, self.about)
-        files.save(self.state.adapter, self.out, str(self.arguments.model))
+def _go(arguments: argparse.Namespace) -> None:
+    """Everything that can be refused is refused before the first step."""
+    recipe, text = _recipe(arguments), data.read_text(arguments.text)
+    tokenizer, model = load_tokenizer(arguments.model), load(arguments.model)
+    model = model if arguments.coded else model.held()
+    if not 2 <= arguments.length <= model.config.positions:
+        raise ValueError(f"--length is {arguments.length}, expected 2 to {model.config.positions} positions")
+    rows = data.windows(tokenizer.encode(text), arguments.length)
+    if not rows:
+        raise data.DataError(f"{arguments.text} has fewer than two tokens")
+    going = Run(
+        model,
+        model.attach(_lora(arguments), rng=arguments.seed),
+        *data.split(rows, arguments.held_out),
+        recipe,
+        arguments.out,
+        batch=arguments.batch,
+        micro_batch=arguments.micro_batch,
+        every=arguments.every,
+        base=str(arguments.model),
+        about={name: str(getattr(arguments, name)) for name in ("model", "text", "length", "held_out")},
+        resume=arguments.resume,
+    )
+    _show(going, tokenizer, arguments.sample)
 
 
-class _Metrics:
-    """metrics.csv: rows of steps that a resumed run takes again are left out."""
+def _show(going: Run, tokenizer: Tokenizer, prompt: str | None) -> None:
+    """All steps that are left, with a bar, and a line for each evaluation."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _FIELDS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row for row in kept if int(row["step"]) <= step)
+    columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    console = Console(stderr=True, markup=False, highlight=False)
+    trained = sum(array.size for array in going.state.adapter.parameters.values())
+    console.print(f"{going.model}\n{trained:,} trained; {len(going.rows)} rows, {len(going.held_out)} held out")
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=going.recipe.steps, completed=going.state.step)
+        for event in going.go():
+            if event.metrics is not None:
+                said = f"loss {event.metrics.loss:.3f}  {event.rate:.0f} tokens/s"
+                progress.update(bar, completed=event.step, description=said)
+            if event.saved:
+                console.print(_line(event))
+                if prompt is not None:
+                    console.print(f"  {_sample(going, tokenizer, prompt)!r}")
 
-    def add(self, step: int, metrics: Metrics, held: float | None, rate: float) -> None:
-        row = (step, metrics.loss, "" if held is None else held, metrics.lr, metrics.norm, f"{rate:.1f}")
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
+
+def _line(event: Event) -> str:
+    if event.held_out is None:
+        return f"step {event.step}"
+    perplexity = math.exp(min(event.held_out, 700.0))
+    return f"step {event.step}: held-out loss {event.held_out:.4f}, perplexity {perplexity:.2f}"
+
+
+def _sample(going: Run, tokenizer: Tokenizer, prompt: str) -> str:
+    tokens = tokenizer.encode(prompt)
+    new = generate(going.model, tokens, going.state.adapter, max_tokens=40, stop=tokenizer.stop)
+    return tokenizer.decode([*tokens, *new])
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
