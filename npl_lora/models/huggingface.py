@@ -18,7 +18,7 @@ _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises ModelError."""
-    return _json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
 def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
@@ -42,14 +42,15 @@ def _files(folder: Path) -> list[Path]:
         return [folder / _ONE]
     if not (folder / _INDEX).exists():
         raise ModelError(f"{folder} has neither {_ONE} nor {_INDEX}")
-    shards: Mapping[str, Any] = _json(folder / _INDEX).get("weight_map", {})
+    shards: Mapping[str, Any] = read_json(folder / _INDEX).get("weight_map", {})
     names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
     if not names or any(Path(name).name != name for name in names):
         raise ModelError(f"{folder / _INDEX} names no shards beside it")
     return [folder / name for name in names]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file. Raises ModelError."""
     try:
         return json_object(path.read_bytes(), "it")
     except OSError as error:

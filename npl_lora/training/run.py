@@ -39,7 +39,8 @@ class Run:
     """What can be refused is refused here, before the first step.
 
     rows: to learn from. held_out: to judge by, which may be none. out: the folder. batch: rows a step, micro_batch:
-    rows at a time. every: steps between evaluations, each of which saves. base: the model's name, for the adapter's file.
+    rows at a time. every: steps between evaluations, each of which saves. base: the model's name, for the
+    file.
     resume: go on from the checkpoint in out, which must be of the same recipe, adapter, batch and `about`, and which
     is not written over otherwise. Raises ValueError, CheckpointError and OSError.
     """
