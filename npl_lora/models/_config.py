@@ -33,3 +33,9 @@ def field_of(found: Mapping[str, Any], name: str, default: str, known: tuple[str
     if value not in known:
         raise ModelError(f"config.json has {name} = {str(value)[:40]!r}, expected one of {', '.join(known)}")
     return str(value)
+
+
+def padding(found: Mapping[str, Any]) -> int | None:
+    """The token whose row of the embedding is not trained."""
+    value = found.get("pad_token_id")
+    return value if type(value) is int and 0 <= value < whole(found, "vocab_size") else None

@@ -33,12 +33,16 @@ class Part:
         return replace(self, prefix=f"{self.prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
-        return self.prefix + name in self.base
+        full = self.prefix + name
+        return full in self.base or full in self._trained
 
     def __getitem__(self, name: str) -> Array:
         full = self.prefix + name
-        trained = {} if self.adapter is None else self.adapter.parameters
-        return trained[full] if full in trained else self.base[full]
+        return self._trained[full] if full in self._trained else self.base[full]
+
+    @property
+    def _trained(self) -> Mapping[str, Array]:
+        return {} if self.adapter is None else self.adapter.parameters
 
     def optional(self, name: str) -> Array | None:
         return self[name] if self.__contains__(name) else None
@@ -69,12 +73,17 @@ class Part:
         return y, renamed(pullback, y, {"E": f"{path}.weight"})
 
     def tied(self, name: str, x: Array) -> tuple[Array, Pullback]:
-        """A head that shares an embedding's table: the base model's, whatever is trained in that embedding's place, as
-        PEFT has it (unless told to keep the two alike)."""
+        """A head that shares an embedding's table: the base model's, whatever an adapter trains in that embedding's
+        place, as PEFT has it (unless told to keep the two alike). Where all is trained in full, the two are one."""
         full = f"{self.prefix}{name}.weight"
-        y, pullback = self.ops.linear(x, self.base[full])
-        is_trained = self.adapter is not None and full in self.adapter.parameters
-        return y, reopened(pullback, y, ("x",)) if is_trained else renamed(pullback, y, {"W": full})
+        apart = full in self._trained and self.adapter is not None and self.adapter.unties
+        y, pullback = self.ops.linear(x, self.base[full] if apart else self[f"{name}.weight"])
+        return y, reopened(pullback, y, ("x",)) if apart else renamed(pullback, y, {"W": full})
+
+    def activation(self, name: str, x: Array) -> tuple[Array, Pullback]:
+        """The op of this name on each entry."""
+        y, pullback = getattr(self.ops, name)(x)
+        return y, renamed(pullback, y, {"z": "x"})
 
     def rms_norm(self, name: str, x: Array, eps: float) -> tuple[Array, Pullback]:
         y, pullback = self.ops.rms_norm(x, self.at(name)["weight"], eps=eps)

@@ -20,9 +20,8 @@ import numpy as np
 
 from ..adapters import Module
 from ..ops import Pullback
-from ..ops._interface import renamed
 from ._cache import Cache
-from ._compose import Array, Gradients, chained, inputs_of, recomputed, residual
+from ._compose import Array, Gradients, added, chained, inputs_of, recomputed, residual
 from ._config import ModelError, field_of, number, whole
 from ._heads import joined, split
 from ._part import Part
@@ -110,18 +109,8 @@ def hidden(
 
 def embedded(model: Part, start: int, tokens: Array) -> tuple[Array, Pullback]:
     """y = E[tokens] + P[start, start + 1, ...]."""
-    words, words_pullback = model.embedding(EMBEDDING, tokens)
     places = np.broadcast_to(np.arange(start, start + tokens.shape[1]), tokens.shape)
-    where, where_pullback = model.embedding(POSITIONS, places)
-    y = words + where
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        grads.through(words_pullback, dy, None)
-        grads.through(where_pullback, dy, None)
-        return grads
-
-    return y, Pullback(backward, y, inputs_of(words_pullback, where_pullback))
+    return added([model.embedding(EMBEDDING, tokens), model.embedding(POSITIONS, places)])
 
 
 def block(
@@ -137,13 +126,8 @@ def block(
 
 def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
     """y = proj(gelu(fc(x)))."""
-
-    def act(z: Array) -> tuple[Array, Pullback]:
-        y, pullback = part.ops.gelu_tanh(z)
-        return y, renamed(pullback, y, {"z": "x"})
-
     fc, proj = (partial(part.linear, name, transposed=True) for name in ("c_fc", "c_proj"))
-    return chained([fc, act, proj], x)
+    return chained([fc, partial(part.activation, "gelu_tanh"), proj], x)
 
 
 def attention(

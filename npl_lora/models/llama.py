@@ -25,7 +25,7 @@ from ..adapters import Module
 from ..ops import Pullback
 from ._cache import Cache
 from ._compose import Gradients, chained, inputs_of, recomputed, residual
-from ._config import ModelError, field_of, number, whole
+from ._config import ModelError, field_of, number, padding, whole
 from ._heads import joined, split
 from ._part import Array, Part
 
@@ -77,7 +77,7 @@ class Config:
             eps=number(found, "rms_norm_eps", 1e-6),
             frequencies=_frequencies(found, head_size, positions),
             windows=_windows(found, n_layers),
-            padding_idx=_padding(found),
+            padding_idx=padding(found),
         )
 
 
@@ -245,9 +245,3 @@ def _windows(found: Mapping[str, Any], n_layers: int) -> tuple[int | None, ...]:
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     first = found.get("max_window_layers", 0) if "use_sliding_window" in found else 0
     return tuple(window if i >= first else None for i in range(n_layers))
-
-
-def _padding(found: Mapping[str, Any]) -> int | None:
-    """The token whose row of the embedding is not trained."""
-    value = found.get("pad_token_id")
-    return value if type(value) is int and 0 <= value < whole(found, "vocab_size") else None

@@ -1,19 +1,19 @@
 """Training from a state to the last step, and the loss on rows that were held out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..adapters import LoRA
-from ..models import Model
+from ..models import Classifier, Pretrained
 from .data import Row, batch_at, in_order
-from .step import Metrics, NonFiniteError, Recipe, State, train_step
+from .step import Batch, Metrics, NonFiniteError, Recipe, State, train_step
 
 
 def run(
-    model: Model, state: State, rows: Sequence[Row], recipe: Recipe, *, size: int, micro: int, padding: int
+    model: Pretrained, state: State, rows: Sequence[Row], recipe: Recipe, *, size: int, micro: int, padding: int
 ) -> Iterator[tuple[State, Metrics]]:
     """The state after each step, and what the step was like. A batch has `size` rows, `micro` of them at a time."""
     while state.step < recipe.steps:
@@ -22,7 +22,7 @@ def run(
         yield state, metrics
 
 
-def evaluate(model: Model, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:
+def evaluate(model: Pretrained, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:
     """The mean of -log p over all labels of the rows that count: exp of it is the perplexity.
 
     Raises NonFiniteError when it is not finite.
@@ -37,3 +37,19 @@ def evaluate(model: Model, adapter: LoRA | None, rows: Sequence[Row], *, micro: 
     if not math.isfinite(total):
         raise NonFiniteError(f"the held-out loss is {total}")
     return total
+
+
+def accuracy(classifier: Classifier, adapter: LoRA | None, batches: Iterable[Batch]) -> float:
+    """The share of the labels that count whose class has the largest logit, the first of equals; 0 of none.
+
+    Raises NonFiniteError when a logit is not finite.
+    """
+    right = count = 0
+    for batch in batches:
+        with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
+            logits, _ = classifier.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
+        if not np.isfinite(logits).all():
+            raise NonFiniteError("a held-out score is not finite")
+        right += int(np.sum(np.argmax(logits, axis=-1) == batch.labels))
+        count += batch.count
+    return right / count if count else 0.0

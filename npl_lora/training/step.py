@@ -17,7 +17,7 @@ import numpy as np
 
 from ..adapters import LoRA
 from ..layers.masks import counter_rng, dropout_mask
-from ..models import Model
+from ..models import Pretrained
 from .optimizers import AdamWState, adamw, sgd
 from .schedule import rate
 
@@ -45,7 +45,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens and labels (B, T) as `Model.loss` takes them; key_mask (B, T) bool, or None without padding."""
+    """tokens (B, T); labels as the loss takes them, (B, T) of a `Model`, (B,) of a `Classifier`; key_mask (B, T) bool,
+    or None without padding."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -53,8 +54,9 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """The labels that count: the first of a row is predicted from nothing."""
-        return int(np.sum(self.labels[:, 1:] != -100))
+        """The labels that count: the first of a row is predicted from nothing, where there is one for each token."""
+        labels = self.labels if self.labels.ndim == 1 else self.labels[:, 1:]
+        return int(np.sum(labels != -100))
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient that is not finite. One sentence that says where."""
 
 
-def train_step(model: Model, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
+def train_step(model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
     """The state after one step on a batch, given as micro-batches. Raises NonFiniteError; the state is as it was."""
     with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
         loss, grads = gradients(model, state, batches, recipe)
@@ -124,7 +126,7 @@ def train_step(model: Model, state: State, batches: Sequence[Batch], recipe: Rec
 
 
 def gradients(
-    model: Model, state: State, batches: Sequence[Batch], recipe: Recipe
+    model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a batch and the gradients of all that is trained, summed over its micro-batches."""
     count, total, grads = sum(batch.count for batch in batches), 0.0, dict[str, np.ndarray]()
