@@ -3,9 +3,10 @@
 import csv
 from pathlib import Path
 
+from .loop import Evaluation
 from .step import Metrics
 
-FIELDS = ("step", "loss", "held_out_loss", "lr", "gradient_norm", "tokens_per_second")
+FIELDS = ("step", "loss", "held_out_loss", "held_out_accuracy", "lr", "gradient_norm", "tokens_per_second")
 
 
 class MetricsFile:
@@ -22,7 +23,8 @@ class MetricsFile:
             writer.writeheader()
             writer.writerows(row for row in kept if int(row["step"]) <= step)
 
-    def add(self, step: int, metrics: Metrics, held_out: float | None, rate: float) -> None:
-        row = (step, metrics.loss, "" if held_out is None else held_out, metrics.lr, metrics.norm, f"{rate:.1f}")
+    def add(self, step: int, metrics: Metrics, held_out: Evaluation | None, rate: float) -> None:
+        judged = (None, None) if held_out is None else (held_out.loss, held_out.accuracy)
+        row = (step, metrics.loss, *judged, metrics.lr, metrics.norm, f"{rate:.1f}")  # None: nothing is written
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerow(row)
