@@ -6,6 +6,7 @@ its converter permutes the rows of q and k within each head, and here they are p
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the gguf package's dequantisers.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ class GGUF:
         heads = {"attn_q": config["num_attention_heads"], "attn_k": config.get("num_key_value_heads")}
         permuted = heads if config["model_type"] in _PERMUTED else {}
         return Weights({_renamed(name): self._stored(t, permuted) for name, t in self._tensors().items()}, dtype)
+
+    def dtypes(self) -> Counter[str]:
+        """How many values there are of each dtype, or type of block."""
+        names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+        kinds = ((tensor.tensor_type.name, int(tensor.n_elements)) for tensor in self._tensors().values())
+        found: Counter[str] = Counter()
+        for kind, count in kinds:
+            found[names.get(kind, kind)] += count
+        return found
 
     def _tensors(self) -> dict[str, Any]:
         return {tensor.name: tensor for tensor in self._reader.tensors}

@@ -1,12 +1,13 @@
 """A checkpoint: all that a run needs to go on as if it had never stopped, in one file that is whole or not there.
 
-The adapter's parameters, the optimiser's means and the numbers of steps are in it, bit by bit; the recipe and the
-adapter's configuration, to be compared with those of the run that goes on. The order of the data and the dropout masks
-follow from the seed and the step. Nothing is ever unpickled.
+The adapter's parameters, the optimiser's means, the numbers of steps and the best held-out loss are in it, bit by bit;
+the recipe and the adapter's configuration, to be compared with those of the run that goes on. The order of the data and
+the dropout masks follow from the seed and the step. Nothing is ever unpickled.
 """
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from .._tensor_file import TensorFileError, json_object, open_tensors
 from ..adapters import LoRA
 from ..adapters.files import write_whole
 from .optimizers import AdamWState
-from .step import State
+from .step import Best, State
 
-_KIND = "npl-lora checkpoint 1"
+_KIND = "npl-lora checkpoint 2"
+_BEST: dict[str, Any] = {"loss": float, "step": int, "worse_since": int}
 
 
 class CheckpointError(ValueError):
@@ -34,7 +36,8 @@ def save(path: Path, state: State, about: dict[str, Any]) -> None:
         if means.step:
             tensors |= {f"m {name}": means.m, f"v {name}": means.v}
     steps = {name: means.step for name, means in state.means.items()}
-    numbers = {"step": state.step, "micro_batches": state.micro_batches, "steps": steps, "about": about}
+    best = dataclasses.asdict(state.best) if math.isfinite(state.best.loss) else {}
+    numbers = {"step": state.step, "micro_batches": state.micro_batches, "steps": steps, "about": about, "best": best}
     metadata = {"kind": _KIND, "numbers": json.dumps(numbers, sort_keys=True)}
     encode = require("safetensors.numpy", "models", "a checkpoint").save
     write_whole(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
@@ -49,7 +52,9 @@ def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
         numbers = json_object(str(metadata.get("numbers")), "what it says of itself")
         _compare(path, numbers["about"], json.loads(json.dumps(about)))
         return _state(tensors, numbers, adapter)
-    except (TensorFileError, KeyError, TypeError, AttributeError) as error:
+    except (TensorFileError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{path} cannot be used: {error}") from None
 
 
@@ -72,8 +77,9 @@ def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: LoR
         if taken:
             m, v = (_like(tensors[f"{kind} {name}"], own, name) for kind in "mv")
             means[name] = AdamWState(m, v, int(taken))
-    state = State(adapter.with_parameters(parameters), means)
-    return dataclasses.replace(state, step=int(numbers["step"]), micro_batches=int(numbers["micro_batches"]))
+    best = Best(**{name: kind(numbers["best"][name]) for name, kind in _BEST.items() if numbers["best"]})
+    taken, micro_batches = int(numbers["step"]), int(numbers["micro_batches"])
+    return State(adapter.with_parameters(parameters), means, taken, micro_batches, best)
 
 
 def _like(array: np.ndarray, own: np.ndarray, name: str) -> np.ndarray:

@@ -60,14 +60,28 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The lowest held-out loss so far, the step that it was seen after, and the evaluations since, none of them lower."""
+
+    loss: float = math.inf
+    step: int = 0
+    worse_since: int = 0
+
+    def after(self, loss: float, step: int) -> "Best":
+        """With one evaluation more."""
+        return Best(loss, step) if loss < self.loss else replace(self, worse_since=self.worse_since + 1)
+
+
+@dataclass(frozen=True)
 class State:
-    """What training has reached: the adapter, the optimiser's means by parameter, and how many steps and micro-batches
-    are behind it."""
+    """What training has reached: the adapter, the optimiser's means by parameter, how many steps and micro-batches are
+    behind it, and what was best."""
 
     adapter: LoRA
     means: Mapping[str, AdamWState] = field(default_factory=dict)
     step: int = 0
     micro_batches: int = 0
+    best: Best = Best()
 
 
 @dataclass(frozen=True)
