@@ -83,7 +83,7 @@ class _Cursor:
     """A place in the bytes. Whatever is read moves it on, so that a count that lies comes to the end of the file."""
 
     def __init__(self, data: np.ndarray) -> None:
-        self.data, self.bytes, self.at = data, memoryview(data), 0
+        self.data, self.bytes, self.at = data, data.data, 0
 
     def skip(self, count: int) -> int:
         """Move on, and say from where."""

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .. import ops as reference
 from ..adapters import LoRA
 from ..models import Classifier, Pretrained
 from .data import Row, batch_at, in_order
+from .nonfinite import origin
 from .step import Batch, Metrics, NonFiniteError, Recipe, State, train_step
 
 
@@ -28,14 +31,19 @@ def evaluate(model: Pretrained, adapter: LoRA | None, rows: Sequence[Row], *, mi
     Raises NonFiniteError when it is not finite.
     """
     batches = list(in_order(rows, micro, padding))
-    count = sum(batch.count for batch in batches)
-    total = 0.0
-    for batch in batches:
-        with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
-            how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
-            total += float(model.loss(batch.tokens, batch.labels, adapter, **how)[0])
+    with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
+        total = _loss(model, adapter, batches)
     if not math.isfinite(total):
-        raise NonFiniteError(f"the held-out loss is {total}")
+        where = origin(partial(_loss, model, adapter, batches), model, adapter)
+        raise NonFiniteError(f"the held-out loss is {total}{where}")
+    return total
+
+
+def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any = reference) -> float:
+    count, total = sum(batch.count for batch in batches), 0.0
+    for batch in batches:
+        how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True, ops=ops)
+        total += float(model.loss(batch.tokens, batch.labels, adapter, **how)[0])
     return total
 
 
