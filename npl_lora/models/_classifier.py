@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import ops as reference
 from .._tensor_file import TensorFileError, json_object
-from ..adapters import LoRA, LoRAConfig, Module
+from ..adapters import AdapterError, LoRA, LoRAConfig, Module
 from ..ops import Pullback
 from ..ops._interface import renamed
 from . import bert
@@ -37,7 +37,11 @@ POOLINGS = ("mean", "pooler")
 
 
 class Classifier(Pretrained):
-    """A frozen encoder and a head for `classes`. See `load_classifier`."""
+    """A frozen encoder and a head for `classes`. See `load_classifier`.
+
+    attach gives a new adapter and a new head, which is the checkpoint's where it has one; full trains all in full, and
+    full(["classifier"]) the head alone, on frozen features.
+    """
 
     FAMILIES: ClassVar = dict.fromkeys(bert.KINDS, bert)
 
@@ -52,11 +56,12 @@ class Classifier(Pretrained):
         self.pooling = pooling
         super().__init__(about, base)
 
-    def attach(
-        self, config: LoRAConfig | None = None, rng: np.random.Generator | int | None = None, dtype: Any = None
-    ) -> LoRA:
-        """A new adapter and a new head. The head is the checkpoint's where it has one."""
-        return super().attach(config, rng, dtype)
+    def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
+        """The adapter in a folder that PEFT or `adapters.files.save` wrote, and its head. Raises AdapterError."""
+        adapter = super().load_adapter(folder, dtype)
+        if f"{HEAD}.weight" not in self.part(adapter):
+            raise AdapterError(f"{folder} has no {HEAD}, and the model's checkpoint has none either")
+        return adapter
 
     def scores(
         self,
@@ -144,13 +149,13 @@ class Classifier(Pretrained):
         fields = {**super()._usual(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
         return LoRAConfig.from_json({"task_type": "SEQ_CLS", **fields})
 
-    def _begun(self, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
+    def _begun(self, rng: np.random.Generator | None) -> Weights:
         """With a head: W ~ N(0, initializer_range^2), b = 0, as transformers begins one; all zero without an rng."""
         if f"{HEAD}.weight" in self.base:
             return self.base
         shape, spread = self.modules[HEAD].shape, number(self.about, "initializer_range", 0.02)
         W = np.zeros(shape) if rng is None else spread * rng.standard_normal(shape)
-        return {**self.base, f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])}
+        return self.base.beside({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base, self.classes, self.pooling)

@@ -84,8 +84,8 @@ class Pretrained(ABC):
         rng: np.random.Generator | int | None = None,
         dtype: Any = None,
     ) -> Full:
-        """In an adapter's place: every tensor of the model itself, to be trained in full; or those of some modules
-        alone, named as in modules_to_save."""
+        """In an adapter's place, the model's own tensors to be trained: all, or those of some modules, named as in
+        modules_to_save."""
         dtype = self.base.dtype if dtype is None else dtype
         return full(self._begun(np.random.default_rng(rng)), self.modules, modules, dtype)
 
@@ -122,7 +122,7 @@ class Pretrained(ABC):
             return config
         return LoRAConfig.from_json({**config.as_json(), "target_modules": self.family.TARGETS})
 
-    def _begun(self, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
+    def _begun(self, rng: np.random.Generator | None) -> Weights:
         """The tensors that training begins from."""
         return self.base
 

@@ -47,6 +47,10 @@ class Tokenizer:
         found = self._inner.encode(text, add_special_tokens=False)
         return list(found.ids), [begin for begin, _ in found.offsets]
 
+    def as_json(self) -> str:
+        """As a tokenizer.json."""
+        return str(self._inner.to_str(pretty=True))
+
     def decode(self, tokens: Iterable[int]) -> str:
         """What the tokens say; those that are no text say nothing."""
         return str(self._inner.decode(list(tokens), skip_special_tokens=True))

@@ -51,6 +51,11 @@ class Weights(Mapping[str, np.ndarray]):
         """Those of these names."""
         return Weights({name: stored for name, stored in self._stored.items() if name in names}, self.dtype)
 
+    def beside(self, arrays: Mapping[str, np.ndarray]) -> "Weights":
+        """These and others."""
+        more = {name: stored(array.astype(self.dtype), self.dtype) for name, array in arrays.items()}
+        return Weights({**self._stored, **more}, self.dtype)
+
     @property
     def is_coded(self) -> bool:
         """Whether a tensor has to be made, rather than looked at, to be computed with."""

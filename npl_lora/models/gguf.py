@@ -8,6 +8,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the gguf pack
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,19 +100,32 @@ class GGUF:
         entries = self._head.entries.items()
         return Weights({_renamed(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
 
+    def dtypes(self) -> Counter[str]:
+        """How many values there are of each dtype, or type of block."""
+        names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+        found: Counter[str] = Counter()
+        for name, entry in self._head.entries.items():
+            kind = self._kind(name, entry).name
+            found[names.get(kind, kind)] += math.prod(entry.shape)
+        return found
+
+    def _kind(self, name: str, entry: Entry) -> Any:
+        """The package's name for how a tensor is stored."""
+        kinds = require("gguf", "models", "a GGUF file").GGMLQuantizationType
+        if entry.type not in [int(kinds[kind]) for kind in _TYPES]:
+            raise ModelError(f"{self.path}: {name} is of type {entry.type}, expected one of {', '.join(_TYPES)}")
+        return kinds(entry.type)
+
     def _stored(self, name: str, entry: Entry, permuted: Mapping[str, Any]) -> Stored:
         package = require("gguf", "models", "a GGUF file")
-        types = {int(package.GGMLQuantizationType[kind]): kind for kind in _TYPES}
-        if entry.type not in types:
-            raise ModelError(f"{self.path}: {name} is of type {entry.type}, expected one of {', '.join(_TYPES)}")
-        type_, heads = package.GGMLQuantizationType(entry.type), permuted.get(name.split(".")[-2])
-        rows = self._rows(name, entry, *package.constants.GGML_QUANT_SIZES[type_])
+        kind, heads = self._kind(name, entry), permuted.get(name.split(".")[-2])
+        rows = self._rows(name, entry, *package.constants.GGML_QUANT_SIZES[kind])
 
         def read() -> np.ndarray:
-            values = package.quants.dequantize(rows, type_)
+            values = package.quants.dequantize(rows, kind)
             return values if heads is None else _unpermuted(values, heads)
 
-        return Stored(entry.shape, read, types[entry.type] != "F32" or heads is not None)
+        return Stored(entry.shape, read, kind.name != "F32" or heads is not None)
 
     def _rows(self, name: str, entry: Entry, block: int, size: int) -> np.ndarray:
         """The bytes of a tensor that is stored in blocks of so many numbers, each of `size` bytes: (..., bytes)."""

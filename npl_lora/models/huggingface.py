@@ -4,6 +4,7 @@ Source: transformers 5.23.0 for the names of the files and of what is in them.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,18 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
     """All tensors of floating dtypes, mapped. Raises ModelError."""
+    return Weights({name: stored(array, dtype) for name, array in _floating(folder).items()}, dtype)
+
+
+def stored_dtypes(folder: Path) -> Counter[str]:
+    """How many values there are of each floating dtype. Raises ModelError."""
+    found: Counter[str] = Counter()
+    for array in _floating(folder).values():
+        found[array.dtype.name] += array.size
+    return found
+
+
+def _floating(folder: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for path in _files(folder):
         try:
@@ -34,8 +47,7 @@ def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
         if twice := sorted(arrays.keys() & found.keys()):
             raise ModelError(f"{path} has {named(twice[0])}, which another shard has too")
         arrays |= found
-    floating = {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
-    return Weights({name: stored(array, dtype) for name, array in floating.items()}, dtype)
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
 
 
 def _files(folder: Path) -> list[Path]:

@@ -49,6 +49,22 @@ def test_a_round_trip(tmp_path, model, bias):
         np.testing.assert_array_equal(read.parameters[name], array)
 
 
+def test_what_peft_writes_three_times_is_read_once(tmp_path, model):
+    """With all biases, those of a module that is saved are there as its wrapper's too."""
+    config = LoRAConfig(r=2, target_modules=["q_proj"], bias="all", modules_to_save=["k_proj"])
+    adapter, name = model.attach(config, rng=1), "model.layers.0.self_attn.k_proj"
+    files.save(adapter, tmp_path / "adapter")
+
+    def wrapped(tensors):
+        for part in ("modules_to_save", "original_module"):
+            tensors[f"base_model.model.{name}.{part}.bias"] = np.ones(8)
+
+    change(tmp_path / "adapter", wrapped)
+    read = model.load_adapter(tmp_path / "adapter")
+    assert read.parameters.keys() == adapter.parameters.keys()
+    np.testing.assert_array_equal(read.parameters[f"{name}.bias"], adapter.parameters[f"{name}.bias"])
+
+
 def test_a_new_adapter_changes_nothing(model):
     ids = tiny.tokens()[0]
     for init in (True, "gaussian"):
@@ -71,6 +87,7 @@ def test_the_files_say_what_peft_s_do(saved):
     ("edit", "sentence"),
     [
         (lambda t: t.update(foreign=t[FIRST]), "has foreign, which belongs to nothing in the model"),
+        (lambda t: t.update({"score.original_module.bias": t[FIRST]}), "has score.original_module.bias, which belongs"),
         (lambda t: t.pop(FIRST), "lacks model.layers.0.self_attn.q_proj.lora_A.weight"),
         (lambda t: [t.pop(name) for name in list(t)[:7]], "and 2 more"),
         (lambda t: t.update({FIRST: t[FIRST].T.copy()}), r"has shape \(6, 2\), expected \(2, 6\)"),
@@ -138,8 +155,13 @@ def test_a_save_that_fails_leaves_the_last_one(monkeypatch, model, saved):
 
 
 def test_whole_modules_that_do_not_exist(model):
+    """PEFT names two heads where it classifies: a model has one of them or none."""
     with pytest.raises(ConfigError, match="modules_to_save has 'score'"):
         model.attach(LoRAConfig(target_modules=["q_proj"], modules_to_save=["score"]), rng=0)
+    config = LoRAConfig(
+        target_modules=["q_proj"], modules_to_save=["classifier", "score"], other={"task_type": "SEQ_CLS"}
+    )
+    assert not any("score" in name for name in model.attach(config, rng=0).parameters)
 
 
 def test_an_expression_that_takes_forever_can_be_stopped(model):
