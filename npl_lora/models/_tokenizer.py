@@ -8,11 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._extras import require
+from .._shown import shown
 from ._chat import ChatTemplate
 from ._config import ModelError
 from .gguf import GGUF
 
+_MERGES = "tokenizer.ggml.merges"
 _CONTROL = 3  # GGUF's token_type of tokens that are no text: <|im_end|> and the like
 
 
@@ -68,12 +72,10 @@ def _of_folder(folder: Path) -> Tokenizer:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises no narrower type
-        raise ModelError(f"{file} is no tokenizer: {error}") from None
+        raise ModelError(f"{file} is no tokenizer: {shown(str(error), 200)}") from None
     inner.no_padding()
     inner.no_truncation()
-    ends = read_config(folder).get("eos_token_id")
-    stop = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return Tokenizer(inner, [int(token) for token in stop], _template_of(folder))
+    return Tokenizer(inner, _ends(read_config(folder).get("eos_token_id"), folder), _template_of(folder))
 
 
 def _template_of(folder: Path) -> ChatTemplate | None:
@@ -105,21 +107,34 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     tokenizers = require("tokenizers", "models", "a tokenizer")
     kind, before = file.field("tokenizer.ggml.model"), file.field("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or before not in ("smollm", "gpt-2"):
-        raise ModelError(f"{file.path} has a tokenizer {kind!r}, {before!r}, that is not read from GGUF: take a folder")
-    names, merges = file.field("tokenizer.ggml.tokens"), file.field("tokenizer.ggml.merges", [])
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, pairs))
+        said = f"a tokenizer {shown(kind)}, {shown(before)}"
+        raise ModelError(f"{file.path} has {said}, that is not read from GGUF: take a folder")
+    names, pairs = file.texts("tokenizer.ggml.tokens"), [tuple(m.split(" ", 1)) for m in file.texts(_MERGES)]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise ModelError(f"{file.path}: {_MERGES} has a merge that is not of two")
+    try:
+        inner = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, pairs))
+    except Exception as error:  # the library raises no narrower type
+        raise ModelError(f"{file.path} has no tokenizer: {shown(str(error), 200)}") from None
     pre = tokenizers.pre_tokenizers
     steps = [pre.Digits(individual_digits=True)] if before == "smollm" else []
     inner.pre_tokenizer = pre.Sequence([*steps, pre.ByteLevel(add_prefix_space=False)])
     inner.decoder = tokenizers.decoders.ByteLevel()
-    types = file.field("tokenizer.ggml.token_type", [])
+    types = np.atleast_1d(file.field("tokenizer.ggml.token_type", ()))
     special = [tokenizers.AddedToken(n, special=True) for n, t in zip(names, types, strict=False) if t == _CONTROL]
     inner.add_special_tokens(special)
     end = file.field("tokenizer.ggml.eos_token_id")
     keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     numbers = {name: file.field(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
-    known = {f"{name}_token": names[n] for name, n in numbers.items() if isinstance(n, int) and n < len(names)}
+    known = {f"{name}_token": names[n] for name, n in numbers.items() if isinstance(n, int) and 0 <= n < len(names)}
     source = file.field("tokenizer.chat_template")
     template = ChatTemplate(source, known) if isinstance(source, str) else None
-    return Tokenizer(inner, [] if end is None else [int(end)], template)
+    return Tokenizer(inner, _ends(end, file.path), template)
+
+
+def _ends(found: Any, path: Path) -> list[int]:
+    """eos_token_id: a token, some, or none."""
+    stop = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
+        raise ModelError(f"{path} has eos_token_id = {shown(found)}, expected tokens")
+    return stop

@@ -3,6 +3,7 @@
 Source: transformers 5.23.0 for the names of the files and of what is in them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._shown import named
 from .._tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
 from ._weights import Weights, stored
@@ -43,7 +45,7 @@ def _floating(folder: Path) -> dict[str, np.ndarray]:
         except TensorFileError as error:
             raise ModelError(f"{path} {error}") from None
         if twice := sorted(arrays.keys() & found.keys()):
-            raise ModelError(f"{path} has {twice[0][:100]}, which another shard has too")
+            raise ModelError(f"{path} has {named(twice[0])}, which another shard has too")
         arrays |= found
     return {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
 
@@ -55,10 +57,10 @@ def _files(folder: Path) -> list[Path]:
     if not (folder / _INDEX).exists():
         raise ModelError(f"{folder} has neither {_ONE} nor {_INDEX}")
     shards: Mapping[str, Any] = read_json(folder / _INDEX).get("weight_map", {})
-    names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
-    if not names or any(Path(name).name != name for name in names):
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    if not names or not all(re.fullmatch(r"[\w-][\w.-]{0,200}", name, re.ASCII) for name in names):
         raise ModelError(f"{folder / _INDEX} names no shards beside it")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(names)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import ops as reference
 from ..adapters import LoRA
 from ..models import Classifier, Pretrained
 from .data import Row, batch_at, in_order
+from .nonfinite import origin
 from .step import Batch, Metrics, NonFiniteError, Recipe, State, train_step
 
 
@@ -56,7 +58,7 @@ def judged(
         with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
             if isinstance(model, Classifier):
                 logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
-                total += float(ops.cross_entropy(logits, batch.labels, count=count)[0])
+                total += float(reference.cross_entropy(logits, batch.labels, count=count)[0])
                 right += _right(logits, batch.labels)
             else:
                 how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
@@ -64,7 +66,8 @@ def judged(
         if seen is not None:
             seen(len(batch.tokens))
     if not math.isfinite(total):
-        raise NonFiniteError(f"the held-out loss is {total}")
+        where = origin(partial(_loss, model, adapter, batches), model, adapter)
+        raise NonFiniteError(f"the held-out loss is {total}{where}")
     return Evaluation(total, count, right / max(1, count) if isinstance(model, Classifier) else None)
 
 
@@ -74,6 +77,12 @@ def evaluate(model: Pretrained, adapter: LoRA | None, rows: Sequence[Row], *, mi
     Raises NonFiniteError when it is not finite.
     """
     return judged(model, adapter, rows, micro=micro, padding=padding).loss
+
+
+def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any) -> None:
+    """The same computation with other ops."""
+    for batch in batches:
+        model.loss(batch.tokens, batch.labels, adapter, key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
 
 
 def accuracy(classifier: Classifier, adapter: LoRA | None, batches: Iterable[Batch]) -> float:

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from ..adapters.files import write_whole
 from .loop import Evaluation
 from .step import Metrics
 
@@ -14,17 +15,18 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row for row in kept if int(row["step"]) <= step)
+        kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in kept if line.endswith("\n") and 0 < _step(line) <= step]  # a kill may cut the last one
+        write_whole(path, "".join([",".join(FIELDS) + "\n", *kept]).encode())
 
     def add(self, step: int, metrics: Metrics, held_out: Evaluation | None, rate: float) -> None:
         judged = (None, None) if held_out is None else (held_out.loss, held_out.accuracy)
         row = (step, metrics.loss, *judged, metrics.lr, metrics.norm, f"{rate:.1f}")  # None: nothing is written
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def _step(line: str) -> int:
+    """The step of a row, 0 for what is none."""
+    number = line.partition(",")[0]
+    return int(number) if number.isdecimal() and len(number) < 10 and line.count(",") == len(FIELDS) - 1 else 0
