@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._extras import require
+from .._shown import named
 from .._tensor_file import TensorFileError, json_object, open_tensors
 from .config import ConfigError, LoRAConfig
 from .lora import LoRA, places, shapes, trained_in_full
@@ -128,7 +129,7 @@ def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:5])
+    shown = ", ".join(named(name) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
+from .._shown import shown
 from ..layers.init import factors, uniform
 from ..layers.parameters import lora_scale
 from ..ops import Pullback
@@ -132,7 +133,7 @@ def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Map
         if name not in optional and not any(
             is_saved(replace(config, modules_to_save=(name,)), path) for path in modules
         ):
-            raise ConfigError(f"modules_to_save has {name!r}, which is the name of no module")
+            raise ConfigError(f"modules_to_save has {shown(name)}, which is the name of no module")
     saved = {name for path, module in modules.items() if is_saved(config, path) for name in module.tensors}
     biases = {name for name in base if name == "bias" or name.endswith(".bias")}
     if config.bias == "none":

@@ -13,26 +13,31 @@
     loss, pullback = classifier.loss(tokens, classes, adapter, key_mask=mask)
 
 A model is frozen: what training changes is the adapter's. Reading order: _compose, _part, llama, gpt2, bert, _head,
-_weights, huggingface, gguf, _pretrained, _model, _classifier, _generate.
+_weights, huggingface, gguf, _pretrained, _model, _classifier, _generate, _chat, _tokenizer,
+_export.
 """
 
 from ._cache import Cache
 from ._classifier import Classifier, load_classifier
 from ._config import ModelError
+from ._export import DTYPES, export, own_dtype
 from ._generate import generate
 from ._model import Model, load
 from ._pretrained import Pretrained
 from ._tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
+    "DTYPES",
     "Cache",
     "Classifier",
     "Model",
     "ModelError",
     "Pretrained",
     "Tokenizer",
+    "export",
     "generate",
     "load",
     "load_classifier",
     "load_tokenizer",
+    "own_dtype",
 ]

@@ -37,6 +37,8 @@ class Pretrained(ABC):
         self.family: Any = self.FAMILIES[self.kind]
         self.about = dict(about)
         self.config = self.family.Config.from_json(about)
+        if self.config.n_layers > len(base):  # before something is made for each of them
+            raise ModelError(f"config.json has {self.config.n_layers} layers, the checkpoint {len(base)} tensors")
         base, prefix, table = self._named(base), self.family.PREFIX, f"{self.family.EMBEDDING}.weight"
         if table not in base and table.removeprefix(prefix) in base:
             base = base.renamed(lambda name: prefix + name)
@@ -148,6 +150,6 @@ def _check(base: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """All tensors there, of the shapes that the configuration gives them."""
     for name, shape in shapes.items():
         if name not in base:
-            raise ModelError(f"the checkpoint lacks {name}")
+            raise ModelError(f"the checkpoint lacks {name}, or has it in whole numbers")
         if base.shape(name) != shape:
             raise ModelError(f"{name} has shape {base.shape(name)}, expected {shape} by the configuration")

@@ -22,7 +22,7 @@ import numpy as np
 from ..adapters import Module
 from ..ops import Pullback
 from ._compose import Array, Gradients, added, chained, inputs_of, recomputed, residual
-from ._config import ModelError, field_of, number, padding, whole
+from ._config import MOST, ModelError, field_of, number, padding, whole
 from ._heads import joined, split
 from ._part import Part
 
@@ -59,7 +59,7 @@ class Config:
         if found.get("is_decoder"):
             raise ModelError("config.json has is_decoder = true, expected a model that sees all tokens")
         return cls(
-            n_layers=whole(found, "num_hidden_layers"),
+            n_layers=whole(found, "num_hidden_layers", most=MOST),
             width=width,
             n_heads=n_heads,
             inner=whole(found, "intermediate_size"),

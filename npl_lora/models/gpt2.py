@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from .._shown import shown
 from ..adapters import Module
 from ..ops import Pullback
 from ._cache import Cache
 from ._compose import Array, Gradients, added, chained, inputs_of, recomputed, residual
-from ._config import ModelError, field_of, number, whole
+from ._config import MOST, ModelError, field_of, number, whole
 from ._heads import joined, split
 from ._part import Part
 
@@ -53,9 +54,9 @@ class Config:
             raise ModelError(f"config.json has n_embd = {width} and n_head = {n_heads}, expected a multiple")
         for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
             if found.get(name, usual) is not usual:
-                raise ModelError(f"config.json has {name} = {found[name]}, expected {usual}")
+                raise ModelError(f"config.json has {name} = {shown(found[name])}, expected {usual}")
         return cls(
-            n_layers=whole(found, "n_layer"),
+            n_layers=whole(found, "n_layer", most=MOST),
             width=width,
             n_heads=n_heads,
             inner=whole(found, "n_inner", 4 * width),

@@ -1,6 +1,7 @@
 """PEFT's two files: read and written whole, and refused with a sentence that lists what does not fit."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -110,6 +111,17 @@ def test_tensors_that_do_not_fit(model, saved, edit, sentence):
         (b'{"peft_type": "LOKR"}', "peft_type is 'LOKR'"),
         (b'{"target_modules": ["nothing"]}', "the name of no module"),
         (b'{"use_dora": true}', "use_dora"),
+        (b'{"r": 1e999}', "r is inf"),
+        (b'{"r": true}', "r is True"),
+        (b'{"r": 100000000000000000000}', "r is 100000000000000000000"),
+        (b'{"lora_alpha": 1' + b"0" * 400 + b"}", r"lora_alpha is 10+\.\.\., expected a number"),
+        (b'{"lora_alpha": NaN}', "lora_alpha is nan"),
+        (b'{"bias": "' + b"x" * 9000 + b'"}', r"bias is 'x{1,60}\.\.\., expected one of none"),
+        (b'{"target_modules": "("}', "is no regular expression: missing"),
+        (b'{"target_modules": "[[a]"}', "leaves no module"),  # which Python warns of
+        (b'{"target_modules": ["' + b"x" * 9000 + b'"]}', r"target_modules has 'x{1,60}\.\.\., which is the name"),
+        (b'{"target_modules": ["\\u001b[31m"]}', r"target_modules has '\\x1b\[31m', which"),
+        (b'{"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "(a)?.*"}', "is no number in"),
         (None, "No such file"),
     ],
 )
@@ -150,3 +162,19 @@ def test_whole_modules_that_do_not_exist(model):
         target_modules=["q_proj"], modules_to_save=["classifier", "score"], other={"task_type": "SEQ_CLS"}
     )
     assert not any("score" in name for name in model.attach(config, rng=0).parameters)
+
+
+def test_an_expression_that_takes_forever_can_be_stopped(model):
+    """Python's `re` is run as PEFT runs it. That somebody can stop it is all that is promised."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.attach(LoRAConfig(target_modules=r"([a-z0-9_.]+)+!"), rng=0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 STEPS = 50
 
 
-def their_losses(adapted, batches, schedule, clip=1.0):
+def their_losses(adapted, batches, schedule, lr=5e-3, clip=1.0):
     """transformers' and torch's own parts: AdamW, the scheduler of that name, clipping."""
-    optimizer = torch.optim.AdamW([p for _, p in trained(adapted)], lr=5e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([p for _, p in trained(adapted)], lr=lr, weight_decay=0.01)
     rates = transformers.get_scheduler(schedule, optimizer, num_warmup_steps=5, num_training_steps=STEPS)
     losses = []
     for tokens, labels, mask in batches:
@@ -35,8 +35,8 @@ def their_losses(adapted, batches, schedule, clip=1.0):
     return losses
 
 
-def our_losses(model, adapter, batches, schedule):
-    recipe = Recipe(steps=STEPS, lr=5e-3, weight_decay=0.01, warmup=5, schedule=schedule)
+def our_losses(model, adapter, batches, schedule, lr=5e-3):
+    recipe = Recipe(steps=STEPS, lr=lr, weight_decay=0.01, warmup=5, schedule=schedule)
     state, losses = State(adapter), []
     for tokens, labels, mask in batches:
         state, metrics = train_step(model, state, [Batch(tokens, labels, mask)], recipe)
