@@ -171,7 +171,8 @@ def _line(event: Event) -> str:
     if held is None:
         return f"step {event.step}"
     also = f"perplexity {held.perplexity:.2f}" if held.accuracy is None else f"accuracy {held.accuracy:.4f}"
-    return f"step {event.step}: held-out loss {held.loss:.4f}, {also}{', the best so far' if event.is_best and event.step else ''}"
+    best = ", the best so far" if event.is_best and event.step else ""
+    return f"step {event.step}: held-out loss {held.loss:.4f}, {also}{best}"
 
 
 def _sample(model: Model, adapter: LoRA, tokenizer: Tokenizer, prompt: str) -> str:

@@ -63,7 +63,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Best:
-    """The lowest held-out loss so far, the step that it was seen after, and the evaluations since, none of them lower."""
+    """The lowest held-out loss so far, the step that it was seen after, and how many evaluations came since."""
 
     loss: float = math.inf
     step: int = 0

@@ -1,7 +1,6 @@
 """npl-lora generate, where it must refuse; what it prints of a real model is tested beside that model."""
 
 import pytest
-import tokenizers
 from models import tiny
 
 from npl_lora.adapters import LoRAConfig, files
@@ -12,12 +11,7 @@ from npl_lora.models import load
 @pytest.fixture
 def folder(tmp_path):
     """A tiny model whose tokens are digits and x, y, z."""
-    words = {word: i for i, word in enumerate("0123456789xyz")}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="x"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    path = tiny.folder(tmp_path / "model", dtype="float32")
-    inner.save(str(path / "tokenizer.json"))
-    return path
+    return tiny.with_tokenizer(tiny.folder(tmp_path / "model", dtype="float32"))
 
 
 def test_it_prints_what_follows(folder, capsys):

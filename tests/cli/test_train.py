@@ -1,8 +1,10 @@
 """npl-lora train on a tiny model: what it writes, that it learns, that a stop loses nothing, and what it refuses."""
 
 import csv
+import json
 import multiprocessing.pool
 import os
+import re
 import resource
 import shutil
 import signal
@@ -13,25 +15,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import tokenizers
 from models import tiny
 from safetensors.numpy import load_file
 
 from npl_lora.cli import main
-from npl_lora.models import load
-from npl_lora.training import checkpoint
+from npl_lora.models import load, load_tokenizer
+from npl_lora.training import checkpoint, data, loop
 
 HOW = ["--steps", "6", "--every", "2", "--length", "8", "--batch", "3", "--micro-batch", "2", "--lr", "0.05"]
 
 
 @pytest.fixture
 def model(tmp_path):
-    words = {word: i for i, word in enumerate("0123456789xyz")}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="x"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    path = tiny.folder(tmp_path / "model", dtype="float32")
-    inner.save(str(path / "tokenizer.json"))
-    return path
+    return tiny.with_tokenizer(tiny.folder(tmp_path / "model", dtype="float32"))
 
 
 @pytest.fixture
@@ -39,6 +35,26 @@ def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("1 2 3 4 5 6 7 8 9 x y z " * 12)
     return path
+
+
+@pytest.fixture(params=["txt", "jsonl", "csv"])
+def any_kind(request, tmp_path, text):
+    """Something that can be learned of each kind, and a model to learn it: (model, data)."""
+    path, rng = tmp_path / f"data.{request.param}", np.random.default_rng(0)
+    digits = [rng.permutation(list("0123456789"))[:4] for _ in range(30)]
+    if request.param == "txt":
+        path = text
+    elif request.param == "jsonl":
+        turns = [[("user", " ".join(d)), ("assistant", " ".join(d[:2]))] for d in digits]
+        rows = [{"messages": [{"role": role, "content": said} for role, said in turn]} for turn in turns]
+        rows[::2] = [{"prompt": " ".join(d), "completion": d[0]} for d in digits[::2]]
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        kinds = [("01234", "low")] * 15 + [("56789", "high")] * 15
+        rows = [f"{' '.join(rng.choice(list(digits), 4))},{label}" for digits, label in kinds]
+        path.write_text("\n".join(["text,label", *rows]))
+    kind = "bert" if request.param == "csv" else "llama"
+    return tiny.with_tokenizer(tiny.folder(tmp_path / f"for-{request.param}", kind, dtype="float32")), path
 
 
 def train(model, text, out, *more):
@@ -70,6 +86,110 @@ def test_it_learns_and_writes_an_adapter(model, text, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "step 40: held-out loss" in said
     assert "perplexity" in said
+
+
+def test_it_learns_from_every_kind_of_data(any_kind, tmp_path, capsys):
+    assert train(*any_kind, tmp_path / "out", "--steps", "40", "--every", "20", "--held-out", "0.3") == 0
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    mean = [sum(float(row["loss"]) for row in part) for part in (rows[:10], rows[-10:])]
+    assert mean[1] < 0.9 * mean[0]
+    assert "held-out loss" in capsys.readouterr().err
+    is_classified = any_kind[1].suffix == ".csv"
+    assert bool(rows[-1]["held_out_accuracy"]) == is_classified
+    classes = tmp_path / "out" / "classes.json"
+    assert (json.loads(classes.read_text()) == ["high", "low"]) if is_classified else not classes.exists()
+    assert (tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_kind_of_data_goes_on_to_the_same_bits(any_kind, tmp_path, monkeypatch):
+    """Stopped at each of its evaluations, and with patience, which counts them."""
+    more = ["--dropout", "0.2", "--patience", "2", "--every", "1", "--held-out", "0.3"]
+    assert train(*any_kind, tmp_path / "whole", *more) == 0
+    kept, stops, out = checkpoint.save, [], tmp_path / "cut"
+
+    def killed(path, state, about):
+        kept(path, state, about)
+        if state.step not in stops:
+            stops.append(state.step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        for _ in range(10):
+            if train(*any_kind, out, *more, *(["--resume"] if stops else [])) == 0:
+                break
+    assert len(stops) >= 3
+    assert_same_bits(tmp_path / "whole", out)
+
+
+def test_patience_ends_a_run_that_gets_worse_and_leaves_the_best_adapter(model, text, tmp_path, capsys):
+    out, more = tmp_path / "out", ["--steps", "60", "--every", "1", "--patience", "3", "--lr", "0.5"]
+    assert train(model, text, out, *more) == 0
+    with (out / "metrics.csv").open() as file:
+        held = [float(row["held_out_loss"]) for row in csv.DictReader(file)]
+    said = capsys.readouterr().err
+    first = float(re.search(r"step 0: held-out loss ([\d.]+)", said)[1])
+    best = int(np.argmin([first, *held]))
+    assert len(held) == best + 3 < 60
+    assert f"the adapter is that of step {best}, held-out loss" in said
+    assert train(model, text, out, *more, "--resume") == 0  # there is nothing left to do
+    with (out / "metrics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == best + 3
+    how = dict(micro=2, padding=0)
+    found = data.read(text, load_tokenizer(model), 8)
+    again = loop.evaluate(load(model), load(model).load_adapter(out), found.split(0.1)[1], **how)
+    assert again == min([first, *held]) or best == 0
+
+
+def test_patience_needs_something_to_judge_by(model, text, tmp_path, capsys):
+    assert train(model, text, tmp_path / "out", "--patience", "2", "--held-out", "0") == 2
+    assert "patience is 2, expected at least 1, and rows held out" in capsys.readouterr().err
+
+
+def test_other_data_is_another_run(model, text, tmp_path, capsys):
+    assert train(model, text, tmp_path / "out") == 0
+    text.write_text(text.read_text()[2:])
+    assert train(model, text, tmp_path / "out", "--resume") == 2
+    assert "was made with rows = " in capsys.readouterr().err
+
+
+def test_the_fields_of_lora_come_from_a_file_and_the_command_line_goes_first(model, text, tmp_path):
+    fields = {"r": 5, "lora_alpha": 3, "layers_to_transform": [1], "bias": "none", "rank_pattern": {"q_proj": 2}}
+    (tmp_path / "lora.json").write_text(json.dumps({**fields, "target_modules": ["q_proj", "v_proj"]}))
+    assert train(model, text, tmp_path / "out", "--lora", str(tmp_path / "lora.json"), "--alpha", "7") == 0
+    adapter = load(model).load_adapter(tmp_path / "out")
+    assert {path: p.shape[0] for path, p in adapter.parameters.items() if "lora_A" in path} == {
+        "model.layers.1.self_attn.q_proj.lora_A.weight": 2,
+        "model.layers.1.self_attn.v_proj.lora_A.weight": 5,
+    }
+    assert adapter.config.lora_alpha == 7
+
+
+@pytest.mark.parametrize(("content", "sentence"), [("[]", "is list in JSON"), ('{"r": "8"}', "r is '8'"), (None, "No")])
+def test_a_file_of_fields_that_is_none(model, text, tmp_path, capsys, content, sentence):
+    path = tmp_path / "lora.json"
+    if content is not None:
+        path.write_text(content)
+    assert train(model, text, tmp_path / "out", "--lora", str(path)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_without_matplotlib_the_curve_is_missed_with_one_line(model, text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert train(model, text, tmp_path / "out") == 0
+    assert "the loss curve needs matplotlib: pip install 'npl-lora[plots]'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "curve.png").exists()
+
+
+def test_rows_that_are_cut_are_counted(model, tmp_path, capsys):
+    path = tmp_path / "data.jsonl"
+    rows = [("1 2", "3"), ("1 2", "3 4 5 6 7 8 9 0"), ("1 2 3 4 5 6 7 8 9", "0")]
+    path.write_text("\n".join(json.dumps({"prompt": p, "completion": c}) for p, c in rows))
+    assert train(model, path, tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    assert "2 rows, 1 cut to 8 tokens, 1 left out: cut, nothing of the answer remains" in said
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.3"])

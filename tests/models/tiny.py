@@ -20,6 +20,13 @@ KINDS = {
 
 BERT = dict(model_type="bert", num_attention_heads=2, layer_norm_eps=1e-5, pad_token_id=None)
 ENCODERS = {"bert": BERT, "bert-old": BERT, "bert-bare": BERT}
+WORDS = "0123456789xyz"
+TEMPLATE = """\
+{% for message in messages %}
+{{ 'x' if message['role'] == 'user' else 'y' }} {{ message['content'] }} {{ eos_token }}
+{% endfor %}
+{% if add_generation_prompt %}
+y {% endif %}"""
 CLASSES = ("no", "maybe", "yes")
 
 
@@ -87,6 +94,18 @@ def folder(path, kind="llama", dtype="float64", change=None, **config):
         change(arrays)
     save_file(arrays, path / "model.safetensors", {"format": "pt"})
     (path / "config.json").write_text(json.dumps({**CONFIG, **(KINDS | ENCODERS)[kind], **config}))
+    return path
+
+
+def with_tokenizer(path, **about):
+    """The folder with a tokenizer of its 13 words, digits and x, y, z, and a template for conversations: the user is x,
+    the assistant y, and z ends a turn. about: more for tokenizer_config.json."""
+    import tokenizers
+
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="x"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "z", **about}))
     return path
 
 

@@ -57,5 +57,5 @@ def _examples(path: Path, content: str, text_column: str, label_column: str) -> 
                 if not row[name].strip():
                     raise DataError(f"{where}: {name} is empty")
             yield reader.line_num, row[text_column], row[label_column].strip()
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+    except csv.Error as error:  # in the row that begins behind the last good one
+        raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from None
