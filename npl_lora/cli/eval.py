@@ -77,6 +77,7 @@ def _judge(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     found = _data.read(arguments, load_tokenizer(arguments.model), classes)
     model: Pretrained = load(arguments.model) if classes is None else load_classifier(arguments.model, classes)
     _data.check_length(arguments.length, model)
+    data.check(found.rows, model.config.vocabulary, model.config.positions)
     adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter)
     model = model if arguments.coded else model.held()
     return found, _shown(model, adapter, found, arguments.batch)

@@ -24,7 +24,7 @@ from ..adapters.files import write_whole
 from ..models import Classifier, Pretrained
 from . import checkpoint, loop
 from .classes import CLASSES
-from .data import Row
+from .data import Row, check
 from .loop import Evaluation
 from .metrics import MetricsFile
 from .step import Metrics, Recipe, State
@@ -73,6 +73,7 @@ class Run:
     ) -> None:
         if patience is not None and (patience < 1 or not held_out):
             raise ValueError(f"patience is {patience}, expected at least 1, and rows held out to judge by")
+        check([*rows, *held_out], model.config.vocabulary, model.config.positions)
         self.model, self.rows, self.held_out, self.recipe = model, rows, held_out, recipe
         self.out, self.batch, self.micro, self.every = Path(out), batch, micro_batch or batch, every
         self.patience, self.base = patience, base

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...models import Tokenizer
 from . import classified, conversations, text
-from .rows import IGNORED, Data, Row, batch, batch_at, in_order, learned, split
-from .text import DataError, read_text, windows
+from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, in_order, learned, split
+from .text import read_text, windows
 
 __all__ = [
     "IGNORED",
@@ -22,6 +22,7 @@ __all__ = [
     "Row",
     "batch",
     "batch_at",
+    "check",
     "in_order",
     "is_classified",
     "learned",

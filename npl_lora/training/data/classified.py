@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models import Tokenizer
-from .rows import Data, Row
-from .text import DataError
+from .rows import Data, DataError, Row
 
 
 def read(

@@ -18,8 +18,7 @@ import numpy as np
 from ..._tensor_file import TensorFileError, json_object
 from ...models import ModelError, Tokenizer
 from ...models._chat import ChatTemplate
-from .rows import IGNORED, Data, Row, learned
-from .text import DataError
+from .rows import IGNORED, Data, DataError, Row, learned
 
 
 def read(path: Path, content: str, tokenizer: Tokenizer, length: int) -> Data:

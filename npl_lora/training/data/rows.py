@@ -64,6 +64,18 @@ def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
     return list(rows[: len(rows) - held]), list(rows[len(rows) - held :])
 
 
+def check(rows: Sequence[Row], vocabulary: int, positions: int) -> None:
+    """Raises DataError for rows that a model of so many tokens and positions cannot take."""
+    for number, row in enumerate(rows, 1):
+        low, high = (int(row.tokens.min()), int(row.tokens.max())) if row.tokens.size else (0, 0)
+        if low < 0 or high >= vocabulary:
+            token = low if low < 0 else high
+            said = f"the model has {vocabulary:,} tokens: the tokenizer is not its own"
+            raise DataError(f"row {number:,} has the token {token:,}, and {said}")
+        if row.tokens.size > positions:
+            raise DataError(f"row {number:,} has {row.tokens.size:,} tokens, and the model {positions:,} positions")
+
+
 def batch(rows: Sequence[Row], padding: int) -> Batch:
     """Rows as one batch, padded on the right."""
     T = max(row.tokens.size for row in rows)

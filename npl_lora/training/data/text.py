@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models import Tokenizer
-from .rows import Data, Row
-
-
-class DataError(ValueError):
-    """Data that cannot be trained on. One sentence."""
+from .rows import Data, DataError, Row
 
 
 def read_text(path: Path) -> str:
