@@ -1,5 +1,7 @@
 """BERT classifiers against transformers and PEFT, in float64 throughout: logits, loss, every gradient, and files."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from models.float64 import in_float64, islands_in_float64  # noqa: E402
+from models.test_training import STEPS, apart, our_losses, their_losses  # noqa: E402
 from models.test_transformers import answers, off, safetensors_names, trained  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
@@ -124,3 +127,22 @@ def test_full_fine_tuning(tmp_path):
     loss, pullback = model.loss(tokens, labels, model.full(), key_mask=mask)
     assert abs(float(loss) - right_loss) < 1e-11 * right_loss
     check_gradients(pullback(1.0), right_grads)
+
+
+@pytest.mark.parametrize("what", ["lora", "full"])
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-8)])
+def test_losses_of_fifty_steps_stay_together(tmp_path, what, dtype, bound):
+    """An adapter and its head beside PEFT, all of the model beside transformers."""
+    their_model = theirs(tmp_path, LORAS["usual"])
+    model = load_classifier(tmp_path / "model", CLASSES, dtype=dtype)
+    adapter = model.load_adapter(tmp_path / "adapter") if what == "lora" else model.full()
+    if what == "full":
+        their_model = in_float64(transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model"))
+    batches = [texts(seed % 3) for seed in range(STEPS)]
+    ours = our_losses(model, adapter, batches, "linear")
+    with islands_in_float64() if dtype == np.float64 else contextlib.nullcontext():
+        right = their_losses(their_model if dtype == np.float64 else their_model.float(), batches, "linear")
+    tokens, labels, mask = batches[-1]
+    untrained, _ = model.loss(tokens, labels, adapter, key_mask=mask)
+    assert right[-1] < 0.8 * untrained  # they do learn
+    assert apart(ours, right) < bound
