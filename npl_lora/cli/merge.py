@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ..models import DTYPES, export, load, own_dtype
+from ..training.classes import CLASSES
 
 _DESCRIPTION = """\
 Put an adapter into the weights of its model, W + s B A, and write what comes of it as a Hugging Face folder:
@@ -34,6 +35,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Merge, and say what was written."""
     try:
+        if (arguments.adapter / CLASSES).exists():
+            raise ValueError(f"{arguments.adapter} is the adapter of a classifier: only language models are merged")
         dtype = own_dtype(arguments.model) if arguments.dtype is None else arguments.dtype
         model = load(arguments.model)
         merged = model.merged(model.load_adapter(arguments.adapter))

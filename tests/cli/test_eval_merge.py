@@ -96,3 +96,6 @@ def test_what_merge_refuses(folder, adapter, tmp_path, capsys):
     assert "model.norm.weight has values up to 1e+06, too large for float16" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
+    (adapter / "classes.json").write_text('["a", "b"]')
+    assert main([*words, str(tmp_path / "out")]) == 2
+    assert "is the adapter of a classifier: only language models are merged" in capsys.readouterr().err
