@@ -15,6 +15,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tokenizers
 from models import tiny
 from safetensors.numpy import load_file, save_file
 
