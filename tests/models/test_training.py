@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from models.golden import STEPS, apart, our_losses
 
 from npl_lora.models import load
-from npl_lora.training.step import Batch, Recipe, State, train_step
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -14,8 +14,6 @@ from models.float64 import islands_in_float64  # noqa: E402
 from models.test_transformers import LORAS, TINY, batch, theirs, trained  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
-
-STEPS = 50
 
 
 def their_losses(adapted, batches, schedule, clip=1.0):
@@ -35,15 +33,6 @@ def their_losses(adapted, batches, schedule, clip=1.0):
     return losses
 
 
-def our_losses(model, adapter, batches, schedule):
-    recipe = Recipe(steps=STEPS, lr=5e-3, weight_decay=0.01, warmup=5, schedule=schedule)
-    state, losses = State(adapter), []
-    for tokens, labels, mask in batches:
-        state, metrics = train_step(model, state, [Batch(tokens, labels, mask)], recipe)
-        losses.append(metrics.loss)
-    return losses
-
-
 def losses_of_both(tmp_path, lora, schedule, dtype):
     adapted = theirs(tmp_path, "llama", LORAS[lora])
     model = load(tmp_path / "model", dtype=dtype)
@@ -53,11 +42,6 @@ def losses_of_both(tmp_path, lora, schedule, dtype):
         return ours, their_losses(adapted.float(), batches, schedule)
     with islands_in_float64():
         return ours, their_losses(adapted, batches, schedule)
-
-
-def apart(ours, right):
-    assert np.ptp(right) > 0.1  # they do move
-    return max(abs(a - b) / b for a, b in zip(ours, right, strict=True))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -1,0 +1,87 @@
+"""Write tests/models/golden.json: what transformers and PEFT answer, in float64 throughout, for tiny models of every
+kind under every configuration of test_transformers, and the losses of fifty AdamW steps.
+
+    cd tests && PYTHONPATH=. python models/record_golden.py
+
+Whoever adds a kind or a configuration there runs it again. Needs the extras torch and test.
+"""
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from models import golden
+from models.float64 import islands_in_float64
+from models.test_training import RUNS, their_losses
+from models.test_transformers import GPT2_LORAS, LORAS, MODELS, TINY, answers, theirs
+
+CASES = [(name, lora, LORAS[lora]) for name in MODELS for lora in LORAS]
+CASES += [("gpt2", lora, GPT2_LORAS[lora]) for lora in GPT2_LORAS]
+
+
+def record():
+    """What golden.json holds."""
+    models, cases = {}, {}
+    for name, lora, config in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            adapted = remade(Path(folder), name, config)
+            models[name] = about(Path(folder) / "model" / "config.json")
+            cases[f"{name} {lora}"] = about(Path(folder) / "adapter" / "adapter_config.json") | answered(adapted)
+    versions = {package: version(package) for package in ("torch", "transformers", "peft", "numpy")}
+    return {"made_with": versions, "models": models, "cases": cases, "training": {run: trained(*run) for run in RUNS}}
+
+
+def remade(folder, name, lora):
+    """The model and the adapter that test_transformers makes, with the numbers of `golden.values`."""
+    adapted = theirs(folder, name, lora)
+    for parameter_name, parameter in adapted.named_parameters():
+        value = golden.values(golden.ours(parameter_name), tuple(parameter.shape))
+        parameter.data = torch.from_numpy(value)
+    return adapted
+
+
+def about(path):
+    """A configuration as it was written, but for what names this run; the names and shapes of the tensors beside it."""
+    config = json.loads(path.read_text())
+    for name in ("transformers_version", "peft_version", "base_model_name_or_path"):
+        config.pop(name, None)
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()  # PEFT keeps a set, whose order is another each time
+    (file,) = path.parent.glob("*model.safetensors")
+    raw = file.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return {"config": config, "tensors": {n: t["shape"] for n, t in header.items() if n != "__metadata__"}}
+
+
+def answered(adapted):
+    tokens, labels, mask = golden.batch(TINY["vocab_size"])
+    logits, loss, grads = answers(adapted, tokens, labels, mask)
+    gradients = {name: golden.numbers(name, gradient) for name, gradient in grads.items()}
+    return {"logits": golden.numbers("logits", logits[mask]), "loss": loss, "gradients": gradients}
+
+
+def trained(lora, schedule, dtype):
+    """The losses of fifty steps of the tiny Llama."""
+    batches = [golden.batch(TINY["vocab_size"], seed) for seed in range(golden.STEPS)]
+    with tempfile.TemporaryDirectory() as folder:
+        adapted = remade(Path(folder), "llama", LORAS[lora])
+        if dtype == "float32":
+            return their_losses(adapted.float(), batches, schedule)
+        with islands_in_float64():
+            return their_losses(adapted, batches, schedule)
+
+
+def written(recorded):
+    """The text of the file: a line for each model, case and run."""
+
+    def lines(part):
+        return ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in part.items())
+
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {{\n{lines(part)}\n }}" for name, part in recorded.items()) + "\n}\n"
+
+
+if __name__ == "__main__":
+    golden.FILE.write_text(written(record()))
