@@ -98,7 +98,7 @@ def _check_layout(header: dict[str, Any], size: int) -> None:
     end = 0
     for begin, stop, name in spans:
         if begin != end:
-            raise TensorFileError(f"{name} begins at byte {begin:,}, expected {end:,}")
+            raise TensorFileError(f"{name!r} begins at byte {begin:,}, expected {end:,}")
         end = stop
     if end != size:
         raise TensorFileError(f"has {size:,} bytes of arrays, its header declares {end:,}")

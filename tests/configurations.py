@@ -183,6 +183,12 @@ def attention(d):
     return {"q": q, "k": k, "v": v, **mask}, config | ({"scale": d["scale"]} if d["bias"] else {})
 
 
+def masked_mean(d):
+    f = Draw(d)
+    x = f(*d["leading"], d["T"], d["in"])
+    return {"x": x, **({"mask": f.mask(*x.shape[:-1])} if d["mask"] else {})}, {}
+
+
 def rope(d):
     config = {"theta": 500.0 if d["bias"] else 10000.0, "start": d["start"], "interleaved": d["interleaved"]}
     return {"x": Draw(d)(*d["leading"], d["T"], 2 * d["half"])}, config
@@ -202,7 +208,7 @@ def activation(d):
     return {"z": 2.0 * Draw(d)(*d["leading"], d["in"])}, {}
 
 
-silu = gelu = gelu_tanh = relu = activation
+silu = gelu = gelu_tanh = relu = tanh = activation
 
 
 def glu(d):
@@ -252,6 +258,7 @@ def mean_squared_error(d):
 OPS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "softmax", "attention"]
 OPS += ["rope", "layer_norm", "rms_norm", "silu", "gelu", "gelu_tanh", "relu", "glu", "gated_mlp", "lora_mlp"]
 OPS += ["lora_attention", "cross_entropy", "mean_squared_error", "combine", "dora_linear", "patches", "lora_conv2d"]
+OPS += ["tanh", "masked_mean"]
 POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "combine"]
 POLYNOMIALS += ["patches", "lora_conv2d"]
 

@@ -262,6 +262,16 @@ def mean(m, values):
     return total / m.number(len(values))
 
 
+def masked_mean(m, a, c, dy):
+    x, y, dx = a["x"], zeros(m, *dy.shape), zeros(m, *a["x"].shape)
+    for index in every(*dy.shape[:-1]):
+        seen = [t for t in range(x.shape[-2]) if "mask" not in a or a["mask"][(*index, t)]]
+        for i, t in itertools.product(range(x.shape[-1]), seen):
+            y[(*index, i)] += x[(*index, t, i)] / m.number(len(seen))
+            dx[(*index, t, i)] += dy[(*index, i)] / m.number(len(seen))
+    return y, {"x": dx}
+
+
 def layer_norm(m, a, c, dy):
     x, w, b, g = rows(a["x"]), a["w"], a["b"], rows(dy)
     y, dx, dw, db = zeros(m, *x.shape), zeros(m, *x.shape), zeros(m, *w.shape), zeros(m, *w.shape)
@@ -317,7 +327,12 @@ def relu_one(m, z):
     return (z, m.number(1)) if z > 0 else (m.number(0), m.number(0))
 
 
-ACTIVATIONS = {"silu": silu_one, "gelu": gelu_one, "gelu_tanh": gelu_tanh_one, "relu": relu_one}
+def tanh_one(m, z):
+    t = m.tanh(z)
+    return t, 1 - t * t
+
+
+ACTIVATIONS = {"silu": silu_one, "gelu": gelu_one, "gelu_tanh": gelu_tanh_one, "relu": relu_one, "tanh": tanh_one}
 
 
 def activation(name):
@@ -331,7 +346,7 @@ def activation(name):
     return op
 
 
-silu, gelu, gelu_tanh, relu = (activation(name) for name in ("silu", "gelu", "gelu_tanh", "relu"))
+silu, gelu, gelu_tanh, relu, tanh = (activation(name) for name in ("silu", "gelu", "gelu_tanh", "relu", "tanh"))
 
 
 def glu(m, a, c, dy):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._extras import require
+from .._shown import named
 from .._tensor_file import TensorFileError, json_object, open_tensors
 from .config import ConfigError, LoRAConfig
 from .lora import LoRA, places, shapes, trained_in_full
@@ -83,6 +84,7 @@ def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], d
     except ConfigError as error:
         raise AdapterError(f"{folder / CONFIG}: {error}") from None
     found = {_name(key): array for key, array in tensors.items()}
+    found = {name: array for name, array in found.items() if _within(name) not in expected}
     _check_copies(path, {name: found.pop(name) for name in list(found) if name not in expected and name in base}, base)
     _check_names(path, set(expected), set(found))
     for name, shape in expected.items():
@@ -104,6 +106,13 @@ def _name(key: str) -> str:
     return key.removeprefix(_PREFIX).replace(".base_layer.", ".")
 
 
+def _within(name: str) -> str | None:
+    """With all biases, PEFT writes those of a module that it saves three times: as the module's, which is read, and as
+    what its wrapper holds. The name that one of these two stands for."""
+    plain = name.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+    return None if plain == name else plain
+
+
 def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[str, Any]) -> None:
     """PEFT saves an embedding that it adapts beside the adapter: it must be the model's."""
     for name, copy in copies.items():
@@ -120,7 +129,7 @@ def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:5])
+    shown = ", ".join(named(name) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
+from .._shown import shown
 from ..layers.init import factors, uniform
 from ..layers.parameters import lora_scale
 from ..ops import Pullback
@@ -25,6 +26,8 @@ from .modules import Module
 from .targets import alpha_of, is_saved, rank_of, targeted
 
 Array = Any
+
+_HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,12 @@ class Factors:
 
 
 class LoRA:
-    """config: its LoRAConfig. parameters: {name: array}, what training changes. places: {path: Factors}."""
+    """config: its LoRAConfig. parameters: {name: array}, what training changes. places: {path: Factors}.
+
+    unties: a head that shares its table with an embedding keeps the base model's, whatever is trained in its place.
+    """
+
+    unties = True
 
     def __init__(self, config: LoRAConfig, parameters: dict[str, np.ndarray], places: dict[str, Factors]) -> None:
         self.config = config
@@ -120,9 +128,12 @@ def attach(
 
 def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
     """The names of the checkpoint's tensors that the configuration trains: modules to save, and biases."""
+    optional = _HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
     for name in config.modules_to_save or ():
-        if not any(is_saved(replace(config, modules_to_save=(name,)), path) for path in modules):
-            raise ConfigError(f"modules_to_save has {name!r}, which is the name of no module")
+        if name not in optional and not any(
+            is_saved(replace(config, modules_to_save=(name,)), path) for path in modules
+        ):
+            raise ConfigError(f"modules_to_save has {shown(name)}, which is the name of no module")
     saved = {name for path, module in modules.items() if is_saved(config, path) for name in module.tensors}
     biases = {name for name in base if name == "bias" or name.endswith(".bias")}
     if config.bias == "none":

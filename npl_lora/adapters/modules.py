@@ -16,3 +16,8 @@ class Module:
     tensors: tuple[str, ...]
     output: bool = False
     transposed: bool = False
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of its tensors, as the checkpoint has them."""
+        weight = self.shape[::-1] if self.transposed else self.shape
+        return {name: weight if name.endswith("weight") else self.shape[:1] for name in self.tensors}

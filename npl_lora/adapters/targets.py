@@ -2,13 +2,21 @@
 
 A module's path is the checkpoint's own, model.layers.3.self_attn.q_proj for one.
 
+Expressions come from the adapter's file and are run by Python's `re`, as PEFT runs them. One like (a+)+$, a repetition
+within a repetition, can take longer than anybody waits, for paths as short as these too. Which ones do cannot be told
+without refusing some that PEFT takes, so none is refused: an adapter that hangs while it is loaded is such a one, and
+Ctrl-C ends it.
+
 Source: PEFT 0.21.2, check_target_module_exists in tuners/tuners_utils.py and get_pattern_key in utils/other.py.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeVar
 
+from .._shown import named, shown
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 
@@ -27,9 +35,9 @@ def targeted(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
     if isinstance(config.target_modules, tuple):
         idle = [t for t in config.target_modules if not any(_ends_in(path, (t,)) for path in paths)]
         if idle:
-            raise ConfigError(f"target_modules has {idle[0]!r}, which is the name of no module: {_some(paths)}")
+            raise ConfigError(f"target_modules has {shown(idle[0])}, which is the name of no module: {_some(paths)}")
     if not found:
-        raise ConfigError(f"target_modules, {config.target_modules!r}, leaves no module: {_some(paths)}")
+        raise ConfigError(f"target_modules, {shown(config.target_modules)}, leaves no module: {_some(paths)}")
     return found
 
 
@@ -74,7 +82,11 @@ def _in_layers(config: LoRAConfig, path: str) -> bool:
     patterns = (config.layers_pattern,) if isinstance(config.layers_pattern, str) else config.layers_pattern
     expressions = [rf"(?:^|.*?\.){p}\.(\d+)\." for p in patterns or ()] or [r".*?\.[^.]*\.(\d+)\."]
     match = next((m for e in expressions if (m := _match(e, path))), None)
-    return match is not None and int(match[1]) in (wanted if isinstance(wanted, tuple) else (wanted,))
+    if match is None:
+        return False
+    if match.lastindex is None or not re.fullmatch("[0-9]+", index := str(match[1]), re.ASCII):
+        raise ConfigError(f"layers_pattern is {shown(config.layers_pattern)}, whose first group is no number in {path}")
+    return int(index) in (wanted if isinstance(wanted, tuple) else (wanted,))
 
 
 def _by_pattern(pattern: Mapping[str, Value], path: str, default: Value) -> Value:
@@ -85,9 +97,20 @@ def _by_pattern(pattern: Mapping[str, Value], path: str, default: Value) -> Valu
 def _match(expression: str, path: str, whole: bool = False) -> re.Match[str] | None:
     """A match from the path's beginning, or of all of it."""
     try:
-        return re.fullmatch(expression, path) if whole else re.match(expression, path)
+        compiled = _compiled(expression)
+        return compiled.fullmatch(path) if whole else compiled.match(path)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{expression[:80]!r} is no regular expression: {error}") from None
+        said = str(error).split("\n")[0]
+        raise ConfigError(f"{shown(expression)} is no regular expression: {named(said)}") from None
+
+
+@lru_cache(maxsize=256)
+def _compiled(expression: str) -> re.Pattern[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # "[[a]" may be read otherwise by the Python of a later year: PEFT's is the same
+        return re.compile(expression)
 
 
 def _some(paths: list[str]) -> str:

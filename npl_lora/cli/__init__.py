@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._extras import MissingExtraError
-from . import check, generate, judge, matrix, train, vectors
+from . import check, eval, generate, judge, matrix, merge, train, vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,9 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"npl-lora {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check.add_command(commands)
+    eval.add_command(commands)
     generate.add_command(commands)
     judge.add_command(commands)
     matrix.add_command(commands)
+    merge.add_command(commands)
     train.add_command(commands)
     vectors.add_command(commands)
     arguments = parser.parse_args(argv)

@@ -2,33 +2,38 @@
 
 import argparse
 import contextlib
-import csv
-import dataclasses
 import math
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._extras import require
-from ..adapters import AdapterError, ConfigError, LoRA, LoRAConfig, files
-from ..models import Model, ModelError, Tokenizer, generate, load, load_tokenizer
-from ..training import checkpoint, data, loop
+from .._extras import MissingExtraError, require
+from .._tensor_file import TensorFileError, json_object
+from ..adapters import ConfigError, LoRA, LoRAConfig
+from ..models import Classifier, Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
+from ..training.curve import draw
+from ..training.run import Event, Run
 from ..training.schedule import SCHEDULES
-from ..training.step import OPTIMIZERS, Metrics, NonFiniteError, Recipe, State
+from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
+from . import _data
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Fine-tune a language model with LoRA, in NumPy on the CPU, and write an adapter that PEFT loads.
 
-MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file, TEXT a text file in UTF-8. In --out:
-  adapter_config.json, adapter_model.safetensors   the adapter, as of the last evaluation
+MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file.
+
+{_data.FORMATS}
+A row longer than --length loses its end. Of a text the end is held out, of rows a share drawn once and for all.
+
+In --out:
+  adapter_config.json, adapter_model.safetensors   the adapter, as of the last evaluation; with --patience, of the best
   checkpoint.safetensors                           everything that --resume needs, as of the last save
-  metrics.csv                                      a row for each step"""
+  metrics.csv, curve.png                           a row for each step; the losses as a picture (extra plots)
+  classes.json                                     the names of a classifier's classes"""
 
 _EPILOG = "exit status: 0 done, 1 a loss or a gradient is not finite, 2 bad input, 130 interrupted, 143 terminated"
-_FIELDS = ("step", "loss", "held_out_loss", "lr", "gradient_norm", "tokens_per_second")
 
 
 class _Stopped(Exception):
@@ -44,20 +49,23 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="a folder or a .gguf file")
-    parser.add_argument("text", metavar="TEXT", type=Path, help="what to learn from")
+    parser.add_argument("data", metavar="DATA", type=Path, help="what to learn from")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where everything goes")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     lora = parser.add_argument_group("the adapter")
-    lora.add_argument("--rank", type=int, default=8, metavar="R", help="default: 8")
-    lora.add_argument("--alpha", type=float, default=16.0, help="the scale is alpha / R (default: 16)")
-    lora.add_argument("--rslora", action="store_true", help="the scale is alpha / sqrt(R)")
-    lora.add_argument("--dropout", type=float, default=0.0, metavar="P", help="on the adapter's input (default: 0)")
+    lora.add_argument("--rank", type=int, metavar="R", help="default: 8")
+    lora.add_argument("--alpha", type=float, help="the scale is alpha / R (default: 16)")
+    lora.add_argument("--rslora", action="store_true", default=None, help="the scale is alpha / sqrt(R)")
+    lora.add_argument("--dropout", type=float, metavar="P", help="on the adapter's input (default: 0)")
     lora.add_argument("--target-modules", metavar="NAMES", help="names, comma-separated (default: the model's usual)")
+    lora.add_argument("--lora", metavar="FILE", type=Path, help="a JSON object with PEFT's fields (bias, rank_pattern,"
+                      " layers_to_transform, modules_to_save, ...), an adapter_config.json for one; what is said here"
+                      " on the command line goes first")  # fmt: skip
     how = parser.add_argument_group("the training")
     how.add_argument("--steps", type=int, default=100, metavar="N", help="default: 100")
     how.add_argument("--batch", type=int, default=4, metavar="N", help="rows a step (default: 4)")
     how.add_argument("--micro-batch", type=int, metavar="N", help="rows at a time, for less memory (default: all)")
-    how.add_argument("--length", type=int, default=256, metavar="N", help="tokens a row (default: 256)")
+    _data.add_options(how)
     how.add_argument("--lr", type=float, default=2e-4, help="learning rate (default: 2e-4)")
     how.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw")
     how.add_argument("--loraplus", type=float, default=1.0, metavar="X", help="B learns X times as fast (default: 1)")
@@ -71,6 +79,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     seen.add_argument("--held-out", type=float, default=0.1, metavar="X", help="share to evaluate on (default: 0.1)")
     seen.add_argument("--every", type=int, default=25, metavar="N", help="steps between evaluations, each of which"
                       " saves (default: 25)")  # fmt: skip
+    seen.add_argument("--patience", type=int, metavar="N", help="end after N evaluations whose held-out loss is not the"
+                      " lowest, and leave the adapter of the lowest (default: take all steps)")  # fmt: skip
     seen.add_argument("--sample", metavar="PROMPT", help="a text to continue at each evaluation")
     parser.set_defaults(run=run)
 
@@ -80,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     require("rich", "cli", "the command line")
     try:
         with _signals():
-            _Run(arguments).go()
-    except (ModelError, AdapterError, ConfigError, data.DataError, checkpoint.CheckpointError, ValueError) as error:
+            _go(arguments)
+    except ValueError as error:  # of the model, the adapter, the data, the checkpoint: one sentence
         print(f"npl-lora train: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -97,115 +107,77 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Run:
-    """One run: everything that can be refused is refused before the first step."""
+def _go(arguments: argparse.Namespace) -> None:
+    """Everything that can be refused is refused before the first step."""
+    recipe, tokenizer = _recipe(arguments), load_tokenizer(arguments.model)
+    found = _data.read(arguments, tokenizer)
+    if found.classes is not None and arguments.sample is not None:
+        raise ValueError("--sample is a text to continue, and a classifier continues none")
+    model: Pretrained = (
+        load(arguments.model) if found.classes is None else load_classifier(arguments.model, found.classes)
+    )
+    model = model if arguments.coded else model.held()
+    _data.check_length(arguments.length, model)
+    going = Run(
+        model,
+        model.attach(_lora(arguments, "CAUSAL_LM" if found.classes is None else "SEQ_CLS"), rng=arguments.seed),
+        *found.split(arguments.held_out),
+        recipe,
+        arguments.out,
+        batch=arguments.batch,
+        micro_batch=arguments.micro_batch,
+        every=arguments.every,
+        patience=arguments.patience,
+        base=str(arguments.model),
+        about={name: str(getattr(arguments, name)) for name in ("model", "length", "held_out")},
+        resume=arguments.resume,
+    )
+    from rich.console import Console
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.out = arguments, arguments.out
-        self.recipe = _recipe(arguments)
-        text = data.read_text(arguments.text)
-        self.tokenizer: Tokenizer = load_tokenizer(arguments.model)
-        model = load(arguments.model)
-        self.model: Model = model if arguments.coded else model.held()
-        if not 2 <= arguments.length <= self.model.config.positions:
-            raise ValueError(f"--length is {arguments.length}, expected 2 to {self.model.config.positions} positions")
-        rows = data.windows(self.tokenizer.encode(text), arguments.length)
-        if not rows:
-            raise data.DataError(f"{arguments.text} has fewer than two tokens")
-        self.rows, self.held_out = data.split(rows, arguments.held_out)
-        adapter = self.model.attach(_lora(arguments), rng=arguments.seed)
-        given = ("model", "text", "batch", "length", "held_out")
-        self.about: dict[str, Any] = {name: str(getattr(arguments, name)) for name in given}
-        self.about |= {"recipe": dataclasses.asdict(self.recipe), "adapter": adapter.config.as_json()}
-        self.state = self._begin(adapter)
-
-    def _begin(self, adapter: LoRA) -> State:
-        path = self.out / "checkpoint.safetensors"
-        if self.arguments.resume:
-            return checkpoint.load(path, adapter, self.about)
-        if path.exists():
-            raise ValueError(f"{path} is there already: --resume goes on with it, another --out begins anew")
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = State(adapter)
-        checkpoint.save(path, state, self.about)  # now, not in an hour: the folder may be read-only or full
-        return state
-
-    def go(self) -> None:
-        """All steps that are left, with an evaluation and a save at the end of each stretch."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        console, micro = (
-            Console(stderr=True, markup=False, highlight=False),
-            self.arguments.micro_batch or self.arguments.batch,
-        )
-        trained = sum(array.size for array in self.state.adapter.parameters.values())
-        console.print(f"{self.model}\n{trained:,} trained; {len(self.rows)} rows, {len(self.held_out)} held out")
-        metrics_file = _Metrics(self.out / "metrics.csv", self.state.step)
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("", total=self.recipe.steps, completed=self.state.step)
-            held = self._evaluate(micro)
-            console.print(self._line(held))
-            begin = time.monotonic()
-            steps = loop.run(
-                self.model,
-                self.state,
-                self.rows,
-                self.recipe,
-                size=self.arguments.batch,
-                micro=micro,
-                padding=0,
-            )
-            for self.state, metrics in steps:
-                rate = metrics.count / (time.monotonic() - begin)
-                ends = self.state.step % self.arguments.every == 0 or self.state.step == self.recipe.steps
-                held = self._evaluate(micro) if ends else None
-                metrics_file.add(self.state.step, metrics, held, rate)
-                progress.update(bar, advance=1, description=f"loss {metrics.loss:.3f}  {rate:.0f} tokens/s")
-                if ends:
-                    console.print(self._line(held))
-                    self._save()
-                begin = time.monotonic()
-
-    def _evaluate(self, micro: int) -> float | None:
-        if not self.held_out:
-            return None
-        return loop.evaluate(self.model, self.state.adapter, self.held_out, micro=micro, padding=0)
-
-    def _line(self, held: float | None) -> str:
-        said = f"step {self.state.step}"
-        if held is not None:
-            said += f": held-out loss {held:.4f}, perplexity {math.exp(min(held, 700.0)):.2f}"
-        if self.arguments.sample is not None:
-            tokens = self.tokenizer.encode(self.arguments.sample)
-            new = list(generate(self.model, tokens, self.state.adapter, max_tokens=40, stop=self.tokenizer.stop))
-            said += f"\n  {self.tokenizer.decode([*tokens, *new])!r}"
-        return said
-
-    def _save(self) -> None:
-        checkpoint.save(self.out / "checkpoint.safetensors", self.state, self.about)
-        files.save(self.state.adapter, self.out, str(self.arguments.model))
+    console = Console(stderr=True, markup=False, highlight=False)
+    console.print(f"{model}\n{_data.described(found, arguments.length)}")
+    _show(going, console, tokenizer, arguments.sample)
+    try:
+        draw(arguments.out)
+    except MissingExtraError as error:
+        console.print(f"{error}")
 
 
-class _Metrics:
-    """metrics.csv: rows of steps that a resumed run takes again are left out."""
+def _show(going: Run, console: Any, tokenizer: Tokenizer, prompt: str | None) -> None:
+    """All steps that are left, with a bar, a line for each evaluation, and how it ended."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _FIELDS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row for row in kept if int(row["step"]) <= step)
+    columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    unit = "texts" if isinstance(going.model, Classifier) else "tokens"
+    trained = sum(array.size for array in going.state.adapter.parameters.values())
+    console.print(f"{trained:,} trained; {len(going.rows)} rows to learn from, {len(going.held_out)} held out")
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=going.recipe.steps, completed=going.state.step)
+        for event in going.go():
+            if event.metrics is not None:
+                said = f"loss {event.metrics.loss:.3f}  {event.rate:.0f} {unit}/s"
+                progress.update(bar, completed=event.step, description=said)
+            if event.saved:
+                console.print(_line(event))
+                if prompt is not None and isinstance(going.model, Model):
+                    console.print(f"  {_sample(going.model, going.state.adapter, tokenizer, prompt)!r}")
+    if going.patience is not None:
+        best = going.state.best
+        console.print(f"the adapter is that of step {best.step}, held-out loss {best.loss:.4f}")
 
-    def add(self, step: int, metrics: Metrics, held: float | None, rate: float) -> None:
-        row = (step, metrics.loss, "" if held is None else held, metrics.lr, metrics.norm, f"{rate:.1f}")
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
+
+def _line(event: Event) -> str:
+    held = event.held_out
+    if held is None:
+        return f"step {event.step}"
+    also = f"perplexity {held.perplexity:.2f}" if held.accuracy is None else f"accuracy {held.accuracy:.4f}"
+    return f"step {event.step}: held-out loss {held.loss:.4f}, {also}{', the best so far' if event.is_best and event.step else ''}"
+
+
+def _sample(model: Model, adapter: LoRA, tokenizer: Tokenizer, prompt: str) -> str:
+    tokens = tokenizer.encode(prompt)
+    new = generate(model, tokens, adapter, max_tokens=40, stop=tokenizer.stop)
+    return tokenizer.decode([*tokens, *new])
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -232,16 +204,24 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     )
 
 
-def _lora(arguments: argparse.Namespace) -> LoRAConfig:
+def _lora(arguments: argparse.Namespace, task: str) -> LoRAConfig:
+    """The file's fields, or the defaults here, and over them what the command line says."""
+    fields: dict[str, Any] = {"r": 8, "lora_alpha": 16.0}
+    if arguments.lora is not None:
+        try:
+            fields = json_object(arguments.lora.read_bytes(), str(arguments.lora))
+        except TensorFileError as error:
+            raise ConfigError(str(error)) from None
     names = arguments.target_modules
-    return LoRAConfig(
-        r=arguments.rank,
-        lora_alpha=arguments.alpha,
-        lora_dropout=arguments.dropout,
-        use_rslora=arguments.rslora,
-        target_modules="all-linear" if names == "all-linear" else names.split(",") if names else None,
-        other={"task_type": "CAUSAL_LM"},
-    )
+    said = {
+        "r": arguments.rank,
+        "lora_alpha": arguments.alpha,
+        "lora_dropout": arguments.dropout,
+        "use_rslora": arguments.rslora,
+        "target_modules": names if names in (None, "all-linear") else names.split(","),
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    return LoRAConfig.from_json({**fields, **given, "task_type": task})
 
 
 @contextlib.contextmanager

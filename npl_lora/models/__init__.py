@@ -1,21 +1,43 @@
 """Real transformers as pure functions of (tensors, adapter, tokens), keyed by the checkpoint's own names.
 
     from npl_lora.adapters import LoRAConfig
-    from npl_lora.models import load
+    from npl_lora.models import load, load_classifier
 
     model = load("SmolLM2-135M-Instruct.Q4_1.gguf")
     adapter = model.attach(LoRAConfig(r=8, lora_alpha=16), rng=0)
     loss, pullback = model.loss(tokens, labels, adapter)
     grads = pullback(1.0)                                   # {"model.layers.0.self_attn.q_proj.lora_A.weight": ...}
 
-A model is frozen: what training changes is the adapter's. Reading order: _compose, _part, llama, gpt2, _head, _weights,
-huggingface, gguf, _model, _generate.
+    classifier = load_classifier("all-MiniLM-L6-v2", ["rotten", "fresh"])
+    adapter = classifier.attach(LoRAConfig(r=8, lora_alpha=16), rng=0)
+    loss, pullback = classifier.loss(tokens, classes, adapter, key_mask=mask)
+
+A model is frozen: what training changes is the adapter's. Reading order: _compose, _part, llama, gpt2, bert, _head,
+_weights, huggingface, gguf, _pretrained, _model, _classifier, _generate, _chat, _tokenizer,
+_export.
 """
 
 from ._cache import Cache
+from ._classifier import Classifier, load_classifier
 from ._config import ModelError
+from ._export import DTYPES, export, own_dtype
 from ._generate import generate
 from ._model import Model, load
+from ._pretrained import Pretrained
 from ._tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["Cache", "Model", "ModelError", "Tokenizer", "generate", "load", "load_tokenizer"]
+__all__ = [
+    "DTYPES",
+    "Cache",
+    "Classifier",
+    "Model",
+    "ModelError",
+    "Pretrained",
+    "Tokenizer",
+    "export",
+    "generate",
+    "load",
+    "load_classifier",
+    "load_tokenizer",
+    "own_dtype",
+]

@@ -70,6 +70,20 @@ def residual(stage: Stage, x: Array) -> tuple[Array, Pullback]:
     return y, Pullback(backward, y, inputs=pullback.inputs)
 
 
+def added(results: Sequence[tuple[Array, Pullback]]) -> tuple[Array, Pullback]:
+    """y = the sum of what was looked up: dy goes to each table. Nothing came in that has a gradient."""
+    first, *others = (part for part, _ in results)
+    y, pullbacks = sum(others, start=first), [pullback for _, pullback in results]
+
+    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+        grads = Gradients(wrt)
+        for pullback in pullbacks:
+            grads.through(pullback, dy, None)
+        return grads
+
+    return y, Pullback(backward, y, inputs_of(*pullbacks))
+
+
 def recomputed(stage: Stage, x: Array) -> tuple[Array, Pullback]:
     """The same value and gradients, for the memory of x alone: the backward computes the forward again.
 

@@ -5,6 +5,7 @@ what came in), as every op does. Where the adapter has a tensor of the same name
 base model's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,14 @@ from ..ops._interface import renamed
 from ._compose import reopened
 
 Array = Any
+
+
+class PlacedOps(ABC):
+    """Ops that are told where in the model they are."""
+
+    @abstractmethod
+    def at(self, path: str) -> "PlacedOps":
+        """The ops of the part at this path."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +39,21 @@ class Part:
 
     def at(self, name: str) -> "Part":
         """The part within this one."""
-        return replace(self, prefix=f"{self.prefix}{name}.")
+        full = self.prefix + name
+        ops = self.ops.at(full) if isinstance(self.ops, PlacedOps) else self.ops
+        return replace(self, prefix=f"{full}.", ops=ops)
 
     def __contains__(self, name: str) -> bool:
-        return self.prefix + name in self.base
+        full = self.prefix + name
+        return full in self.base or full in self._trained
 
     def __getitem__(self, name: str) -> Array:
         full = self.prefix + name
-        trained = {} if self.adapter is None else self.adapter.parameters
-        return trained[full] if full in trained else self.base[full]
+        return self._trained[full] if full in self._trained else self.base[full]
+
+    @property
+    def _trained(self) -> Mapping[str, Array]:
+        return {} if self.adapter is None else self.adapter.parameters
 
     def optional(self, name: str) -> Array | None:
         return self[name] if self.__contains__(name) else None
@@ -52,37 +67,44 @@ class Part:
         W, b = at["weight"], at.optional("bias")
         W = W.T if transposed else W
         if self.adapter is None:
-            y, pullback = self.ops.linear(x, W, b)
+            y, pullback = at.ops.linear(x, W, b)
         else:
             mask = self.masks(path, x) if self.masks and path in self.adapter.places else None
-            y, pullback = self.adapter.linear(path, x, W, b, mask=mask, ops=self.ops)
+            y, pullback = self.adapter.linear(path, x, W, b, mask=mask, ops=at.ops)
         named = renamed(pullback, y, {"W": f"{path}.weight", "b": f"{path}.bias"})
         return y, _transposed(named, y, f"{path}.weight") if transposed else named
 
     def embedding(self, name: str, ids: Array, padding_idx: int | None = None) -> tuple[Array, Pullback]:
         """Rows of the table of this name, with the adapter if one sits there."""
-        path, E = self.prefix + name, self.at(name)["weight"]
+        path, at = self.prefix + name, self.at(name)
+        E = at["weight"]
         if self.adapter is None:
-            y, pullback = self.ops.embedding(ids, E, padding_idx=padding_idx)
+            y, pullback = at.ops.embedding(ids, E, padding_idx=padding_idx)
         else:
-            y, pullback = self.adapter.embedding(path, ids, E, padding_idx=padding_idx, ops=self.ops)
+            y, pullback = self.adapter.embedding(path, ids, E, padding_idx=padding_idx, ops=at.ops)
         return y, renamed(pullback, y, {"E": f"{path}.weight"})
 
     def tied(self, name: str, x: Array) -> tuple[Array, Pullback]:
-        """A head that shares an embedding's table: the base model's, whatever is trained in that embedding's place, as
-        PEFT has it (unless told to keep the two alike)."""
+        """A head that shares an embedding's table: the base model's, whatever an adapter trains in that embedding's
+        place, as PEFT has it (unless told to keep the two alike). Where all is trained in full, the two are one."""
         full = f"{self.prefix}{name}.weight"
-        y, pullback = self.ops.linear(x, self.base[full])
-        is_trained = self.adapter is not None and full in self.adapter.parameters
-        return y, reopened(pullback, y, ("x",)) if is_trained else renamed(pullback, y, {"W": full})
+        apart = full in self._trained and self.adapter is not None and self.adapter.unties
+        y, pullback = self.at(name).ops.linear(x, self.base[full] if apart else self[f"{name}.weight"])
+        return y, reopened(pullback, y, ("x",)) if apart else renamed(pullback, y, {"W": full})
+
+    def activation(self, name: str, x: Array) -> tuple[Array, Pullback]:
+        """The op of this name on each entry."""
+        y, pullback = getattr(self.ops, name)(x)
+        return y, renamed(pullback, y, {"z": "x"})
 
     def rms_norm(self, name: str, x: Array, eps: float) -> tuple[Array, Pullback]:
-        y, pullback = self.ops.rms_norm(x, self.at(name)["weight"], eps=eps)
+        at = self.at(name)
+        y, pullback = at.ops.rms_norm(x, at["weight"], eps=eps)
         return y, renamed(pullback, y, {"w": f"{self.prefix}{name}.weight"})
 
     def layer_norm(self, name: str, x: Array, eps: float) -> tuple[Array, Pullback]:
         at = self.at(name)
-        y, pullback = self.ops.layer_norm(x, at["weight"], at["bias"], eps=eps)
+        y, pullback = at.ops.layer_norm(x, at["weight"], at["bias"], eps=eps)
         return y, renamed(pullback, y, {"w": f"{self.prefix}{name}.weight", "b": f"{self.prefix}{name}.bias"})
 
 

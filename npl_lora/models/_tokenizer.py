@@ -1,28 +1,55 @@
-"""Text to tokens and back, by the tokenizers library: from a folder's tokenizer.json, or from what a GGUF file holds.
+"""Text to tokens and back, by the tokenizers library: from a folder's tokenizer.json, or from what a GGUF file holds;
+and the chat template that came with it.
 
-Source: tokenizers 0.23; for GGUF, the fields tokenizer.ggml.* of llama.cpp.
+Source: tokenizers 0.23; for GGUF, the fields tokenizer.ggml.* of llama.cpp; tokenizer_config.json of transformers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._extras import require
+from .._shown import shown
+from ._chat import ChatTemplate
 from ._config import ModelError
 from .gguf import GGUF
 
+_MERGES = "tokenizer.ggml.merges"
 _CONTROL = 3  # GGUF's token_type of tokens that are no text: <|im_end|> and the like
 
 
 class Tokenizer:
-    """encode(text) -> [token], decode([token]) -> text. stop: the tokens that end a text."""
+    """encode(text) -> [token], decode([token]) -> text.
 
-    def __init__(self, inner: Any, stop: Iterable[int] = ()) -> None:
+    stop: the tokens that end a text; end: the one of them to end a text with, or None. template: of conversations, or
+    None.
+    """
+
+    def __init__(self, inner: Any, stop: Iterable[int] = (), template: ChatTemplate | None = None) -> None:
         self._inner = inner
-        self.stop = frozenset(stop)
+        ends = list(stop)
+        self.stop, self.end, self.template = frozenset(ends), ends[0] if ends else None, template
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._inner.encode(text).ids)
+    def encode(self, text: str, length: int | None = None, bare: bool = False) -> list[int]:
+        """length: at most so many, cut before the tokens that stand behind every text. bare: without tokens that the
+        tokenizer adds before and behind."""
+        found = self._inner.encode(text, add_special_tokens=not bare)
+        ids = list(found.ids)
+        if length is None or len(ids) <= length:
+            return ids
+        behind = next((n for n, added in enumerate(reversed(found.special_tokens_mask)) if not added), len(ids))
+        return [*ids[: max(0, length - behind)], *ids[len(ids) - behind :]][:length]
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens, without added ones, and the place in the text at which each begins."""
+        found = self._inner.encode(text, add_special_tokens=False)
+        return list(found.ids), [begin for begin, _ in found.offsets]
+
+    def as_json(self) -> str:
+        """As a tokenizer.json."""
+        return str(self._inner.to_str(pretty=True))
 
     def decode(self, tokens: Iterable[int]) -> str:
         """What the tokens say; those that are no text say nothing."""
@@ -45,12 +72,34 @@ def _of_folder(folder: Path) -> Tokenizer:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises no narrower type
-        raise ModelError(f"{file} is no tokenizer: {error}") from None
+        raise ModelError(f"{file} is no tokenizer: {shown(str(error), 200)}") from None
     inner.no_padding()
     inner.no_truncation()
-    ends = read_config(folder).get("eos_token_id")
-    stop = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return Tokenizer(inner, [int(token) for token in stop])
+    return Tokenizer(inner, _ends(read_config(folder).get("eos_token_id"), folder), _template_of(folder))
+
+
+def _template_of(folder: Path) -> ChatTemplate | None:
+    """chat_template.jinja, or what tokenizer_config.json has, of which there may be several with names."""
+    from .huggingface import read_json
+
+    about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    own, source = folder / "chat_template.jinja", about.get("chat_template")
+    if isinstance(source, list):
+        named = [entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default"]
+        source = named[0].get("template") if named else None
+    if own.exists():
+        try:
+            source = own.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ModelError(f"{own} is no text in UTF-8") from None
+    return ChatTemplate(source, _special_names(about)) if isinstance(source, str) else None
+
+
+def _special_names(about: Mapping[str, Any]) -> dict[str, str]:
+    """{"bos_token": "<s>", ...}: a token is a text, or an object that holds one."""
+    found = {name: about.get(f"{name}_token") for name in ("bos", "eos", "unk", "pad")}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
+    return {f"{name}_token": token for name, token in texts.items() if isinstance(token, str)}
 
 
 def _of_gguf(file: GGUF) -> Tokenizer:
@@ -58,16 +107,34 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     tokenizers = require("tokenizers", "models", "a tokenizer")
     kind, before = file.field("tokenizer.ggml.model"), file.field("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or before not in ("smollm", "gpt-2"):
-        raise ModelError(f"{file.path} has a tokenizer {kind!r}, {before!r}, that is not read from GGUF: take a folder")
-    names, merges = file.field("tokenizer.ggml.tokens"), file.field("tokenizer.ggml.merges", [])
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, pairs))
+        said = f"a tokenizer {shown(kind)}, {shown(before)}"
+        raise ModelError(f"{file.path} has {said}, that is not read from GGUF: take a folder")
+    names, pairs = file.texts("tokenizer.ggml.tokens"), [tuple(m.split(" ", 1)) for m in file.texts(_MERGES)]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise ModelError(f"{file.path}: {_MERGES} has a merge that is not of two")
+    try:
+        inner = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, pairs))
+    except Exception as error:  # the library raises no narrower type
+        raise ModelError(f"{file.path} has no tokenizer: {shown(str(error), 200)}") from None
     pre = tokenizers.pre_tokenizers
     steps = [pre.Digits(individual_digits=True)] if before == "smollm" else []
     inner.pre_tokenizer = pre.Sequence([*steps, pre.ByteLevel(add_prefix_space=False)])
     inner.decoder = tokenizers.decoders.ByteLevel()
-    types = file.field("tokenizer.ggml.token_type", [])
+    types = np.atleast_1d(file.field("tokenizer.ggml.token_type", ()))
     special = [tokenizers.AddedToken(n, special=True) for n, t in zip(names, types, strict=False) if t == _CONTROL]
     inner.add_special_tokens(special)
     end = file.field("tokenizer.ggml.eos_token_id")
-    return Tokenizer(inner, [] if end is None else [int(end)])
+    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    numbers = {name: file.field(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
+    known = {f"{name}_token": names[n] for name, n in numbers.items() if isinstance(n, int) and 0 <= n < len(names)}
+    source = file.field("tokenizer.chat_template")
+    template = ChatTemplate(source, known) if isinstance(source, str) else None
+    return Tokenizer(inner, _ends(end, file.path), template)
+
+
+def _ends(found: Any, path: Path) -> list[int]:
+    """eos_token_id: a token, some, or none."""
+    stop = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
+        raise ModelError(f"{path} has eos_token_id = {shown(found)}, expected tokens")
+    return stop

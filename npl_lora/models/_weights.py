@@ -4,7 +4,7 @@ What is stored in that dtype is mapped from the file and never copied. What is s
 stays so in memory, and is widened each time that it is asked for: a block at a time is all that is ever held.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,18 @@ class Weights(Mapping[str, np.ndarray]):
         """Without reading it."""
         return self._stored[name].shape
 
-    def prefixed(self, prefix: str) -> "Weights":
-        """The same under longer names."""
-        return Weights({prefix + name: stored for name, stored in self._stored.items()}, self.dtype)
+    def renamed(self, new: Callable[[str], str]) -> "Weights":
+        """The same under other names."""
+        return Weights({new(name): stored for name, stored in self._stored.items()}, self.dtype)
+
+    def only(self, names: Collection[str]) -> "Weights":
+        """Those of these names."""
+        return Weights({name: stored for name, stored in self._stored.items() if name in names}, self.dtype)
+
+    def beside(self, arrays: Mapping[str, np.ndarray]) -> "Weights":
+        """These and others."""
+        more = {name: stored(array.astype(self.dtype), self.dtype) for name, array in arrays.items()}
+        return Weights({**self._stored, **more}, self.dtype)
 
     @property
     def is_coded(self) -> bool:

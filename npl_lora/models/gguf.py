@@ -6,14 +6,19 @@ its converter permutes the rows of q and k within each head, and here they are p
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the gguf package's dequantisers.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._extras import require
+from .._shown import named, shown
 from ._config import ModelError
+from ._gguf_file import Entry, GGUFError, open_file, read_head
 from ._weights import Stored, Weights
 
 _TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
@@ -37,20 +42,25 @@ _PERMUTED = ("llama", "mistral")  # those whose converter permutes q and k
 
 
 class GGUF:
-    """An open file. config: as a config.json would have it. fields: all that the file says of itself."""
+    """An open file. config: as a config.json would have it. Raises ModelError for what is no such file."""
 
     def __init__(self, path: Path) -> None:
-        self._gguf = require("gguf", "models", "a GGUF file")
-        try:
-            self._reader = self._gguf.GGUFReader(path)
-        except (OSError, ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-            raise ModelError(f"{path} is no GGUF file that can be read: {error}") from None
         self.path = path
+        try:
+            self._data = open_file(path)
+            self._head = read_head(self._data)
+        except GGUFError as error:
+            raise ModelError(f"{path} {error}") from None
 
     def field(self, name: str, default: Any = None) -> Any:
-        """A value of the file's metadata."""
-        found = self._reader.get_field(name)
-        return default if found is None else found.contents()
+        """A value of the file's metadata: a number, a text, an array of numbers or a list of texts."""
+        found = self._head.fields.get(name, default)
+        try:
+            if isinstance(found, bytes):
+                return found.decode("utf-8")
+            return [text.decode("utf-8") for text in found] if isinstance(found, list) else found
+        except UnicodeDecodeError:
+            raise ModelError(f"{self.path}: {name[:60]} is not UTF-8") from None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -67,39 +77,66 @@ class GGUF:
             "max_position_embeddings": self.field(f"{kind}.context_length"),
             "rms_norm_eps": self.field(f"{kind}.attention.layer_norm_rms_epsilon"),
             "rope_theta": self.field(f"{kind}.rope.freq_base", 10000.0),
-            "vocab_size": len(self.field("tokenizer.ggml.tokens", [])),
+            "vocab_size": len(self.texts("tokenizer.ggml.tokens")),
             "sliding_window": self.field(f"{kind}.attention.sliding_window"),
         }
-        if self.field(f"{kind}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in self._tensors():
+        if self.field(f"{kind}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in self._head.entries:
             raise ModelError(f"{self.path} stretches rope in a way that is not read from GGUF: take its original files")
         return {name: value for name, value in found.items() if value is not None}
+
+    def texts(self, name: str) -> list[str]:
+        """A field that is a list of texts, empty where it is not there."""
+        found = self.field(name, [])
+        if not isinstance(found, list):
+            raise ModelError(f"{self.path}: {name} is {shown(found)}, expected a list of texts")
+        return found
 
     def weights(self, dtype: Any = np.float32) -> Weights:
         """All tensors, under the names that Hugging Face's files have them by."""
         config = self.config
-        heads = {"attn_q": config["num_attention_heads"], "attn_k": config.get("num_key_value_heads")}
+        heads = {f"attn_{name}": config.get("num_attention_heads") for name in "qk"}
+        heads["attn_k"] = config.get("num_key_value_heads", heads["attn_k"])
         permuted = heads if config["model_type"] in _PERMUTED else {}
-        return Weights({_renamed(name): self._stored(t, permuted) for name, t in self._tensors().items()}, dtype)
+        entries = self._head.entries.items()
+        return Weights({_renamed(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
 
-    def _tensors(self) -> dict[str, Any]:
-        return {tensor.name: tensor for tensor in self._reader.tensors}
+    def dtypes(self) -> Counter[str]:
+        """How many values there are of each dtype, or type of block."""
+        names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+        found: Counter[str] = Counter()
+        for name, entry in self._head.entries.items():
+            kind = self._kind(name, entry).name
+            found[names.get(kind, kind)] += math.prod(entry.shape)
+        return found
 
-    def _stored(self, tensor: Any, permuted: Mapping[str, Any]) -> Stored:
-        kind = tensor.tensor_type.name
-        if kind not in _TYPES:
-            raise ModelError(f"{self.path}: {tensor.name} is {kind}, expected one of {', '.join(_TYPES)}")
-        heads = permuted.get(tensor.name.split(".")[-2])
-        shape = tuple(int(n) for n in reversed(tensor.shape))
-        return Stored(shape, self._read(tensor, heads), kind != "F32" or heads is not None)
+    def _kind(self, name: str, entry: Entry) -> Any:
+        """The package's name for how a tensor is stored."""
+        kinds = require("gguf", "models", "a GGUF file").GGMLQuantizationType
+        if entry.type not in [int(kinds[kind]) for kind in _TYPES]:
+            raise ModelError(f"{self.path}: {name} is of type {entry.type}, expected one of {', '.join(_TYPES)}")
+        return kinds(entry.type)
 
-    def _read(self, tensor: Any, heads: int | None) -> Callable[[], np.ndarray]:
-        dequantize = self._gguf.quants.dequantize
+    def _stored(self, name: str, entry: Entry, permuted: Mapping[str, Any]) -> Stored:
+        package = require("gguf", "models", "a GGUF file")
+        kind, heads = self._kind(name, entry), permuted.get(name.split(".")[-2])
+        rows = self._rows(name, entry, *package.constants.GGML_QUANT_SIZES[kind])
 
         def read() -> np.ndarray:
-            values = dequantize(tensor.data, tensor.tensor_type)
+            values = package.quants.dequantize(rows, kind)
             return values if heads is None else _unpermuted(values, heads)
 
-        return read
+        return Stored(entry.shape, read, kind.name != "F32" or heads is not None)
+
+    def _rows(self, name: str, entry: Entry, block: int, size: int) -> np.ndarray:
+        """The bytes of a tensor that is stored in blocks of so many numbers, each of `size` bytes: (..., bytes)."""
+        shape = entry.shape or (1,)
+        if shape[-1] % block:
+            raise ModelError(f"{self.path}: {name} has rows of {shape[-1]}, expected a multiple of {block}")
+        width = shape[-1] // block * size
+        end = entry.begin + math.prod(shape[:-1]) * width
+        if end > self._data.size:
+            raise ModelError(f"{self.path} is truncated: {name} ends at byte {end:,} of {self._data.size:,}")
+        return self._data[entry.begin : end].reshape(*shape[:-1], width)
 
 
 def _unpermuted(values: np.ndarray, heads: int) -> np.ndarray:
@@ -110,9 +147,7 @@ def _unpermuted(values: np.ndarray, heads: int) -> np.ndarray:
 
 def _renamed(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
-    parts = name.split(".")
-    prefix = f"model.layers.{parts[1]}." if parts[0] == "blk" else ""
-    inner = parts[-2] if len(parts) > 1 else name
-    if inner not in _NAMES:
-        raise ModelError(f"a GGUF tensor is named {name[:60]!r}, which belongs to no part of the model")
-    return f"{prefix}{_NAMES[inner]}.{parts[-1]}"
+    found = re.fullmatch(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
+    if found is None or found[2] not in _NAMES:
+        raise ModelError(f"a GGUF tensor is named {named(name)}, which belongs to no part of the model")
+    return f"{'' if found[1] is None else f'model.layers.{found[1]}.'}{_NAMES[found[2]]}.{found[3]}"

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from .._shown import shown
 from ..adapters import Module
 from ..ops import Pullback
-from ..ops._interface import renamed
 from ._cache import Cache
-from ._compose import Array, Gradients, chained, inputs_of, recomputed, residual
-from ._config import ModelError, field_of, number, whole
+from ._compose import Array, Gradients, added, chained, inputs_of, recomputed, residual
+from ._config import MOST, ModelError, field_of, number, whole
 from ._heads import joined, split
 from ._part import Part
 
@@ -54,9 +54,9 @@ class Config:
             raise ModelError(f"config.json has n_embd = {width} and n_head = {n_heads}, expected a multiple")
         for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
             if found.get(name, usual) is not usual:
-                raise ModelError(f"config.json has {name} = {found[name]}, expected {usual}")
+                raise ModelError(f"config.json has {name} = {shown(found[name])}, expected {usual}")
         return cls(
-            n_layers=whole(found, "n_layer"),
+            n_layers=whole(found, "n_layer", most=MOST),
             width=width,
             n_heads=n_heads,
             inner=whole(found, "n_inner", 4 * width),
@@ -110,18 +110,8 @@ def hidden(
 
 def embedded(model: Part, start: int, tokens: Array) -> tuple[Array, Pullback]:
     """y = E[tokens] + P[start, start + 1, ...]."""
-    words, words_pullback = model.embedding(EMBEDDING, tokens)
     places = np.broadcast_to(np.arange(start, start + tokens.shape[1]), tokens.shape)
-    where, where_pullback = model.embedding(POSITIONS, places)
-    y = words + where
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        grads.through(words_pullback, dy, None)
-        grads.through(where_pullback, dy, None)
-        return grads
-
-    return y, Pullback(backward, y, inputs_of(words_pullback, where_pullback))
+    return added([model.embedding(EMBEDDING, tokens), model.embedding(POSITIONS, places)])
 
 
 def block(
@@ -137,13 +127,8 @@ def block(
 
 def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
     """y = proj(gelu(fc(x)))."""
-
-    def act(z: Array) -> tuple[Array, Pullback]:
-        y, pullback = part.ops.gelu_tanh(z)
-        return y, renamed(pullback, y, {"z": "x"})
-
     fc, proj = (partial(part.linear, name, transposed=True) for name in ("c_fc", "c_proj"))
-    return chained([fc, act, proj], x)
+    return chained([fc, partial(part.activation, "gelu_tanh"), proj], x)
 
 
 def attention(

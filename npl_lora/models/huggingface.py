@@ -3,12 +3,15 @@
 Source: transformers 5.23.0 for the names of the files and of what is in them.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._shown import named
 from .._tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
 from ._weights import Weights, stored
@@ -18,11 +21,23 @@ _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises ModelError."""
-    return _json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
 def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
     """All tensors of floating dtypes, mapped. Raises ModelError."""
+    return Weights({name: stored(array, dtype) for name, array in _floating(folder).items()}, dtype)
+
+
+def stored_dtypes(folder: Path) -> Counter[str]:
+    """How many values there are of each floating dtype. Raises ModelError."""
+    found: Counter[str] = Counter()
+    for array in _floating(folder).values():
+        found[array.dtype.name] += array.size
+    return found
+
+
+def _floating(folder: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for path in _files(folder):
         try:
@@ -30,10 +45,9 @@ def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
         except TensorFileError as error:
             raise ModelError(f"{path} {error}") from None
         if twice := sorted(arrays.keys() & found.keys()):
-            raise ModelError(f"{path} has {twice[0][:100]}, which another shard has too")
+            raise ModelError(f"{path} has {named(twice[0])}, which another shard has too")
         arrays |= found
-    floating = {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
-    return Weights({name: stored(array, dtype) for name, array in floating.items()}, dtype)
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
 
 
 def _files(folder: Path) -> list[Path]:
@@ -42,14 +56,15 @@ def _files(folder: Path) -> list[Path]:
         return [folder / _ONE]
     if not (folder / _INDEX).exists():
         raise ModelError(f"{folder} has neither {_ONE} nor {_INDEX}")
-    shards: Mapping[str, Any] = _json(folder / _INDEX).get("weight_map", {})
-    names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
-    if not names or any(Path(name).name != name for name in names):
+    shards: Mapping[str, Any] = read_json(folder / _INDEX).get("weight_map", {})
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    if not names or not all(re.fullmatch(r"[\w-][\w.-]{0,200}", name, re.ASCII) for name in names):
         raise ModelError(f"{folder / _INDEX} names no shards beside it")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(names)]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file. Raises ModelError."""
     try:
         return json_object(path.read_bytes(), "it")
     except OSError as error:

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from .._shown import shown
 from ..adapters import Module
 from ..ops import Pullback
 from ._cache import Cache
 from ._compose import Gradients, chained, inputs_of, recomputed, residual
-from ._config import ModelError, field_of, number, whole
+from ._config import MOST, ModelError, field_of, number, padding, whole
 from ._heads import joined, split
 from ._part import Array, Part
 
@@ -56,9 +57,10 @@ class Config:
     def from_json(cls, found: Mapping[str, Any]) -> "Config":
         """From a config.json. Raises ModelError for what is missing, or not to be had here."""
         n_layers, width, n_heads = (
-            whole(found, name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+            whole(found, name, most=most)
+            for name, most in (("num_hidden_layers", MOST), ("hidden_size", 1 << 31), ("num_attention_heads", MOST))
         )
-        head_size = whole(found, "head_dim", width // n_heads)
+        head_size = whole(found, "head_dim", width // n_heads, most=MOST)
         positions = whole(found, "max_position_embeddings")
         field_of(found, "hidden_act", "silu", ("silu",))
         n_kv_heads = whole(found, "num_key_value_heads", n_heads)
@@ -77,7 +79,7 @@ class Config:
             eps=number(found, "rms_norm_eps", 1e-6),
             frequencies=_frequencies(found, head_size, positions),
             windows=_windows(found, n_layers),
-            padding_idx=_padding(found),
+            padding_idx=padding(found),
         )
 
 
@@ -211,6 +213,8 @@ def _heads(part: Part, config: Config, name: str, x: Array, start: int) -> tuple
 def _frequencies(found: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:
     """The angle per position of each pair: theta^(-2i / D), stretched as rope_scaling says."""
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ModelError(f"config.json has {shown(rope)} for rope, expected an object")
     theta = number({**found, **rope}, "rope_theta", 10000.0)
     plain = [theta ** (-2.0 * i / head_size) for i in range(head_size // 2)]
     kind = field_of(rope, "rope_type", rope.get("type", "default"), ("default", "linear", "llama3"))
@@ -227,6 +231,8 @@ def _llama3(frequency: float, factor: float, rope: Mapping[str, Any], positions:
     """Llama 3.1: what turns less than low_freq_factor times in the original context is slowed down by the factor, what
     turns more than high_freq_factor times is left alone, and between them it is interpolated."""
     low, high = number(rope, "low_freq_factor"), number(rope, "high_freq_factor")
+    if not low < high:
+        raise ModelError(f"config.json has low_freq_factor = {low} and high_freq_factor = {high}, expected low < high")
     turns = positions * frequency / (2.0 * math.pi)
     share = min(max((turns - low) / (high - low), 0.0), 1.0)
     return (1.0 - share) * frequency / factor + share * frequency
@@ -240,14 +246,8 @@ def _windows(found: Mapping[str, Any], n_layers: int) -> tuple[int | None, ...]:
     if kinds:
         if not isinstance(kinds, list) or len(kinds) != n_layers:
             raise ModelError(
-                f"config.json has layer_types = {str(kinds)[:40]}, expected one for each of {n_layers} layers"
+                f"config.json has layer_types = {shown(kinds)}, expected one for each of {n_layers} layers"
             )
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    first = found.get("max_window_layers", 0) if "use_sliding_window" in found else 0
+    first = whole(found, "max_window_layers", 0, least=0) if "use_sliding_window" in found else 0
     return tuple(window if i >= first else None for i in range(n_layers))
-
-
-def _padding(found: Mapping[str, Any]) -> int | None:
-    """The token whose row of the embedding is not trained."""
-    value = found.get("pad_token_id")
-    return value if type(value) is int and 0 <= value < whole(found, "vocab_size") else None

@@ -23,6 +23,7 @@ from .lora_conv2d import lora_conv2d
 from .lora_embedding import lora_embedding
 from .lora_linear import lora_linear
 from .lora_mlp import lora_mlp
+from .masked_mean import masked_mean
 from .mean_squared_error import mean_squared_error
 from .merge import merge, unmerge
 from .patches import patches
@@ -31,6 +32,7 @@ from .rms_norm import rms_norm
 from .rope import rope
 from .silu import silu
 from .softmax import softmax
+from .tanh import tanh
 
 __all__ = [
     "Pullback",
@@ -51,6 +53,7 @@ __all__ = [
     "lora_embedding",
     "lora_linear",
     "lora_mlp",
+    "masked_mean",
     "mean_squared_error",
     "merge",
     "patches",
@@ -59,5 +62,6 @@ __all__ = [
     "rope",
     "silu",
     "softmax",
+    "tanh",
     "unmerge",
 ]

@@ -1,25 +1,27 @@
 """A checkpoint: all that a run needs to go on as if it had never stopped, in one file that is whole or not there.
 
-The adapter's parameters, the optimiser's means and the numbers of steps are in it, bit by bit; the recipe and the
-adapter's configuration, to be compared with those of the run that goes on. The order of the data and the dropout masks
-follow from the seed and the step. Nothing is ever unpickled.
+The adapter's parameters, the optimiser's means, the numbers of steps and the best held-out loss are in it, bit by bit;
+the recipe and the adapter's configuration, to be compared with those of the run that goes on. The order of the data and
+the dropout masks follow from the seed and the step. Nothing is ever unpickled.
 """
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._extras import require
+from .._shown import named, shown
 from .._tensor_file import TensorFileError, json_object, open_tensors
 from ..adapters import LoRA
 from ..adapters.files import write_whole
 from .optimizers import AdamWState
-from .step import State
+from .step import Best, State
 
-_KIND = "npl-lora checkpoint 1"
+_KIND = "npl-lora checkpoint 2"
 
 
 class CheckpointError(ValueError):
@@ -34,7 +36,8 @@ def save(path: Path, state: State, about: dict[str, Any]) -> None:
         if means.step:
             tensors |= {f"m {name}": means.m, f"v {name}": means.v}
     steps = {name: means.step for name, means in state.means.items()}
-    numbers = {"step": state.step, "micro_batches": state.micro_batches, "steps": steps, "about": about}
+    best = dataclasses.asdict(state.best) if math.isfinite(state.best.loss) else {}
+    numbers = {"step": state.step, "micro_batches": state.micro_batches, "steps": steps, "about": about, "best": best}
     metadata = {"kind": _KIND, "numbers": json.dumps(numbers, sort_keys=True)}
     encode = require("safetensors.numpy", "models", "a checkpoint").save
     write_whole(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
@@ -45,38 +48,68 @@ def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
     try:
         tensors, metadata = open_tensors(path)
         if not isinstance(metadata, dict) or metadata.get("kind") != _KIND:
-            raise CheckpointError(f"{path} is no checkpoint of npl-lora")
+            raise _UnusableError("is no checkpoint of this npl-lora")
         numbers = json_object(str(metadata.get("numbers")), "what it says of itself")
-        _compare(path, numbers["about"], json.loads(json.dumps(about)))
+        _compare(_object(numbers, "about"), json.loads(json.dumps(about)))
         return _state(tensors, numbers, adapter)
-    except (TensorFileError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from None
+    except (TensorFileError, _UnusableError) as error:
+        raise CheckpointError(f"{path} cannot be used: it {error}") from None
 
 
-def _compare(path: Path, was: dict[str, Any], now: dict[str, Any], within: str = "") -> None:
-    """Raises CheckpointError for the first thing that is not as it was."""
+class _UnusableError(Exception):
+    """What is wrong with the file, to stand behind its name."""
+
+
+def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None:
+    """Raises for the first thing that is not as it was."""
     for name, value in now.items():
         before = was.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
-            _compare(path, before, value, f"{name}: ")
+            _compare(before, value, f"{name}: ")
         elif before != value:
-            said = f"{within}{name} = {str(before)[:80]}"
-            raise CheckpointError(f"{path} was made with {said}, this run has {str(value)[:80]}")
+            said = f"{within}{name} = {shown(before, 80)}"
+            raise _UnusableError(f"was made with {said}, this run has {shown(value, 80)}")
 
 
 def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: LoRA) -> State:
-    parameters, means = {}, {}
-    for name, own in adapter.parameters.items():
-        parameters[name] = _like(tensors[f"parameter {name}"], own, name)
-        taken = numbers["steps"].get(name, 0)
-        if taken:
-            m, v = (_like(tensors[f"{kind} {name}"], own, name) for kind in "mv")
-            means[name] = AdamWState(m, v, int(taken))
-    state = State(adapter.with_parameters(parameters), means)
-    return dataclasses.replace(state, step=int(numbers["step"]), micro_batches=int(numbers["micro_batches"]))
+    steps, step = _object(numbers, "steps"), _natural(numbers, "step")
+    parameters, means, own = {}, {}, adapter.parameters
+    if foreign := next((n for n in tensors if n.partition(" ")[2] not in own), None):
+        raise _UnusableError(f"has {named(foreign)}, which belongs to nothing in this run")
+    for name, like in own.items():
+        parameters[name] = _like(tensors, f"parameter {name}", like)
+        if taken := _natural(steps, name, 0):
+            m, v = (_like(tensors, f"{kind} {name}", like) for kind in "mv")
+            means[name] = AdamWState(m, v, taken)
+    return State(adapter.with_parameters(parameters), means, step, _natural(numbers, "micro_batches"), _best(numbers))
 
 
-def _like(array: np.ndarray, own: np.ndarray, name: str) -> np.ndarray:
+def _best(numbers: dict[str, Any]) -> Best:
+    best = _object(numbers, "best")
+    if not best:
+        return Best()
+    if type(best.get("loss")) is not float or not math.isfinite(best["loss"]):
+        raise _UnusableError(f"has a best loss of {shown(best.get('loss'))}, expected a number")
+    return Best(best["loss"], _natural(best, "step"), _natural(best, "worse_since"))
+
+
+def _object(numbers: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(numbers.get(name), dict):
+        raise _UnusableError(f"has {name} = {shown(numbers.get(name))}, expected an object")
+    return dict(numbers[name])
+
+
+def _natural(numbers: dict[str, Any], name: str, default: int | None = None) -> int:
+    value = numbers.get(name, default)
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise _UnusableError(f"has {name} = {shown(value)}, expected a natural number")
+    return value
+
+
+def _like(tensors: dict[str, np.ndarray], name: str, own: np.ndarray) -> np.ndarray:
+    if name not in tensors:
+        raise _UnusableError(f"lacks {name}")
+    array = tensors[name]
     if array.shape != own.shape or array.dtype != own.dtype:
-        raise TypeError(f"{name} is {array.dtype} {array.shape}, expected {own.dtype} {own.shape}")
+        raise _UnusableError(f"has {name} as {array.dtype} {array.shape}, expected {own.dtype} {own.shape}")
     return np.array(array)

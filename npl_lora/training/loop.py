@@ -1,19 +1,23 @@
 """Training from a state to the last step, and the loss on rows that were held out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .. import ops as reference
 from ..adapters import LoRA
-from ..models import Model
+from ..models import Classifier, Pretrained
 from .data import Row, batch_at, in_order
-from .step import Metrics, NonFiniteError, Recipe, State, train_step
+from .nonfinite import origin
+from .step import Batch, Metrics, NonFiniteError, Recipe, State, train_step
 
 
 def run(
-    model: Model, state: State, rows: Sequence[Row], recipe: Recipe, *, size: int, micro: int, padding: int
+    model: Pretrained, state: State, rows: Sequence[Row], recipe: Recipe, *, size: int, micro: int, padding: int
 ) -> Iterator[tuple[State, Metrics]]:
     """The state after each step, and what the step was like. A batch has `size` rows, `micro` of them at a time."""
     while state.step < recipe.steps:
@@ -22,18 +26,80 @@ def run(
         yield state, metrics
 
 
-def evaluate(model: Model, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss over the labels that count, how many these are, and the share that a classifier has right."""
+
+    loss: float
+    count: int
+    accuracy: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+
+def judged(
+    model: Pretrained,
+    adapter: LoRA | None,
+    rows: Sequence[Row],
+    *,
+    micro: int,
+    padding: int,
+    seen: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """A model on rows that it did not learn from, `micro` at a time. seen: told how many rows more are done.
+
+    Raises NonFiniteError for a loss that is none.
+    """
+    batches = list(in_order(rows, micro, padding))
+    count, total, right = sum(batch.count for batch in batches), 0.0, 0
+    for batch in batches:
+        with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
+            if isinstance(model, Classifier):
+                logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
+                total += float(reference.cross_entropy(logits, batch.labels, count=count)[0])
+                right += _right(logits, batch.labels)
+            else:
+                how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
+                total += float(model.loss(batch.tokens, batch.labels, adapter, **how)[0])
+        if seen is not None:
+            seen(len(batch.tokens))
+    if not math.isfinite(total):
+        where = origin(partial(_loss, model, adapter, batches), model, adapter)
+        raise NonFiniteError(f"the held-out loss is {total}{where}")
+    return Evaluation(total, count, right / max(1, count) if isinstance(model, Classifier) else None)
+
+
+def evaluate(model: Pretrained, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:
     """The mean of -log p over all labels of the rows that count: exp of it is the perplexity.
 
     Raises NonFiniteError when it is not finite.
     """
-    batches = list(in_order(rows, micro, padding))
-    count = sum(batch.count for batch in batches)
-    total = 0.0
+    return judged(model, adapter, rows, micro=micro, padding=padding).loss
+
+
+def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any) -> None:
+    """The same computation with other ops."""
+    for batch in batches:
+        model.loss(batch.tokens, batch.labels, adapter, key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
+
+
+def accuracy(classifier: Classifier, adapter: LoRA | None, batches: Iterable[Batch]) -> float:
+    """The share of the labels that count whose class has the largest logit, the first of equals; 0 of none.
+
+    Raises NonFiniteError when a logit is not finite.
+    """
+    right = count = 0
     for batch in batches:
         with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
-            how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
-            total += float(model.loss(batch.tokens, batch.labels, adapter, **how)[0])
-    if not math.isfinite(total):
-        raise NonFiniteError(f"the held-out loss is {total}")
-    return total
+            logits, _ = classifier.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
+        if not np.isfinite(logits).all():
+            raise NonFiniteError("a held-out score is not finite")
+        right += _right(logits, batch.labels)
+        count += batch.count
+    return right / count if count else 0.0
+
+
+def _right(logits: np.ndarray, labels: np.ndarray) -> int:
+    return int(np.sum(np.argmax(logits, axis=-1) == labels))

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops as reference
 from ..adapters import LoRA
 from ..layers.masks import counter_rng, dropout_mask
-from ..models import Model
+from ..models import Pretrained
+from .nonfinite import origin
 from .optimizers import AdamWState, adamw, sgd
 from .schedule import rate
 
@@ -45,7 +47,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens and labels (B, T) as `Model.loss` takes them; key_mask (B, T) bool, or None without padding."""
+    """tokens (B, T); labels as the loss takes them, (B, T) of a `Model`, (B,) of a `Classifier`; key_mask (B, T) bool,
+    or None without padding."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -53,19 +56,34 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """The labels that count: the first of a row is predicted from nothing."""
-        return int(np.sum(self.labels[:, 1:] != -100))
+        """The labels that count: the first of a row is predicted from nothing, where there is one for each token."""
+        labels = self.labels if self.labels.ndim == 1 else self.labels[:, 1:]
+        return int(np.sum(labels != -100))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest held-out loss so far, the step that it was seen after, and the evaluations since, none of them lower."""
+
+    loss: float = math.inf
+    step: int = 0
+    worse_since: int = 0
+
+    def after(self, loss: float, step: int) -> "Best":
+        """With one evaluation more."""
+        return Best(loss, step) if loss < self.loss else replace(self, worse_since=self.worse_since + 1)
 
 
 @dataclass(frozen=True)
 class State:
-    """What training has reached: the adapter, the optimiser's means by parameter, and how many steps and micro-batches
-    are behind it."""
+    """What training has reached: the adapter, the optimiser's means by parameter, how many steps and micro-batches are
+    behind it, and what was best."""
 
     adapter: LoRA
     means: Mapping[str, AdamWState] = field(default_factory=dict)
     step: int = 0
     micro_batches: int = 0
+    best: Best = Best()
 
 
 @dataclass(frozen=True)
@@ -82,17 +100,14 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient that is not finite. One sentence that says where."""
 
 
-def train_step(model: Model, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
+def train_step(model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
     """The state after one step on a batch, given as micro-batches. Raises NonFiniteError; the state is as it was."""
     with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
         loss, grads = gradients(model, state, batches, recipe)
         norm = global_norm(grads)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        bad = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
-        what = (
-            f"the loss is {loss}" if bad is None or not math.isfinite(loss) else f"the gradient of {bad} is not finite"
-        )
-        raise NonFiniteError(f"{what} in step {state.step + 1}")
+        where = origin(partial(gradients, model, state, batches, recipe), model, state.adapter)
+        raise NonFiniteError(f"{_what(loss, grads)} in step {state.step + 1}{where}")
     shrink = 1.0 if recipe.clip is None else min(1.0, recipe.clip / (norm + 1e-6))  # 1e-6 as torch has it
     lr = recipe.lr * rate(state.step, steps=recipe.steps, warmup=recipe.warmup, schedule=recipe.schedule)
     parameters, means = dict(state.adapter.parameters), dict(state.means)
@@ -110,7 +125,7 @@ def train_step(model: Model, state: State, batches: Sequence[Batch], recipe: Rec
 
 
 def gradients(
-    model: Model, state: State, batches: Sequence[Batch], recipe: Recipe
+    model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe, ops: Any = reference
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a batch and the gradients of all that is trained, summed over its micro-batches."""
     count, total, grads = sum(batch.count for batch in batches), 0.0, dict[str, np.ndarray]()
@@ -119,7 +134,7 @@ def gradients(
             partial(_mask, state, recipe.seed, state.micro_batches + i) if state.adapter.config.lora_dropout else None
         )
         loss, pullback = model.loss(
-            batch.tokens, batch.labels, state.adapter, key_mask=batch.key_mask, count=count, masks=masks
+            batch.tokens, batch.labels, state.adapter, key_mask=batch.key_mask, count=count, masks=masks, ops=ops
         )
         total += float(loss)
         for name, gradient in pullback(1.0).items():
@@ -130,6 +145,14 @@ def gradients(
 def global_norm(grads: Mapping[str, np.ndarray]) -> float:
     """The Euclidean norm of all gradients together, in float64."""
     return math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
+
+
+def _what(loss: float, grads: Mapping[str, np.ndarray]) -> str:
+    """What of a step is not finite."""
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    bad = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
+    return "the norm of all gradients is not finite" if bad is None else f"the gradient of {bad} is not finite"
 
 
 def _mask(state: State, seed: int, micro_batch: int, path: str, x: Array) -> np.ndarray:

@@ -1,6 +1,7 @@
 """PEFT's two files: read and written whole, and refused with a sentence that lists what does not fit."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -48,6 +49,22 @@ def test_a_round_trip(tmp_path, model, bias):
         np.testing.assert_array_equal(read.parameters[name], array)
 
 
+def test_what_peft_writes_three_times_is_read_once(tmp_path, model):
+    """With all biases, those of a module that is saved are there as its wrapper's too."""
+    config = LoRAConfig(r=2, target_modules=["q_proj"], bias="all", modules_to_save=["k_proj"])
+    adapter, name = model.attach(config, rng=1), "model.layers.0.self_attn.k_proj"
+    files.save(adapter, tmp_path / "adapter")
+
+    def wrapped(tensors):
+        for part in ("modules_to_save", "original_module"):
+            tensors[f"base_model.model.{name}.{part}.bias"] = np.ones(8)
+
+    change(tmp_path / "adapter", wrapped)
+    read = model.load_adapter(tmp_path / "adapter")
+    assert read.parameters.keys() == adapter.parameters.keys()
+    np.testing.assert_array_equal(read.parameters[f"{name}.bias"], adapter.parameters[f"{name}.bias"])
+
+
 def test_a_new_adapter_changes_nothing(model):
     ids = tiny.tokens()[0]
     for init in (True, "gaussian"):
@@ -70,6 +87,7 @@ def test_the_files_say_what_peft_s_do(saved):
     ("edit", "sentence"),
     [
         (lambda t: t.update(foreign=t[FIRST]), "has foreign, which belongs to nothing in the model"),
+        (lambda t: t.update({"score.original_module.bias": t[FIRST]}), "has score.original_module.bias, which belongs"),
         (lambda t: t.pop(FIRST), "lacks model.layers.0.self_attn.q_proj.lora_A.weight"),
         (lambda t: [t.pop(name) for name in list(t)[:7]], "and 2 more"),
         (lambda t: t.update({FIRST: t[FIRST].T.copy()}), r"has shape \(6, 2\), expected \(2, 6\)"),
@@ -93,6 +111,17 @@ def test_tensors_that_do_not_fit(model, saved, edit, sentence):
         (b'{"peft_type": "LOKR"}', "peft_type is 'LOKR'"),
         (b'{"target_modules": ["nothing"]}', "the name of no module"),
         (b'{"use_dora": true}', "use_dora"),
+        (b'{"r": 1e999}', "r is inf"),
+        (b'{"r": true}', "r is True"),
+        (b'{"r": 100000000000000000000}', "r is 100000000000000000000"),
+        (b'{"lora_alpha": 1' + b"0" * 400 + b"}", r"lora_alpha is 10+\.\.\., expected a number"),
+        (b'{"lora_alpha": NaN}', "lora_alpha is nan"),
+        (b'{"bias": "' + b"x" * 9000 + b'"}', r"bias is 'x{1,60}\.\.\., expected one of none"),
+        (b'{"target_modules": "("}', "is no regular expression: missing"),
+        (b'{"target_modules": "[[a]"}', "leaves no module"),  # which Python warns of
+        (b'{"target_modules": ["' + b"x" * 9000 + b'"]}', r"target_modules has 'x{1,60}\.\.\., which is the name"),
+        (b'{"target_modules": ["\\u001b[31m"]}', r"target_modules has '\\x1b\[31m', which"),
+        (b'{"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "(a)?.*"}', "is no number in"),
         (None, "No such file"),
     ],
 )
@@ -126,5 +155,26 @@ def test_a_save_that_fails_leaves_the_last_one(monkeypatch, model, saved):
 
 
 def test_whole_modules_that_do_not_exist(model):
+    """PEFT names two heads where it classifies: a model has one of them or none."""
     with pytest.raises(ConfigError, match="modules_to_save has 'score'"):
         model.attach(LoRAConfig(target_modules=["q_proj"], modules_to_save=["score"]), rng=0)
+    config = LoRAConfig(
+        target_modules=["q_proj"], modules_to_save=["classifier", "score"], other={"task_type": "SEQ_CLS"}
+    )
+    assert not any("score" in name for name in model.attach(config, rng=0).parameters)
+
+
+def test_an_expression_that_takes_forever_can_be_stopped(model):
+    """Python's `re` is run as PEFT runs it. That somebody can stop it is all that is promised."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.attach(LoRAConfig(target_modules=r"([a-z0-9_.]+)+!"), rng=0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

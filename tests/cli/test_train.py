@@ -1,12 +1,15 @@
 """npl-lora train on a tiny model: what it writes, that it learns, that a stop loses nothing, and what it refuses."""
 
 import csv
+import multiprocessing.pool
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -92,25 +95,87 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(model, text, tmp_path, 
     assert steps == ["step", *"123456"]
 
 
+def metrics(out):
+    """What metrics.csv says, but for how fast it was."""
+    with (out / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in csv.DictReader(file)]
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments_it_goes_on_to_the_same_bits(model, text, tmp_path):
-    """SIGKILL, checkpoint writing included: whatever there is when it dies is enough."""
-    rng, out, more = np.random.default_rng(0), tmp_path / "killed", ["--steps", "200", "--every", "1"]
+def test_a_hundred_runs_killed_at_random_moments_go_on_to_the_same_bits(model, text, tmp_path, capsys):
+    """SIGKILL at a moment of the whole run, its start and checkpoint writing included: each of 100 runs is killed once,
+    and whatever there is then is enough. Every step saves, and a third of the kills wait for a file that is half
+    written."""
+    more = ["--steps", "30", "--every", "1"]
     command = [sys.executable, "-m", "npl_lora", "train", str(model), str(text), *HOW, *more, "--out"]
+    begin = time.monotonic()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    kills = 0
-    while True:
-        resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
-        child = subprocess.Popen([*command, str(out), *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            assert child.wait(timeout=rng.uniform(0.4, 0.9) if kills < 20 else 60) == 0
-            break
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-            kills += 1
-    assert kills >= 3
-    assert_same_bits(tmp_path / "whole", out)
+    whole = time.monotonic() - begin
+    right = bits(tmp_path / "whole"), metrics(tmp_path / "whole")
+
+    def one(i):
+        rng, out, quiet = np.random.default_rng(i), tmp_path / f"run{i}", dict.fromkeys(("stdout", "stderr"), -3)
+        child = subprocess.Popen([*command, str(out)], **quiet)
+        end = time.monotonic() + rng.uniform(0, whole)
+        while child.poll() is None and not (time.monotonic() >= end and (i % 3 or any(out.glob(".*.new")))):
+            time.sleep(1e-3 if time.monotonic() < end else 0)
+        child.kill()
+        was_killed = child.wait() == -signal.SIGKILL
+        begun, half = (out / "checkpoint.safetensors").exists(), any(out.glob(".*.new"))
+        place = "while writing" if half else "between" if begun else "before the first checkpoint"
+        subprocess.run([*command, str(out), *(["--resume"] if begun else [])], check=True, **quiet)
+        assert_same_bits(tmp_path / "whole", out)
+        assert metrics(out) == right[1]
+        assert not any(out.glob(".*"))
+        shutil.rmtree(out)
+        return place if was_killed else "after the end"
+
+    with multiprocessing.pool.ThreadPool(2) as pool:
+        places = Counter(pool.map(one, range(100), chunksize=1))
+    with capsys.disabled():
+        print(f"\n100 of 100 runs ended with the same bits; where they were killed: {dict(places)}")
+    assert places["while writing"] >= 15
+    assert places["after the end"] <= 25
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_leaves_the_last_one(model, text, tmp_path, monkeypatch, capsys):
+    kept, count = os.fsync, iter(range(1000))
+
+    def interrupted(number):
+        kept(number)
+        if next(count) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    assert train(model, text, tmp_path / "whole") == 0
+    monkeypatch.setattr("os.fsync", interrupted)
+    assert train(model, text, tmp_path / "cut") == 128 + signal.SIGINT
+    assert "stopped by SIGINT; --resume goes on" in capsys.readouterr().err
+    assert not any((tmp_path / "cut").glob(".*"))
+    monkeypatch.undo()
+    assert train(model, text, tmp_path / "cut", "--resume") == 0
+    assert_same_bits(tmp_path / "whole", tmp_path / "cut")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_a_folder_that_takes_nothing(model, text, tmp_path, capsys):
+    """A file in its place: the same as one without permission, which root has always."""
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out", "/proc/nowhere"):
+        assert train(model, text, out) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("npl-lora train: ")
+        assert said.count("\n") == 1
+
+
+def test_metrics_that_a_kill_has_cut(model, text, tmp_path):
+    """A row that is half there, and looks like another step's."""
+    assert train(model, text, tmp_path / "whole") == 0
+    file = tmp_path / "whole" / "metrics.csv"
+    right = metrics(tmp_path / "whole")
+    file.write_text(file.read_text() + "1")
+    assert train(model, text, tmp_path / "whole", "--resume") == 0
+    assert metrics(tmp_path / "whole") == right
 
 
 @pytest.mark.parametrize(
@@ -190,5 +255,6 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_the_last_checkpoint_stays
     assert done.stderr.splitlines()[-1].endswith("checkpoint.safetensors: File too large"), done.stderr
     assert "Traceback" not in done.stderr
     left = tmp_path / "full"
-    assert sorted(path.name for path in left.iterdir()) == ["checkpoint.safetensors", "metrics.csv"]
+    adapter = ["adapter_config.json", "adapter_model.safetensors"]  # comes first, and is small
+    assert sorted(path.name for path in left.iterdir()) == [*adapter, "checkpoint.safetensors", "metrics.csv"]
     assert before["checkpoint"].keys() > load_file(left / "checkpoint.safetensors").keys()  # that of step 0

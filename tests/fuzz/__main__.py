@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")  # files without a disk, where there are any
-_JUDGED = ("dump", "answers")  # what they accept is judged, which takes milliseconds: a twentieth of the inputs each
+_JUDGED = ("dump", "answers")  # what they accept is judged, which takes milliseconds
+_LOADED = ("config", "adapter", "checkpoint", "model", "weights", "index", "gguf")  # with files beside them: likewise
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
 
     jobs = []
     for name in TARGETS:
-        runs = -(-inputs // 20) if name in _JUDGED else -(-inputs * 3 // 10)
+        runs = -(-inputs // 20) if name in _JUDGED + _LOADED else -(-inputs * 3 // 10)
         jobs += [("hypothesis", name, runs // 10), ("atheris", name, runs - runs // 10)]
     with multiprocessing.pool.ThreadPool(2) as pool:
         counts = list(pool.imap_unordered(_child, jobs))

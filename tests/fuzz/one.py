@@ -17,7 +17,9 @@ def main(how: str, name: str, runs: str, folder: str) -> None:
     if how == "atheris":
         import atheris
 
-        with atheris.instrument_imports(include=["npl_lora.oracle", "json"]):
+        with atheris.instrument_imports(
+            include=["npl_lora.oracle", "npl_lora._tensor_file", "npl_lora.models", "npl_lora.training", "json"]
+        ):
             from fuzz.targets import TARGETS, WORDS
     else:
         from fuzz.targets import TARGETS, WORDS

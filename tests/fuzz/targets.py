@@ -6,6 +6,7 @@ A target has a few inputs to begin with, which are right, for bytes drawn at ran
 
 import io
 import json
+import re
 import struct
 import tempfile
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from models import tiny, tiny_gguf
 from oracle.dump_files import metadata, step
 from oracle.variants import right_of
 
+from npl_lora.adapters import AdapterError, LoRAConfig, files
+from npl_lora.models import ModelError, load, load_tokenizer
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.check import check_case
 from npl_lora.oracle.deviations import DeviationsError, read_deviations
@@ -26,12 +30,17 @@ from npl_lora.oracle.subjects.frames import FrameError, read_frame, write_frame
 from npl_lora.oracle.subjects.result_file import read_arrays
 from npl_lora.oracle.vectors import judging
 from npl_lora.oracle.vectors.safetensors import encode
+from npl_lora.training import checkpoint
+from npl_lora.training.optimizers import AdamWState
+from npl_lora.training.step import State
 
 WORDS = (
     b'{"', b'":', b"[", b"]", b"}", b",", b"[" * 2000, b"null", b"NaN", b"Infinity", b"-1", b"1e999", b"0.5", b"true",
     b"9" * 30, b"9" * 5000, b"4294967296", b"\xff", b"\0", b"\\u0000", b'"\\ud800"', b"..", b"/", b"\n", b"\x1b[31m",
     b"__metadata__", b"data_offsets", b"shape", b"dtype", b"BF16", b"F8_E4M3", b"F64", b"I64", b"BOOL", b"bfloat16",
-    b"config", b"alpha", b"use_rslora", b'"r": 0', b"arrays", b"vectors", b"protocol", b"id", b"files",
+    b"q_proj", b"lora_A", b"model.layers.", b".*", b"(", b"[[a", b"null", b"GGUF", b"general.alignment", b"\x09\0\0\0",
+    b"\xff" * 8, b"weight_map", b"config", b"alpha", b"use_rslora", b'"r": 0', b"arrays",
+    b"vectors", b"protocol", b"id", b"files",
 )  # fmt: skip
 CASE = next(case for case in CONTRACTS["lora_merge"].cases("float32") if case.id == "lora_merge/plain/float32")
 RIGHT = {name: right.value.astype("float32") for name, right in right_of(CASE).items()}
@@ -109,6 +118,80 @@ def _deviations(data: bytes) -> None:
             assert all(isinstance(reason, str) for reason in reasons.values())
 
 
+def _adapter_config(data: bytes) -> None:
+    _read_adapter(files.CONFIG, data)
+
+
+def _adapter_tensors(data: bytes) -> None:
+    _read_adapter(files.TENSORS, _whole_header(data))
+
+
+def _read_adapter(name: str, data: bytes) -> None:
+    """One of the two files is strange, the other right. A repetition within a repetition is let be: it may take
+    hours, which is known and said where it is run."""
+    right = {files.CONFIG: RIGHT_ADAPTER[0], files.TENSORS: RIGHT_ADAPTER[1]}
+    for other, raw in {**right, name: data}.items():
+        _written(raw, other)
+    if name == files.CONFIG and len(re.findall(rb"[*+{]", data)) > 3:
+        return
+    try:
+        adapter = files.load(_FOLDER, MODEL.modules, MODEL.base)
+    except AdapterError as error:
+        _one_line(str(error))
+    else:
+        assert adapter.places
+
+
+def _checkpoint(data: bytes) -> None:
+    try:
+        state = checkpoint.load(_written(_whole_header(data), "checkpoint.safetensors"), ADAPTER, {"seed": 3})
+    except checkpoint.CheckpointError as error:
+        _one_line(str(error))
+    else:
+        assert state.step >= 0
+        assert state.adapter.parameters.keys() == ADAPTER.parameters.keys()
+
+
+def _model_config(data: bytes) -> None:
+    _read_model({"config.json": data, "model.safetensors": RIGHT_MODEL})
+
+
+def _model_tensors(data: bytes) -> None:
+    _read_model({"config.json": RIGHT_CONFIG, "model.safetensors": _whole_header(data)})
+
+
+def _model_index(data: bytes) -> None:
+    _read_model({"config.json": RIGHT_CONFIG, "model.safetensors.index.json": data, "shard.safetensors": RIGHT_MODEL})
+
+
+def _read_model(whole: dict[str, bytes]) -> None:
+    folder = _FOLDER / "model"
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    for name, data in whole.items():
+        (folder / name).write_bytes(data)
+    _load(folder)
+
+
+def _load(path: Path) -> None:
+    try:
+        model = load(path)
+    except ModelError as error:
+        _one_line(str(error))
+    else:
+        assert model.modules
+
+
+def _gguf(data: bytes) -> None:
+    path = _written(data, "model.gguf")
+    _load(path)
+    try:
+        load_tokenizer(path)
+    except ModelError as error:
+        _one_line(str(error))
+
+
 def _one_line(text: str) -> None:
     assert "\n" not in text
     assert "\x1b" not in text
@@ -141,10 +224,37 @@ def _targets() -> dict[str, Target]:
         "answers": Target(_answers, (right, b"+" + right[8:])),
         "frame": Target(_frame, (_framed(RIGHT),)),
         "manifest": Target(_manifest, (json.dumps(manifest).encode(),)),
+        "config": Target(_adapter_config, (RIGHT_ADAPTER[0], _OF_PATTERNS)),
+        "adapter": Target(_adapter_tensors, (RIGHT_ADAPTER[1], b"+" + RIGHT_ADAPTER[1][8:])),
+        "checkpoint": Target(_checkpoint, (RIGHT_CHECKPOINT, b"+" + RIGHT_CHECKPOINT[8:])),
+        "model": Target(_model_config, _configs()),
+        "weights": Target(_model_tensors, (RIGHT_MODEL, b"+" + RIGHT_MODEL[8:])),
+        "index": Target(_model_index, (b'{"weight_map": {"lm_head.weight": "shard.safetensors"}}',)),
+        "gguf": Target(_gguf, (RIGHT_GGUF,)),
         "deviations": Target(_deviations, (json.dumps(reasons).encode(), b'S3 = "no rsLoRA"\n')),
     }
 
 
+_OF_PATTERNS = b"""{"target_modules": "model.layers.0.*(q|v)_proj", "exclude_modules": ["v_proj"], "alpha_pattern":
+{"0.self_attn": 3}, "rank_pattern": {"q_proj": 2}, "layers_to_transform": [0], "layers_pattern": "layers",
+"modules_to_save": ["lm_head"], "bias": "all"}"""
+
+
+def _configs() -> tuple[bytes, ...]:
+    return tuple(json.dumps({**tiny.CONFIG, **kind}).encode() for kind in tiny.KINDS.values())
+
+
 _TEMPORARY = tempfile.TemporaryDirectory()
 _FOLDER = Path(_TEMPORARY.name)
+_LLAMA = tiny.folder(_FOLDER / "right", dtype="float32")
+MODEL = load(_LLAMA)
+RIGHT_CONFIG, RIGHT_MODEL = ((_LLAMA / name).read_bytes() for name in ("config.json", "model.safetensors"))
+ADAPTER = MODEL.attach(LoRAConfig(r=1, target_modules=["q_proj"]), rng=0)
+files.save(ADAPTER, _LLAMA)
+RIGHT_ADAPTER = tuple((_LLAMA / name).read_bytes() for name in (files.CONFIG, files.TENSORS))
+checkpoint.save(
+    _LLAMA / "c", State(ADAPTER, {n: AdamWState(p, p, 4) for n, p in ADAPTER.parameters.items()}, 4, 8), {"seed": 3}
+)
+RIGHT_CHECKPOINT = (_LLAMA / "c").read_bytes()
+RIGHT_GGUF = tiny_gguf.written(_LLAMA / "model.gguf").read_bytes()
 TARGETS = _targets()

@@ -101,6 +101,8 @@ SMOOTH: dict[str, Case] = {
     "silu": (ops.silu, dict(z=normal(3, 5))),
     "gelu": (ops.gelu, dict(z=normal(3, 5))),
     "gelu_tanh": (ops.gelu_tanh, dict(z=normal(3, 5))),
+    "tanh": (ops.tanh, dict(z=normal(3, 5))),
+    "masked_mean": (ops.masked_mean, dict(x=normal(2, 4, 3), mask=_SEEN)),
     "glu": (ops.glu, dict(gate=normal(3, 5), up=normal(3, 5, seed=1))),
     "gated_mlp": (ops.gated_mlp, _MLP),
     "lora_mlp": (ops.lora_mlp, _LORA_MLP),

@@ -65,9 +65,9 @@ def off(got, right):
     return max(abs(a - b) for a, b in zip(got, right, strict=True)) / right[0]
 
 
-def our_losses(model, adapter, batches, schedule):
+def our_losses(model, adapter, batches, schedule, lr=5e-3):
     """The loss before each of the steps that `their_losses` of test_training takes with torch."""
-    recipe = Recipe(steps=STEPS, lr=5e-3, weight_decay=0.01, warmup=5, schedule=schedule)
+    recipe = Recipe(steps=STEPS, lr=lr, weight_decay=0.01, warmup=5, schedule=schedule)
     state, losses = State(adapter), []
     for tokens, labels, mask in batches:
         state, metrics = train_step(model, state, [Batch(tokens, labels, mask)], recipe)

@@ -3,9 +3,10 @@
 import gguf
 import numpy as np
 import pytest
-from models import tiny
+from models import tiny, tiny_gguf
 
 from npl_lora.models import ModelError, load, load_tokenizer
+from npl_lora.models.gguf import GGUF
 
 CONFIG = {**tiny.CONFIG, "hidden_size": 256, "intermediate_size": 256, "head_dim": 32}  # blocks of 256 in Q4_K
 THEIRS = {
@@ -110,7 +111,58 @@ def test_the_tokenizer(tmp_path, arrays):
 def test_what_is_no_gguf_file(tmp_path, arrays, keep):
     path, _ = written(tmp_path / "model.gguf", "F32", arrays)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match="no GGUF file"):
+    with pytest.raises(ModelError, match=r"truncated|no GGUF file|cannot be read"):
         load(path)
-    with pytest.raises(ModelError, match="no GGUF file"):
+    with pytest.raises(ModelError, match=r"truncated|no GGUF file|cannot be read"):
         load(tmp_path / "nowhere.gguf")
+
+
+def edited(path, old, new, skip=0):
+    """The tiny file with bytes changed behind `old`."""
+    raw = tiny_gguf.written(path).read_bytes()
+    at = raw.index(old) + len(old) + skip
+    path.write_bytes(raw[:at] + new + raw[at + len(new) :])
+    return path
+
+
+HUGE = b"\xff" * 7 + b"\x3f"
+
+
+@pytest.mark.parametrize(
+    ("old", "skip", "new", "sentence"),
+    [
+        (b"GGUF", 0, b"\x09", "is GGUF of version 9"),
+        (b"GGUF", 4, HUGE, "axes|truncated|UTF-8|twice"),  # tensors: what follows is read as one
+        (b"GGUF", 12, HUGE, "truncated"),  # fields
+        (b"tokenizer.ggml.token_type", 8, HUGE, "truncated"),  # numbers in an array
+        (b"tokenizer.ggml.tokens", 8, HUGE, "truncated"),  # texts in an array
+        (b"tokenizer.ggml.tokens", 16, HUGE, "truncated"),  # the length of a text
+        (b"tokenizer.ggml.tokens", 4, b"\x09", "a value of type 9, that is not read here"),  # arrays in an array
+        (b"tokenizer.ggml.model", 0, b"\x63", "a value of type 99"),
+        (b"general.alignment", 4, b"\0\0\0\0", "an alignment that is no number"),
+        (b"general.alignment", 4, b"\0\0\0\x80", "an alignment that is no number"),
+        (b"blk.0.attn_q.weight", 0, HUGE, "axes, expected at most 4"),
+        (b"blk.0.attn_q.weight", 4, HUGE, "is truncated: blk.0.attn_q.weight ends at byte"),
+        (b"blk.0.attn_q.weight", 20, b"\x63", "is of type 99, expected one of F32"),
+        (b"blk.0.attn_q.weight", 20, b"\x08", "rows of 6, expected a multiple of 32"),
+        (b"blk.0.attn_q.weight", 24, HUGE, "is truncated"),
+        (b"blk.0.a", 0, b"x", "belongs to no part of the model"),
+        (b"blk.", 0, b"\xff", "a tensor whose name is not UTF-8"),
+        (b"llama.block_count", 4, b"\xff\xff\xff\x7f", "num_hidden_layers = 2147483647, expected at most"),
+        (b"llama.block_count", 0, b"\x06", "num_hidden_layers = 2.8"),  # a float32
+    ],
+)
+def test_what_lies(tmp_path, old, skip, new, sentence):
+    """A sentence at once, and no memory that the file has not."""
+    path = edited(tmp_path / "model.gguf", old, new, skip)
+    with pytest.raises(ModelError, match=sentence):
+        load(path)
+
+
+def test_key_value_heads_are_the_heads_where_nothing_else_is_said(tmp_path, arrays):
+    """llama.cpp leaves head_count_kv out, or not, where there is one for each head: k is permuted all the same."""
+    path, _ = written(tmp_path / "model.gguf", "F32", arrays)
+    reader = GGUF(path)
+    right = reader.weights()["model.layers.0.self_attn.k_proj.weight"]
+    reader._head.fields["llama.attention.head_count"] = reader._head.fields.pop("llama.attention.head_count_kv")
+    np.testing.assert_array_equal(reader.weights()["model.layers.0.self_attn.k_proj.weight"], right)

@@ -5,10 +5,11 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 from models import tiny
 from safetensors.numpy import load_file, save_file
 
-from npl_lora.models import ModelError, load
+from npl_lora.models import ModelError, load, load_tokenizer
 
 NORM = "model.layers.1.input_layernorm.weight"
 
@@ -55,9 +56,10 @@ def test_shards(tmp_path):
     (tmp_path / "model-1.safetensors").unlink()
     with pytest.raises(ModelError, match="No such file"):
         load(tmp_path)
-    index.write_text(json.dumps({"weight_map": {"a": "../../secret"}}))
-    with pytest.raises(ModelError, match="names no shards beside it"):
-        load(tmp_path)
+    for where in ({"a": "../../secret"}, {"a": "x\0"}, {"a": "\ud800"}, {"a": 3 * [1]}, {"a": "y" * 300}, {}, []):
+        index.write_text(json.dumps({"weight_map": where}))
+        with pytest.raises(ModelError, match="names no shards beside it"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,8 @@ def test_shards(tmp_path):
     [
         (lambda a: a.pop(NORM), f"lacks {NORM}"),
         (lambda a: a.update({NORM: np.ones(7)}), r"has shape \(7,\), expected \(6,\) by the configuration"),
-        (lambda a: a.update({NORM: np.ones(6, np.int32)}), f"lacks {NORM}"),
+        (lambda a: a.update({NORM: np.ones(6, np.int32)}), f"lacks {NORM}, or has it in whole numbers"),
+        (lambda a: a.update({NORM: np.ones(0)}), r"has shape \(0,\), expected \(6,\)"),
         (lambda a: a.update({"lm_head.weight": np.ones((12, 6))}), r"lm_head.weight has shape \(12, 6\)"),
     ],
 )
@@ -79,7 +82,24 @@ def test_weights_that_contradict_the_configuration(tmp_path, change, sentence):
     [
         (dict(model_type="mamba"), "model_type is 'mamba', expected one of llama"),
         (dict(hidden_size=0), "hidden_size = 0, expected an integer of at least 1"),
-        (dict(num_hidden_layers="2"), "num_hidden_layers = 2"),
+        (dict(num_hidden_layers="2"), "num_hidden_layers = '2'"),
+        (dict(num_hidden_layers=True), "num_hidden_layers = True"),
+        (dict(num_hidden_layers=10**9), "num_hidden_layers = 1000000000, expected at most 65,536"),
+        (dict(num_hidden_layers=60_000), "has 60000 layers, the checkpoint 21 tensors"),
+        (dict(head_dim=10**12), "head_dim = 1000000000000, expected at most 65,536"),
+        (dict(hidden_size=10**40), "hidden_size = 1000"),
+        (dict(rms_norm_eps=float("nan")), "rms_norm_eps = nan, expected a number above 0"),
+        (dict(rms_norm_eps=float("inf")), "rms_norm_eps = inf"),
+        (dict(rms_norm_eps=10**400), r"rms_norm_eps = 10+\.\.\., expected a number"),
+        (dict(rope_theta=1e-320), "rope_theta"),
+        (dict(rope_theta=True), "rope_theta = True"),
+        (dict(rope_scaling=[1]), r"has \[1\] for rope, expected an object"),
+        (dict(rope_scaling={**tiny.LLAMA3, "high_freq_factor": 1.0}), "expected low < high"),
+        (
+            dict(model_type="qwen2", use_sliding_window=True, sliding_window=2, max_window_layers="x"),
+            "max_window_layers",
+        ),
+        (dict(hidden_act="\x1b[31m\n" * 50), r"hidden_act = '\\x1b.{1,60}, expected one of silu"),
         (dict(num_hidden_layers=3), "lacks model.layers.2"),
         (dict(num_attention_heads=3), "3 heads on 2 key/value heads"),
         (dict(head_dim=5), "of size 5, expected a multiple, and an even size"),
@@ -103,6 +123,27 @@ def test_no_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="has neither model"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "is no tokenizer"), ("{}", "is no tokenizer"), ("[" * 10_000, "is no tokenizer"), (None, "has no tokenizer")],
+)
+def test_a_tokenizer_that_is_none(tmp_path, text, sentence):
+    folder = tiny.folder(tmp_path)
+    if text is not None:
+        (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(ModelError, match=sentence):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("end", ["</s>", [2, "x"], True, -1])
+def test_an_end_that_is_no_token(tmp_path, end):
+    folder = tiny.folder(tmp_path, eos_token_id=end)
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"x": 0}, unk_token="x"))
+    inner.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"eos_token_id = .*, expected tokens"):
+        load_tokenizer(folder)
 
 
 def test_more_positions_than_the_model_has(tmp_path):

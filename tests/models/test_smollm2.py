@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from models.float64 import in_float64  # noqa: E402
+from models.test_training import STEPS, apart, our_losses, their_losses  # noqa: E402
 from models.test_transformers import answers, batch, off, trained  # noqa: E402
 
 pytestmark = [pytest.mark.models, pytest.mark.filterwarnings("ignore")]
@@ -84,6 +85,25 @@ def test_greedy_text_is_theirs_token_for_token(folder):
             given, attention_mask=torch.ones_like(given), max_new_tokens=40, do_sample=False, pad_token_id=2
         )
         assert list(generate(model, tokens, max_tokens=40, stop=tokenizer.stop)) == right[0, len(tokens) :].tolist()
+
+
+def test_fifty_steps_of_adamw_are_theirs(folder, tmp_path, capsys):
+    """On a real text, in float32, the same windows in the same order, at the README's rate."""
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(
+        theirs(folder), peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    )
+    adapted.save_pretrained(tmp_path)
+    text = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
+    tokens, rng = np.array(load_tokenizer(folder / FILE).encode(text)), np.random.default_rng(0)
+    windows = [tokens[rng.integers(0, tokens.size - 32, (2, 1)) + np.arange(32)] for _ in range(STEPS)]
+    batches = [(ids, ids, np.ones(ids.shape, bool)) for ids in windows]
+    model = load(folder / FILE).held()
+    ours = our_losses(model, model.load_adapter(tmp_path), batches, "cosine", lr=1e-3)
+    difference = apart(ours, their_losses(adapted, batches, "cosine", lr=1e-3))
+    with capsys.disabled():
+        print(f"\nlosses {ours[0]:.3f} to {ours[-1]:.3f}, at most {difference:.1e} apart")
+    assert difference < 1e-5
 
 
 def test_the_tokenizer_is_theirs(folder):

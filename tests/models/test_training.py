@@ -16,9 +16,9 @@ from models.test_transformers import LORAS, TINY, batch, theirs, trained  # noqa
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
 
-def their_losses(adapted, batches, schedule, clip=1.0):
+def their_losses(adapted, batches, schedule, lr=5e-3, clip=1.0):
     """transformers' and torch's own parts: AdamW, the scheduler of that name, clipping."""
-    optimizer = torch.optim.AdamW([p for _, p in trained(adapted)], lr=5e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([p for _, p in trained(adapted)], lr=lr, weight_decay=0.01)
     rates = transformers.get_scheduler(schedule, optimizer, num_warmup_steps=5, num_training_steps=STEPS)
     losses = []
     for tokens, labels, mask in batches:

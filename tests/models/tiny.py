@@ -18,12 +18,17 @@ KINDS = {
     "gpt2": dict(model_type="gpt2", n_layer=2, n_embd=6, n_head=2, n_positions=16, layer_norm_epsilon=1e-5, n_inner=10),
 }
 
+BERT = dict(model_type="bert", num_attention_heads=2, layer_norm_eps=1e-5, pad_token_id=None)
+ENCODERS = {"bert": BERT, "bert-old": BERT, "bert-bare": BERT}
+CLASSES = ("no", "maybe", "yes")
+
 
 def tensors(kind, dtype="float64", seed=0):
     """{name: array} of a random checkpoint."""
-    config, rng = {**CONFIG, **KINDS[kind]}, np.random.default_rng(seed)
-    if kind == "gpt2":
-        return {n: (0.5 * rng.standard_normal(shape)).astype(dtype) for n, shape in _gpt2(config).items()}
+    config, rng = {**CONFIG, **(KINDS | ENCODERS)[kind]}, np.random.default_rng(seed)
+    if kind == "gpt2" or kind in ENCODERS:
+        shapes = _gpt2(config) if kind == "gpt2" else _bert(config, kind)
+        return {n: (0.5 * rng.standard_normal(shape)).astype(dtype) for n, shape in shapes.items()}
     C, F, V = (config[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
     H, G = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
     linear = {"self_attn.q_proj": (H, C), "self_attn.k_proj": (G, C), "self_attn.v_proj": (G, C)}
@@ -53,6 +58,27 @@ def _gpt2(config):
     return shapes | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
+def _bert(config, kind):
+    """With a head of another task, which is left. Old: with its first names for norms; bare: without "bert."."""
+    C, F, V = (config[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
+    linear = {f"attention.self.{name}": (C, C) for name in ("query", "key", "value")}
+    linear |= {"attention.output.dense": (C, C), "intermediate.dense": (F, C), "output.dense": (C, F)}
+    paths = {f"encoder.layer.{i}.{name}": s for i in range(config["num_hidden_layers"]) for name, s in linear.items()}
+    paths["pooler.dense"] = (C, C)
+    rows = {"word": V, "position": config["max_position_embeddings"], "token_type": 2}
+    shapes = {f"embeddings.{name}_embeddings.weight": (n, C) for name, n in rows.items()}
+    for path, shape in paths.items():
+        shapes |= {f"{path}.weight": shape, f"{path}.bias": shape[:1]}
+    norms = ["embeddings", *(path.removesuffix(".dense") for path in paths if path.endswith("output.dense"))]
+    shapes |= {f"{path}.LayerNorm.{name}": (C,) for path in norms for name in _NORM[kind == "bert-old"]}
+    return (
+        shapes if kind == "bert-bare" else {f"bert.{n}": s for n, s in shapes.items()} | {"cls.predictions.bias": (V,)}
+    )
+
+
+_NORM = ("weight", "bias"), ("gamma", "beta")
+
+
 def folder(path, kind="llama", dtype="float64", change=None, **config):
     """A model's folder. change: what is done to the tensors first."""
     path.mkdir(parents=True, exist_ok=True)
@@ -60,7 +86,7 @@ def folder(path, kind="llama", dtype="float64", change=None, **config):
     if change is not None:
         change(arrays)
     save_file(arrays, path / "model.safetensors", {"format": "pt"})
-    (path / "config.json").write_text(json.dumps({**CONFIG, **KINDS[kind], **config}))
+    (path / "config.json").write_text(json.dumps({**CONFIG, **(KINDS | ENCODERS)[kind], **config}))
     return path
 
 
@@ -73,3 +99,20 @@ def tokens(seed=0, T=5):
     labels = np.where(mask, ids, -100)
     labels[0, 2] = -100
     return ids, labels, mask
+
+
+def texts(seed=0, T=5):
+    """Texts of several lengths and their classes, one of which does not count: (tokens, labels, key_mask)."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, CONFIG["vocab_size"], (4, T))
+    ids[0, 1] = ids[0, 0]
+    return ids, np.array([2, 0, -100, 1]), np.arange(T) < np.array([[T], [T - 2], [T - 1], [1]])
+
+
+def pooled_by_mean(path):
+    """Say in a model's folder, as sentence-transformers does, that the mean of its tokens is what it gives."""
+    (path / "1_Pooling").mkdir()
+    (path / "1_Pooling" / "config.json").write_text(
+        '{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}'
+    )
+    return path

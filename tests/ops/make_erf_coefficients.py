@@ -13,6 +13,7 @@ DIGITS = 60
 STEP = mp.mpf(1) / 2  # the centres are 0, STEP, 2 STEP, ..., FAR
 FAR = 4  # beyond this, a polynomial in 1 / (pi x^2)
 NEAR_DEGREE, FAR_DEGREE, ERF_DEGREE = 15, 15, 9
+NARROW, NARROW_END, NARROW_DEGREE = 4, mp.mpf(29) / 2, 11  # for float32: Phi(-29/2) is 0 there
 
 
 def interpolate(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
@@ -50,6 +51,12 @@ def far_factor(v: mp.mpf) -> mp.mpf:
     return (erfcx(1 / (mp.sqrt(mp.pi) * f)) / f - 1) / v
 
 
+def narrow_factor(t: mp.mpf) -> mp.mpf:
+    """The r of Phi(-a) = exp(-a^2 / 2) t r, t = NARROW / (NARROW + a)."""
+    a = NARROW * (1 / t - 1)
+    return erfcx(a / mp.sqrt(2)) / (2 * t)
+
+
 def literal(name: str, values: Sequence[mp.mpf], indent: str = "") -> list[str]:
     """The lines of `name = (values)`, three numbers a line; or of a nameless tuple in a tuple."""
     numbers = [f"{float(v)!r}," for v in values]
@@ -66,6 +73,7 @@ def tables() -> str:
         far = interpolate(far_factor, mp.mpf(0), (inv_sqrt_pi / (FAR + STEP / 2)) ** 2, FAR_DEGREE)
         lost = inv_sqrt_pi / mp.mpf(float(inv_sqrt_pi)) - 1  # what rounding 1 / sqrt(pi) lost, given back
         sqrt_half = mp.sqrt(mp.mpf(1) / 2)
+        narrow = interpolate(narrow_factor, NARROW / (NARROW + NARROW_END), mp.mpf(1), NARROW_DEGREE)
         lines = [
             f"_INV_SQRT_PI = {float(inv_sqrt_pi)!r}",
             f"_SQRT_HALF = {float(sqrt_half)!r}",
@@ -73,6 +81,7 @@ def tables() -> str:
             f"_SQRT_HALF_REST = {float(sqrt_half - short(sqrt_half, 26))!r}",
             *literal("_ERF", erf_near),
             *literal("_FAR", [lost, *far]),
+            *literal("_NARROW", narrow),
             "_NEAR = (",
             *(line for column in columns for line in literal("", column, "    ")),
             ")",

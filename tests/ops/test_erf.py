@@ -73,6 +73,27 @@ def test_accuracy_within_2_ulp(name):
             assert abs(mp.mpf(float(got)) - true) <= 2 * mp.mpf(math.ulp(float(true))), at
 
 
+@pytest.mark.parametrize("name", ["exp", "cdf"])
+def test_float32_is_the_nearest_or_next_to_it(name):
+    """The shorter way of float32, with 4e-10 before the one rounding to 2^-24: everywhere that float32 has, and where
+    it has nothing."""
+    f, truth, _, _ = CASES[name]
+    x = points(-15.0, 15.0, 2000).astype(np.float32)
+    with mp.workdps(30):
+        for got, at in zip(f(x), x, strict=True):
+            true = truth(mp.mpf(float(at)))
+            assert abs(mp.mpf(float(got)) - true) <= (0.5 + 2.0**-6) * float(np.spacing(np.float32(true))), at
+    np.testing.assert_array_equal(f(np.float32([-np.inf, -1e30, -20])), 0)
+
+
+def test_blocks_are_put_together_again():
+    x = np.random.default_rng(0).standard_normal(2 * _erf._BLOCK + 3)
+    for f in EVERY[:2] + EVERY[3:]:
+        for dtype in (np.float32, np.float64):
+            whole, some = f(x.astype(dtype)), np.concatenate([f(part.astype(dtype)) for part in np.array_split(x, 7)])
+            np.testing.assert_array_equal(whole, some)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_complex_step_gives_the_derivative(name):
     f, _, derivative, (low, high) = CASES[name]

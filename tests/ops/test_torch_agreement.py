@@ -126,6 +126,15 @@ def relu(F, z):
     return F.relu(z)
 
 
+def tanh(F, z):
+    return z.tanh()
+
+
+def masked_mean(F, x, mask=None):
+    seen = x.new_ones(x.shape[:-1]) if mask is None else mask.to(x.dtype)
+    return (seen[..., None] * x).sum(-2) / seen.sum(-1, keepdim=True).clamp(min=1)
+
+
 def glu(F, gate, up, activation):
     return globals()[activation](F, gate) * up
 

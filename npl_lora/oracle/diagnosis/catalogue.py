@@ -17,6 +17,7 @@ from ..case import widened
 from ..contracts import CONTRACTS
 from ..definition import RIGHT, Definition
 from ..faults import FAULTS, Fault, wrong_answer
+from ..faults._fault import Answer
 from ..judge import Right, judge_output, right_answer
 from ..rounding import PRECISIONS
 from ..statistics import Distribution
@@ -148,7 +149,7 @@ def _reproducing(
     candidates: Sequence[tuple[float, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
     near = sorted((distance, n) for n, (distance, _) in enumerate(candidates) if distance < 1.0)[:_SUSPECTS]
-    return [candidates[n][1] for n in sorted(n for _, n in near) if _worst(candidates[n][1], observed) is not None]
+    return [candidates[n][1] for n in sorted(n for _, n in near) if all_reproduced(candidates[n][1], observed)]
 
 
 def _same(wrong: np.ndarray | Distribution, right: Right | Distribution) -> bool:
@@ -191,33 +192,31 @@ def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tup
         chosen.append(best)
         covered |= explained[best.name]
     ordered = tuple(fault for fault in faults if fault in chosen)
-    return [ordered] if len(ordered) > 1 and _worst(ordered, observed) is not None else []
+    return [ordered] if len(ordered) > 1 and all_reproduced(ordered, observed) else []
 
 
 def _explains(fault: Fault, one: Observed) -> bool:
-    return _distance((fault,), one) < 1.0 and _worst((fault,), [one]) is not None
+    return _distance((fault,), one) < 1.0 and all_reproduced((fault,), [one])
 
 
-def _worst(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> float | None:
-    """The largest error in units of what is allowed, when everything observed is reproduced; else None."""
-    worst = 0.0
+def all_reproduced(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> bool:
+    """Whether these faults answer all that was observed of one contract, each number within what is allowed for an
+    implementation that has them."""
     answer = wrong_answer(observed[0].case.contract, *faults)
-    for one in observed:
-        try:
-            with np.errstate(all="ignore"):
-                predicted = right_answer(one.case, answer)
-        except (ValueError, IndexError):
-            predicted = None
-        if predicted is None or one.outputs is None:
-            if predicted is not None or one.outputs is not None:
-                return None
-            continue
-        if predicted.keys() != one.outputs.keys():
-            return None
-        worst = max(worst, *(_ratio(predicted[name], one.outputs[name]) for name in predicted))
-        if not worst <= 1.0:
-            return None
-    return worst
+    return all(_is_reproduced(answer, one) for one in observed)
+
+
+def _is_reproduced(answer: Answer, one: Observed) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            predicted = right_answer(one.case, answer)
+    except (ValueError, IndexError):
+        predicted = None
+    if predicted is None or one.outputs is None:
+        return predicted is None and one.outputs is None
+    if predicted.keys() != one.outputs.keys():
+        return False
+    return all(_ratio(predicted[name], one.outputs[name]) <= 1.0 for name in predicted)
 
 
 def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:

@@ -1,0 +1,64 @@
+"""A model's chat template: a conversation as the text that the model was trained on.
+
+The template is a program in Jinja that came with the model: it runs in Jinja's sandbox. It sees what transformers lets
+it see, but for the date (`strftime_now`): a template that prints it would give other rows tomorrow, and a run could not
+go on.
+
+Source: transformers 5.23.0, utils/chat_template_utils.py.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from .._extras import require
+from ._config import ModelError
+
+Message = Mapping[str, Any]
+
+
+class ChatTemplate:
+    """source: the template. names: what it may print beside the messages, bos_token for one."""
+
+    def __init__(self, source: str, names: Mapping[str, str]) -> None:
+        self.source, self.names = source, dict(names)
+
+    def render(self, messages: Sequence[Message], begin_answer: bool = False) -> str:
+        """The messages, {"role": ..., "content": ...} each, as one text; begin_answer: up to where the assistant would
+        speak. Raises ModelError where the template fails or refuses."""
+        jinja2 = require("jinja2", "models", "a chat template")
+        given = {"messages": list(messages), "add_generation_prompt": begin_answer, "tools": None, "documents": None}
+        try:
+            return str(self._template.render(**self.names, **given))
+        except jinja2.TemplateError as error:
+            raise ModelError(f"the chat template fails: {error}") from None
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise ModelError(f"the chat template fails: {type(error).__name__}: {error}") from None
+
+    @cached_property
+    def _template(self) -> Any:
+        jinja2, sandbox = (require(name, "models", "a chat template") for name in ("jinja2", "jinja2.sandbox"))
+
+        class Generation(require("jinja2.ext", "models", "a chat template").Extension):  # type: ignore[misc]
+            """{% generation %} … {% endgeneration %}, with which some templates mark the answers: its body."""
+
+            tags = {"generation"}  # noqa: RUF012 (as Jinja has it)
+
+            def parse(self, parser: Any) -> Any:
+                line = next(parser.stream).lineno
+                return jinja2.nodes.Scope(
+                    parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+                )
+
+        def raise_exception(message: str) -> None:
+            raise jinja2.TemplateError(message)
+
+        def tojson(value: Any, indent: int | None = None, **how: Any) -> str:
+            return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **how})
+
+        extensions = [Generation, "jinja2.ext.loopcontrols"]
+        environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+        environment.filters["tojson"] = tojson
+        environment.globals["raise_exception"] = raise_exception
+        return environment.from_string(self.source)

@@ -1,0 +1,190 @@
+"""A classifier of texts: a pretrained encoder, one vector of features for a text, and a linear head.
+
+    h      = encoder(tokens)                    (B, T, C)
+    f      = features of h                      (B, C)
+    logits = f W^T + b                          (B, n)        W (n, C), b (n,)
+
+The features are the mean of h over the tokens that are no padding (pooling "mean", what sentence-transformers' models
+were trained with), or tanh(pooler(h at the first token)) (pooling "pooler", what BERT was). The head is seldom in a
+checkpoint: it begins small and random, and is trained in full beside the adapter, as PEFT does where task_type is
+SEQ_CLS.
+
+Source: transformers 5.23.0, BertForSequenceClassification; Reimers and Gurevych, "Sentence-BERT", 2019, section 3.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from .. import ops as reference
+from .._tensor_file import TensorFileError, json_object
+from ..adapters import AdapterError, LoRA, LoRAConfig, Module
+from ..ops import Pullback
+from ..ops._interface import renamed
+from . import bert
+from ._compose import Array, Stage, chained, reopened
+from ._config import ModelError, number
+from ._part import Part
+from ._pretrained import Pretrained
+from ._weights import Weights, held
+from .huggingface import read_config, read_weights
+
+HEAD = "classifier"
+POOLINGS = ("mean", "pooler")
+
+
+class Classifier(Pretrained):
+    """A frozen encoder and a head for `classes`. See `load_classifier`.
+
+    attach gives a new adapter and a new head, which is the checkpoint's where it has one; full trains all in full, and
+    full(["classifier"]) the head alone, on frozen features.
+    """
+
+    FAMILIES: ClassVar = dict.fromkeys(bert.KINDS, bert)
+
+    def __init__(
+        self, about: Mapping[str, Any], base: Weights, classes: Sequence[str], pooling: str = "pooler"
+    ) -> None:
+        self.classes = tuple(classes)
+        if isinstance(classes, str) or len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"classes is {str(classes)[:60]!r}, expected at least two different names")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}, expected one of {', '.join(POOLINGS)}")
+        self.pooling = pooling
+        super().__init__(about, base)
+
+    def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
+        """The adapter in a folder that PEFT or `adapters.files.save` wrote, and its head. Raises AdapterError."""
+        adapter = super().load_adapter(folder, dtype)
+        if f"{HEAD}.weight" not in self.part(adapter):
+            raise AdapterError(f"{folder} has no {HEAD}, and the model's checkpoint has none either")
+        return adapter
+
+    def scores(
+        self,
+        tokens: Array,
+        adapter: LoRA | None = None,
+        *,
+        key_mask: Array | None = None,
+        recompute: bool | None = None,
+        masks: Any = None,
+        ops: Any = reference,
+    ) -> tuple[Array, Pullback]:
+        """tokens (B, T) -> logits (B, n), one for each class, and their pullback. Arguments as in `loss`."""
+        part = self.part(adapter, ops, masks)
+        y, pullback = chained(self._stages(part, tokens, key_mask, recompute), tokens)
+        trained = {} if adapter is None else adapter.parameters
+        return y, reopened(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
+
+    def loss(
+        self,
+        tokens: Array,
+        labels: Array,
+        adapter: LoRA | None = None,
+        *,
+        key_mask: Array | None = None,
+        count: int | None = None,
+        wrt: Iterable[str] | None = None,
+        recompute: bool | None = None,
+        masks: Any = None,
+        ops: Any = reference,
+    ) -> tuple[Array, Pullback]:
+        """The mean of -log p(label) over the labels that count, and its pullback.
+
+        tokens (B, T), labels (B,): the index of each text's class, -100 where it does not count. The rest as in
+        `Model.loss`: key_mask (B, T) bool, True for tokens that are no padding; count of the labels that count in the
+        whole batch; wrt, by default all that the adapter trains; recompute; masks(path, x).
+        """
+        part = self.part(adapter, ops, masks)
+        trained = tuple(adapter.parameters) if adapter is not None else ()
+
+        def judge(logits: Array) -> tuple[Array, Pullback]:
+            y, pullback = ops.cross_entropy(logits, labels, count=count)
+            return y, renamed(pullback, y, {"logits": "x"})
+
+        loss, pullback = chained([*self._stages(part, tokens, key_mask, recompute), judge], tokens)
+        return loss, reopened(pullback, loss, trained if wrt is None else tuple(wrt))
+
+    def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
+        """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
+        return self._with_base(held(self._merged_arrays(adapter, sign), self.base.dtype))
+
+    def _stages(self, part: Part, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
+        if f"{HEAD}.weight" not in part:
+            raise ValueError("the checkpoint has no classifier, expected an adapter that brings one")
+        encode = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
+        head = partial(part.linear, HEAD)
+        if self.pooling == "mean":
+            return [encode, partial(part.ops.masked_mean, mask=key_mask), head]
+        xp = tokens.__array_namespace__()
+        first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one is itself
+        return [encode, partial(part.ops.masked_mean, mask=first), partial(self.family.pooled, part), head]
+
+    def _named(self, base: Weights) -> Weights:
+        return base.renamed(self.family.name_of)
+
+    def _modules(self, base: Weights) -> dict[str, Module]:
+        modules = super()._modules(base)
+        if self.pooling == "mean":
+            modules.pop(self.family.POOLER, None)
+        elif self.family.POOLER not in modules:
+            raise ModelError(f"the checkpoint lacks {self.family.POOLER}.weight, which pooling 'pooler' needs")
+        head = Module("linear", (len(self.classes), self.config.width), (f"{HEAD}.weight", f"{HEAD}.bias"), output=True)
+        if f"{HEAD}.weight" in base and base.shape(f"{HEAD}.weight") != head.shape:
+            found = base.shape(f"{HEAD}.weight")
+            raise ModelError(f"{HEAD}.weight has shape {found}, expected {head.shape} for {len(self.classes)} classes")
+        return {**modules, HEAD: head}
+
+    def _shapes(self, base: Weights) -> dict[str, tuple[int, ...]]:
+        expected = super()._shapes(base)
+        own = [] if f"{HEAD}.weight" in base else self.modules[HEAD].tensors
+        return {name: shape for name, shape in expected.items() if name not in own}
+
+    def _usual(self, config: LoRAConfig) -> LoRAConfig:
+        """The head is trained in full, as PEFT's task_type SEQ_CLS says."""
+        saved = config.modules_to_save or ()
+        fields = {**super()._usual(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
+        return LoRAConfig.from_json({"task_type": "SEQ_CLS", **fields})
+
+    def _begun(self, rng: np.random.Generator | None) -> Weights:
+        """With a head: W ~ N(0, initializer_range^2), b = 0, as transformers begins one; all zero without an rng."""
+        if f"{HEAD}.weight" in self.base:
+            return self.base
+        shape, spread = self.modules[HEAD].shape, number(self.about, "initializer_range", 0.02)
+        W = np.zeros(shape) if rng is None else spread * rng.standard_normal(shape)
+        return self.base.beside({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
+
+    def _with_base(self, base: Weights) -> Self:
+        return type(self)(self.about, base, self.classes, self.pooling)
+
+
+def load_classifier(
+    path: str | Path, classes: Sequence[str], dtype: Any = np.float32, pooling: str | None = None
+) -> Classifier:
+    """A classifier on the encoder in a folder (config.json and safetensors), to be computed with in dtype.
+
+    classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default the mean where the
+    folder says so (sentence-transformers' 1_Pooling/config.json), else the pooler. Weights that are stored in dtype are
+    mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
+    """
+    folder = Path(path)
+    pooling = _pooling(folder) if pooling is None else pooling
+    return Classifier(read_config(folder), read_weights(folder, dtype), classes, pooling)
+
+
+def _pooling(folder: Path) -> str:
+    """What 1_Pooling/config.json says, where there is one."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.exists():
+        return "pooler"
+    try:
+        found = json_object(path.read_bytes(), "it")
+    except (OSError, TensorFileError) as error:
+        raise ModelError(f"{path}: {error}") from None
+    chosen = [name for name, value in found.items() if name.startswith("pooling_mode_") and value]
+    if chosen != ["pooling_mode_mean_tokens"]:
+        raise ModelError(f"{path} has {', '.join(chosen)[:80] or 'no pooling mode'}, expected pooling_mode_mean_tokens")
+    return "mean"

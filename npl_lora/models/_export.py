@@ -1,0 +1,115 @@
+"""A model written as a Hugging Face folder: config.json, model.safetensors, and the tokenizer's files.
+
+The folder is made beside the one that it is to be, and put in place whole.
+
+Source: transformers 5.23.0 for the names of the files and of what is in them.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._extras import require
+from ..adapters.files import write_whole
+from ._config import ModelError
+from ._pretrained import Pretrained
+from ._tokenizer import load_tokenizer
+from .gguf import GGUF
+from .huggingface import stored_dtypes
+
+DTYPES = ("float32", "float16", "bfloat16")
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def own_dtype(path: str | Path) -> str:
+    """The dtype that a model's file has most of, if it is one of DTYPES: else, quantised ones included, float32."""
+    path = Path(path)
+    names = GGUF(path).dtypes() if path.suffix == ".gguf" else stored_dtypes(path)
+    most = max(names, key=lambda name: names[name], default="float32")
+    return most if most in DTYPES else "float32"
+
+
+def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str = "float32") -> None:
+    """Write a model, which came from `source` with its tokenizer, into a new folder.
+
+    Raises ModelError for a folder that is there already, and for values that overflow in the dtype.
+    """
+    source, folder = Path(source), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is there already, and is not written over")
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # what a process that was killed has left
+    new.mkdir(parents=True)
+    try:
+        encode = require("safetensors.numpy", "models", "a checkpoint").save
+        write_whole(new / "model.safetensors", encode(dict(_narrowed(model, dtype)), {"format": "pt"}))
+        about = {**model.about, "dtype": dtype}
+        about.pop("torch_dtype", None)  # its older name
+        if path_is_gguf := source.suffix == ".gguf":
+            about |= {"architectures": [_ARCHITECTURES[model.kind]]}
+            about |= _special_ids(GGUF(source))
+        _write_json(new / "config.json", about)
+        if path_is_gguf:
+            _write_tokenizer(source, new)
+        else:
+            for name in _COPIED:
+                if (source / name).exists():
+                    shutil.copyfile(source / name, new / name)
+        os.replace(new, folder)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if isinstance(error, OSError) and str(error.filename).startswith(str(new)):
+            error.filename = str(folder / Path(error.filename).name)
+        raise
+
+
+def _narrowed(model: Pretrained, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    kind = np.dtype(require("ml_dtypes", "models", "a bfloat16 file").bfloat16 if dtype == "bfloat16" else dtype)
+    for name, array in model.base.items():
+        with np.errstate(over="ignore"):  # seen below
+            narrow = np.ascontiguousarray(array.astype(kind, copy=False))
+        if not np.isfinite(narrow).all() and np.isfinite(array).all():
+            raise ModelError(f"{name} has values up to {float(np.abs(array).max()):.3g}, too large for {dtype}")
+        yield name, narrow
+
+
+def _special_ids(file: GGUF) -> dict[str, int]:
+    found = {name: file.field(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    return {f"{name}_token_id": int(token) for name, token in found.items() if token is not None}
+
+
+def _write_tokenizer(source: Path, folder: Path) -> None:
+    """tokenizer.json, and a tokenizer_config.json that has transformers read it."""
+    tokenizer = load_tokenizer(source)
+    write_whole(folder / "tokenizer.json", tokenizer.as_json().encode())
+    about: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if tokenizer.template is not None:
+        about |= {**tokenizer.template.names, "chat_template": tokenizer.template.source}
+    _write_json(folder / "tokenizer_config.json", about)
+
+
+def _write_json(path: Path, found: dict[str, Any]) -> None:
+    write_whole(path, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,155 @@
+"""What every model has: a kind, a configuration, its frozen tensors, and the adapters that fit it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from .. import ops as reference
+from ..adapters import Full, LoRA, LoRAConfig, Module
+from ..adapters import files as adapter_files
+from ..adapters.full import full
+from ..adapters.lora import attach
+from ..ops import Pullback
+from ._compose import Array
+from ._config import ModelError
+from ._part import Part
+from ._weights import Weights
+
+
+class Pretrained(ABC):
+    """A model with frozen weights.
+
+    kind: config.json's model_type. config: the family's configuration. base: {tensor's name: array}, of those that the
+    model uses. modules: {path: Module}, where an adapter may sit. Raises ModelError where tensors are missing, or
+    contradict the configuration.
+    """
+
+    FAMILIES: ClassVar[Mapping[str, ModuleType]]
+
+    def __init__(self, about: Mapping[str, Any], base: Weights) -> None:
+        self.kind = str(about.get("model_type"))
+        if self.kind not in self.FAMILIES:
+            raise ModelError(f"model_type is {self.kind[:40]!r}, expected one of {', '.join(self.FAMILIES)}")
+        self.family: Any = self.FAMILIES[self.kind]
+        self.about = dict(about)
+        self.config = self.family.Config.from_json(about)
+        if self.config.n_layers > len(base):  # before something is made for each of them
+            raise ModelError(f"config.json has {self.config.n_layers} layers, the checkpoint {len(base)} tensors")
+        base, prefix, table = self._named(base), self.family.PREFIX, f"{self.family.EMBEDDING}.weight"
+        if table not in base and table.removeprefix(prefix) in base:
+            base = base.renamed(lambda name: prefix + name)
+        self.modules: dict[str, Module] = self._modules(base)
+        shapes = self._shapes(base)
+        self.base = base.only(shapes)
+        _check(self.base, shapes)
+
+    def __repr__(self) -> str:
+        count = sum(int(np.prod(self.base.shape(name))) for name in self.base)
+        return f"{type(self).__name__}({self.kind}, {len(self.base)} tensors, {count:,} parameters)"
+
+    @abstractmethod
+    def loss(
+        self,
+        tokens: Array,
+        labels: Array,
+        adapter: LoRA | None = None,
+        *,
+        key_mask: Array | None = None,
+        count: int | None = None,
+        wrt: Any = None,
+        recompute: bool | None = None,
+        masks: Any = None,
+        ops: Any = reference,
+    ) -> tuple[Array, Pullback]:
+        """What training makes smaller, and its pullback."""
+
+    @abstractmethod
+    def _with_base(self, base: Weights) -> Self:
+        """The same model with its tensors held elsewhere."""
+
+    def attach(
+        self, config: LoRAConfig | None = None, rng: np.random.Generator | int | None = None, dtype: Any = None
+    ) -> LoRA:
+        """A new adapter, which leaves the model as it is at first. target_modules: PEFT's usual ones unless given."""
+        config, rng = self._usual(LoRAConfig() if config is None else config), np.random.default_rng(rng)
+        return attach(config, self.modules, self._begun(rng), rng, self.base.dtype if dtype is None else dtype)
+
+    def full(
+        self,
+        modules: Sequence[str] | None = None,
+        rng: np.random.Generator | int | None = None,
+        dtype: Any = None,
+    ) -> Full:
+        """In an adapter's place, the model's own tensors to be trained: all, or those of some modules, named as in
+        modules_to_save."""
+        dtype = self.base.dtype if dtype is None else dtype
+        return full(self._begun(np.random.default_rng(rng)), self.modules, modules, dtype)
+
+    def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
+        """The adapter in a folder that PEFT or `adapters.files.save` wrote. Raises AdapterError."""
+        dtype = self.base.dtype if dtype is None else dtype
+        return adapter_files.load(Path(folder), self.modules, self._begun(None), dtype)
+
+    def part(self, adapter: LoRA | None = None, ops: Any = reference, masks: Any = None) -> Part:
+        return Part(self.base, adapter, ops, masks)
+
+    def held(self) -> Self:
+        """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""
+        return self._with_base(self.base.held()) if self.base.is_coded else self
+
+    def _named(self, base: Weights) -> Weights:
+        """A checkpoint's tensors under the names that the model has for them."""
+        return base
+
+    def _modules(self, base: Weights) -> dict[str, Module]:
+        modules: dict[str, Module] = self.family.modules(self.config, base)
+        return modules
+
+    def _shapes(self, base: Weights) -> dict[str, tuple[int, ...]]:
+        """What the model's tensors must be."""
+        expected: dict[str, tuple[int, ...]] = self.family.norms(self.config, base)
+        for module in self.modules.values():
+            expected |= module.shapes()
+        return expected
+
+    def _usual(self, config: LoRAConfig) -> LoRAConfig:
+        """A new adapter's configuration, with what it leaves to the model."""
+        if config.target_modules is not None:
+            return config
+        return LoRAConfig.from_json({**config.as_json(), "target_modules": self.family.TARGETS})
+
+    def _begun(self, rng: np.random.Generator | None) -> Weights:
+        """The tensors that training begins from."""
+        return self.base
+
+    def _hidden(
+        self, part: Part, tokens: Array, *, recompute: bool | None = None, cache: Any = None, **how: Any
+    ) -> tuple[Array, Pullback]:
+        if tokens.shape[1] + (0 if cache is None else cache.length) > self.config.positions:
+            raise ValueError(f"tokens have {tokens.shape[1]} positions, expected at most {self.config.positions}")
+        how |= {} if cache is None else {"cache": cache}
+        recompute = self.base.is_coded if recompute is None else recompute
+        return self.family.hidden(part, self.config, tokens, recompute=recompute, **how)
+
+    def _merged_arrays(self, adapter: LoRA, sign: float) -> dict[str, np.ndarray]:
+        """All tensors with the adapter in them, those that it trains in full included."""
+        part, own = self.part(adapter), [name for module in self.modules.values() for name in module.tensors]
+        names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])
+        arrays = {name: np.array(part[name]) for name in names}
+        for path in adapter.places:
+            name = f"{path}.weight"
+            arrays[name] = np.ascontiguousarray(adapter.merged(path, arrays[name], self.modules[path], sign))
+        return arrays
+
+
+def _check(base: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """All tensors there, of the shapes that the configuration gives them."""
+    for name, shape in shapes.items():
+        if name not in base:
+            raise ModelError(f"the checkpoint lacks {name}, or has it in whole numbers")
+        if base.shape(name) != shape:
+            raise ModelError(f"{name} has shape {base.shape(name)}, expected {shape} by the configuration")

@@ -1,0 +1,40 @@
+"""The loss curve: metrics.csv as a picture."""
+
+import csv
+import io
+from pathlib import Path
+
+from .._extras import require
+from ..adapters.files import write_whole
+
+
+def draw(folder: Path) -> Path:
+    """curve.png beside metrics.csv: the loss of each step, smoothed, and of the held-out rows. Raises
+    MissingExtraError without matplotlib."""
+    figure = require("matplotlib.figure", "plots", "the loss curve").Figure(figsize=(8, 4.5), layout="constrained")
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps, losses = [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+    held = [(int(row["step"]), float(row["held_out_loss"])) for row in rows if row["held_out_loss"]]
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=1, label="a step's batch")
+    axes.plot(steps, smoothed(losses), color="tab:blue", label="smoothed")
+    if held:
+        axes.plot(*zip(*held, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_whole(folder / "curve.png", picture.getvalue())
+    return folder / "curve.png"
+
+
+def smoothed(values: list[float], keep: float = 0.9) -> list[float]:
+    """Running means m <- keep m + (1 - keep) v, divided by 1 - keep^t as Adam's are, so that the first is v itself."""
+    mean, means = 0.0, []
+    for t, value in enumerate(values, 1):
+        mean = keep * mean + (1.0 - keep) * value
+        means.append(mean / (1.0 - keep**t))
+    return means

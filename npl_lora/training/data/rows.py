@@ -1,0 +1,92 @@
+"""Rows of tokens with labels, drawn in an order that depends on the seed and the position alone.
+
+Position p of a run over n rows is row `order(epoch = p // n)[p % n]`: whoever resumes at a step knows where in the data
+it is, and nothing has to be stored.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...layers.masks import counter_rng
+from ..step import Batch
+
+_ORDER = 2**64 - 1  # the counter's layer that no dropout mask is drawn from
+IGNORED = -100
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on. One sentence."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: its tokens (T,), and for each the token itself where it is to be learned, else -100; or, to be
+    classified, the number () of its class."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a file holds: its rows; the names of the classes, where they are classified; how many rows were cut to the
+    length, and how many left out because nothing to be learned was in what is left of them. in_order: the rows are
+    pieces of one text."""
+
+    rows: list[Row] = field(default_factory=list)
+    classes: tuple[str, ...] | None = None
+    cut: int = 0
+    left_out: int = 0
+    in_order: bool = False
+
+    @property
+    def count(self) -> int:
+        """The labels that count."""
+        return len(self.rows) if self.classes else sum(learned(row) for row in self.rows)
+
+    def split(self, share: float) -> tuple[list[Row], list[Row]]:
+        """Rows to train on and rows to evaluate on. Of a text the end is held out; other rows are shuffled first, the
+        same way each time: a file may be sorted, and runs are compared on the same rows whatever their seeds."""
+        order = range(len(self.rows)) if self.in_order else np.random.default_rng(0).permutation(len(self.rows))
+        return split([self.rows[i] for i in order], share)
+
+
+def learned(row: Row) -> int:
+    """The labels of a row of text that count: the first token is predicted from nothing."""
+    return int(np.sum(row.labels[1:] != IGNORED))
+
+
+def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
+    """Rows to train on and rows to evaluate on: the last ones, at least one if the share is not 0."""
+    held = min(max(1, round(share * len(rows))), len(rows) - 1) if share else 0
+    return list(rows[: len(rows) - held]), list(rows[len(rows) - held :])
+
+
+def batch(rows: Sequence[Row], padding: int) -> Batch:
+    """Rows as one batch, padded on the right."""
+    T = max(row.tokens.size for row in rows)
+    tokens, mask = np.full((len(rows), T), padding), np.zeros((len(rows), T), bool)
+    labels = np.full((len(rows), *(T for _ in range(rows[0].labels.ndim))), IGNORED)
+    for i, row in enumerate(rows):
+        n = row.tokens.size
+        tokens[i, :n], mask[i, :n] = row.tokens, True
+        labels[(i, slice(n))[: labels.ndim]] = row.labels
+    return Batch(tokens, labels, None if mask.all() else mask)
+
+
+def batch_at(rows: Sequence[Row], step: int, size: int, micro: int, seed: int, padding: int) -> list[Batch]:
+    """The micro-batches of a step, `size` rows in all, at most `micro` of them at a time."""
+    picked = [rows[_row(len(rows), step * size + i, seed)] for i in range(size)]
+    return [batch(picked[i : i + micro], padding) for i in range(0, size, micro)]
+
+
+def in_order(rows: Sequence[Row], micro: int, padding: int) -> Iterator[Batch]:
+    """All rows, once."""
+    return (batch(rows[i : i + micro], padding) for i in range(0, len(rows), micro))
+
+
+def _row(count: int, position: int, seed: int) -> int:
+    epoch, place = divmod(position, count)
+    return int(counter_rng(seed, epoch, _ORDER).permutation(count)[place])

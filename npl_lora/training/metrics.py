@@ -1,0 +1,32 @@
+"""metrics.csv: what each step was like, a row a step, for any program that draws curves."""
+
+import csv
+from pathlib import Path
+
+from ..adapters.files import write_whole
+from .loop import Evaluation
+from .step import Metrics
+
+FIELDS = ("step", "loss", "held_out_loss", "held_out_accuracy", "lr", "gradient_norm", "tokens_per_second")
+
+
+class MetricsFile:
+    """The file of a run that has taken `step` steps: rows of steps that it will take again are left out."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in kept if line.endswith("\n") and 0 < _step(line) <= step]  # a kill may cut the last one
+        write_whole(path, "".join([",".join(FIELDS) + "\n", *kept]).encode())
+
+    def add(self, step: int, metrics: Metrics, held_out: Evaluation | None, rate: float) -> None:
+        judged = (None, None) if held_out is None else (held_out.loss, held_out.accuracy)
+        row = (step, metrics.loss, *judged, metrics.lr, metrics.norm, f"{rate:.1f}")  # None: nothing is written
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def _step(line: str) -> int:
+    """The step of a row, 0 for what is none."""
+    number = line.partition(",")[0]
+    return int(number) if number.isdecimal() and len(number) < 10 and line.count(",") == len(FIELDS) - 1 else 0

@@ -1,0 +1,78 @@
+"""Where a loss or a gradient stops being finite: the first op that gave something that is not, and its place.
+
+The computation is run once more with ops that look at what they are given and what they give. That costs nothing until
+it is needed, and the pass ends at the first find. A sum that no op makes, of the residual path for one, is seen by
+the op that it goes into.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import ops as reference
+from ..models import Pretrained
+from ..models._part import PlacedOps
+from ..ops import Pullback
+
+Array = Any
+
+
+def origin(run: Callable[[Any], object], model: Pretrained, adapter: Any = None) -> str:
+    """Run once more with ops that look: ": first in glu at model.layers.3.mlp", or "" where all is finite this time.
+
+    run(ops): what gave the number that is not finite.
+    """
+    trained = {} if adapter is None else adapter.parameters
+    tensors = {name: partial(trained.get, name) for name in trained}
+    tensors = {name: partial(model.base.__getitem__, name) for name in model.base} | tensors
+    try:
+        with np.errstate(all="ignore"):
+            run(_Looking(tensors))
+    except _FoundError as found:
+        return f": first {found}"
+    return ""
+
+
+class _FoundError(Exception):
+    """The first op, and where."""
+
+
+class _Looking(PlacedOps):
+    """The ops, at a place in a model, which raise _FoundError. tensors: how to read each tensor of the model."""
+
+    def __init__(self, tensors: Mapping[str, Callable[[], Array]], path: str = "") -> None:
+        self._tensors, self._path = tensors, path
+
+    def at(self, path: str) -> "_Looking":
+        return _Looking(self._tensors, path)
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Array, Pullback]]:
+        return partial(self._call, name, getattr(reference, name))
+
+    def _call(self, name: str, op: Callable[..., Any], *given: Any, **config: Any) -> tuple[Array, Pullback]:
+        here = f"{name} at {self._path}" if self._path else name
+        y, pullback = op(*given, **config)
+        if not _are_finite([y]):
+            self._check_own()
+            raise _FoundError(f"in {here}" if _are_finite([*given, *config.values()]) else f"in what goes into {here}")
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = pullback(dy, wrt=wrt)
+            if not _are_finite(grads.values()):
+                raise _FoundError(f"in {'' if _are_finite([dy]) else 'what goes into '}the pullback of {here}")
+            return grads
+
+        return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
+
+    def _check_own(self) -> None:
+        """A tensor that is not finite itself is to blame, and not the op."""
+        for name, read in self._tensors.items():
+            if self._path and name.startswith(f"{self._path}.") and not _are_finite([read()]):
+                raise _FoundError(f"in {name}, which is not finite itself")
+
+
+def _are_finite(values: Iterable[Any]) -> bool:
+    numbers = (v for v in values if hasattr(v, "dtype") and v.dtype.kind == "f")
+    return all(bool(np.isfinite(v).all()) for v in numbers)

@@ -1,0 +1,152 @@
+"""A run: a model, an adapter, rows to learn from and rows to judge by, and a folder that keeps all that comes of it.
+
+    run = Run(model, adapter, rows, held_out, Recipe(steps=100), Path("out"))
+    for event in run.go():
+        print(event)
+
+In the folder are, after each event that has `saved` set, the adapter as PEFT has it, a checkpoint from which a run that
+was stopped goes on to the same bits, metrics.csv with a row for each step, and, of a classifier, its classes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..adapters import LoRA, files
+from ..adapters.files import write_whole
+from ..models import Classifier, Pretrained
+from . import checkpoint, loop
+from .classes import CLASSES
+from .data import Row
+from .loop import Evaluation
+from .metrics import MetricsFile
+from .step import Metrics, Recipe, State
+
+
+@dataclass(frozen=True)
+class Event:
+    """After `step` steps: what the last one was like (None before the first), the labels learned a second, how the
+    held-out rows fare where it was asked, whether that is the best so far, and whether all is on the disk."""
+
+    step: int
+    metrics: Metrics | None
+    rate: float
+    held_out: Evaluation | None
+    is_best: bool
+    saved: bool
+
+
+class Run:
+    """What can be refused is refused here, before the first step.
+
+    rows: to learn from. held_out: to judge by, which may be none. out: the folder. batch: rows a step; micro_batch:
+    rows at a time. every: steps between evaluations, each of which saves. base: the model's name, for the adapter's
+    file. patience: after so many evaluations in a row whose loss is not the lowest the run ends, and the adapter in the
+    folder is that of the lowest; None: all steps are taken, and it is the last one. resume: go on from the checkpoint
+    in out, which must be of the same rows, recipe, adapter, batch and `about`, and is not written over otherwise.
+    Raises ValueError, CheckpointError and OSError.
+    """
+
+    def __init__(
+        self,
+        model: Pretrained,
+        adapter: LoRA,
+        rows: Sequence[Row],
+        held_out: Sequence[Row],
+        recipe: Recipe,
+        out: str | Path,
+        *,
+        batch: int = 4,
+        micro_batch: int | None = None,
+        every: int = 25,
+        patience: int | None = None,
+        base: str | None = None,
+        about: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        if patience is not None and (patience < 1 or not held_out):
+            raise ValueError(f"patience is {patience}, expected at least 1, and rows held out to judge by")
+        self.model, self.rows, self.held_out, self.recipe = model, rows, held_out, recipe
+        self.out, self.batch, self.micro, self.every = Path(out), batch, micro_batch or batch, every
+        self.patience, self.base = patience, base
+        own = {"batch": str(batch), "recipe": dataclasses.asdict(recipe), "adapter": adapter.config.as_json()}
+        self.about: dict[str, Any] = {**(about or {}), **own, "rows": _digest([*rows, *held_out])}
+        self.state = self._begin(adapter, resume)
+
+    def _begin(self, adapter: LoRA, resume: bool) -> State:
+        path = self.out / "checkpoint.safetensors"
+        if resume:
+            return checkpoint.load(path, adapter, self.about)
+        if path.exists():
+            raise ValueError(f"{path} is there already: --resume goes on with it, another --out begins anew")
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = State(adapter)
+        if isinstance(self.model, Classifier):
+            write_whole(self.out / CLASSES, (json.dumps(self.model.classes, ensure_ascii=False) + "\n").encode())
+        checkpoint.save(path, state, self.about)  # now, not in an hour: the folder may be read-only or full
+        return state
+
+    def go(self) -> Iterator[Event]:
+        """What is before the first step, and then all steps that are left. Raises NonFiniteError."""
+        file = MetricsFile(self.out / "metrics.csv", self.state.step)
+        held = self.evaluate()
+        is_best = self.state.step == 0 and self._counted(held)  # a run that goes on has counted this one
+        if is_best and self.patience is not None:
+            self._save(is_best)
+        yield Event(self.state.step, None, 0.0, held, is_best, True)
+        begin = time.monotonic()
+        how = dict(size=self.batch, micro=self.micro, padding=0)
+        steps = loop.run(self.model, self.state, self.rows, self.recipe, **how)
+        while not self.ended:
+            state, metrics = next(steps)
+            self.state = dataclasses.replace(state, best=self.state.best)
+            rate, step = metrics.count / (time.monotonic() - begin), state.step
+            ends = step % self.every == 0 or step == self.recipe.steps
+            held = self.evaluate() if ends else None
+            is_best = self._counted(held)
+            file.add(step, metrics, held, rate)
+            if ends:
+                self._save(is_best)
+            yield Event(step, metrics, rate, held, is_best, ends)
+            begin = time.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are taken, or patience is at its end."""
+        tired = self.patience is not None and self.state.best.worse_since >= self.patience
+        return tired or self.state.step >= self.recipe.steps
+
+    def evaluate(self) -> Evaluation | None:
+        """The held-out rows, if there are any, with the adapter as it is."""
+        if not self.held_out:
+            return None
+        return loop.judged(self.model, self.state.adapter, self.held_out, micro=self.micro, padding=0)
+
+    def _counted(self, held: Evaluation | None) -> bool:
+        """Whether this is the best so far; remembered."""
+        if held is None:
+            return False
+        self.state = dataclasses.replace(self.state, best=self.state.best.after(held.loss, self.state.step))
+        return self.state.best.step == self.state.step
+
+    def _save(self, is_best: bool) -> None:
+        """The adapter comes first: what a checkpoint says of it is then true, whenever the run is killed."""
+        if self.patience is None or is_best:
+            files.save(self.state.adapter, self.out, self.base)
+        checkpoint.save(self.out / "checkpoint.safetensors", self.state, self.about)
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """What stands for all rows in a checkpoint."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for array in (row.tokens, row.labels):
+            digest.update(f"{array.shape}".encode() + np.asarray(array, "<i8").tobytes())
+    return digest.hexdigest()
