@@ -90,7 +90,7 @@ def _shown(model: Pretrained, adapter: LoRA | None, found: data.Data, batch: int
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("rows", total=len(found.rows))
-        how = dict(micro=batch, padding=0)
+        how: Any = dict(micro=batch, padding=0)
         return judged(model, adapter, found.rows, **how, seen=lambda count: progress.advance(bar, count))
 
 

@@ -98,15 +98,16 @@ class Classifier(Pretrained):
         `Model.loss`: key_mask (B, T) bool, True for tokens that are no padding; count of the labels that count in the
         whole batch; wrt, by default all that the adapter trains; recompute; masks(path, x).
         """
-        part = self.part(adapter, ops, masks)
         trained = tuple(adapter.parameters) if adapter is not None else ()
+        wrt = trained if wrt is None else tuple(wrt)
+        part = self.part(adapter, ops, masks, wrt)
 
         def judge(logits: Array) -> tuple[Array, Pullback]:
             y, pullback = ops.cross_entropy(logits, labels, count=count)
             return y, renamed(pullback, y, {"logits": "x"})
 
         loss, pullback = chained([*self._stages(part, tokens, key_mask, recompute), judge], tokens)
-        return loss, reopened(pullback, loss, trained if wrt is None else tuple(wrt))
+        return loss, reopened(pullback, loss, wrt)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""

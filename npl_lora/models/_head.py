@@ -12,7 +12,7 @@ from typing import Any
 from ..ops import Pullback
 from ._compose import Array, Gradients, Stage
 
-_BLOCK = 1 << 23  # logits
+_BLOCK = 1 << 22  # logits
 
 
 def token_loss(

@@ -44,7 +44,7 @@ class Model(Pretrained):
 
     def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
         """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
-        part = self.part(adapter)
+        part = self.part(adapter, wrt=())
         h, _ = self._hidden(part, tokens, recompute=False, cache=cache)
         cache.advance(tokens.shape[1])
         return self.family.head(part, h[:, -1])[0]
@@ -70,15 +70,15 @@ class Model(Pretrained):
         for, by default all that the adapter trains. recompute: keep little for the backward and compute the forward
         again; by default where the weights are coded. masks(path, x): the dropout mask on a module's input.
         """
-        part = self.part(adapter, ops, masks)
         trained = tuple(adapter.parameters) if adapter is not None else ()
         wrt = trained if wrt is None else tuple(wrt)
+        part = self.part(adapter, ops, masks, wrt)
         xp = labels.__array_namespace__()
         following = xp.concat((labels[:, 1:], xp.full((labels.shape[0], 1), -100, dtype=labels.dtype)), axis=1)
         run = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
         judge = partial(
             token_loss,
-            partial(self.family.head, part),
+            partial(self.family.head, part.reading_once()),
             self.config.vocabulary,
             following,
             ops=ops,

@@ -14,7 +14,7 @@ from .. import ops as reference
 from ..adapters import LoRA
 from ..ops import Pullback
 from ..ops._interface import renamed
-from ._compose import reopened
+from ._weights import ReadOnce
 
 Array = Any
 
@@ -29,19 +29,25 @@ class PlacedOps(ABC):
 
 @dataclass(frozen=True)
 class Part:
-    """base: {full name: array}. masks(path, x): the dropout mask on a module's input, or None in evaluation."""
+    """base: {full name: array}. masks(path, x): the dropout mask on a module's input, or None in evaluation. wrt: the
+    full names that gradients may be asked for, None for all: nothing is kept for the others."""
 
     base: Mapping[str, Array]
     adapter: LoRA | None = None
     ops: Any = reference
     masks: Callable[[str, Array], Array] | None = None
     prefix: str = ""
+    wrt: frozenset[str] | None = None
 
     def at(self, name: str) -> "Part":
         """The part within this one."""
         full = self.prefix + name
         ops = self.ops.at(full) if isinstance(self.ops, PlacedOps) else self.ops
         return replace(self, prefix=f"{full}.", ops=ops)
+
+    def reading_once(self) -> "Part":
+        """The same, with tensors decoded once and kept as long as it is."""
+        return replace(self, base=ReadOnce(self.base))
 
     def __contains__(self, name: str) -> bool:
         full = self.prefix + name
@@ -66,10 +72,10 @@ class Part:
         path, at = self.prefix + name, self.at(name)
         W, b = at["weight"], at.optional("bias")
         W = W.T if transposed else W
-        if self.adapter is None:
-            y, pullback = at.ops.linear(x, W, b)
+        if self.adapter is None or path not in self.adapter.places:
+            y, pullback = at.ops.linear(x, W, b, frozen=self._is_frozen(path))
         else:
-            mask = self.masks(path, x) if self.masks and path in self.adapter.places else None
+            mask = self.masks(path, x) if self.masks else None
             y, pullback = self.adapter.linear(path, x, W, b, mask=mask, ops=at.ops)
         named = renamed(pullback, y, {"W": f"{path}.weight", "b": f"{path}.bias"})
         return y, _transposed(named, y, f"{path}.weight") if transposed else named
@@ -89,13 +95,18 @@ class Part:
         place, as PEFT has it (unless told to keep the two alike). Where all is trained in full, the two are one."""
         full = f"{self.prefix}{name}.weight"
         apart = full in self._trained and self.adapter is not None and self.adapter.unties
-        y, pullback = self.at(name).ops.linear(x, self.base[full] if apart else self[f"{name}.weight"])
-        return y, reopened(pullback, y, ("x",)) if apart else renamed(pullback, y, {"W": full})
+        E = self.base[full] if apart else self[f"{name}.weight"]
+        y, pullback = self.at(name).ops.linear(x, E, frozen=apart or self._is_frozen(f"{self.prefix}{name}"))
+        return y, renamed(pullback, y, {"W": full})
 
     def activation(self, name: str, x: Array) -> tuple[Array, Pullback]:
         """The op of this name on each entry."""
         y, pullback = getattr(self.ops, name)(x)
         return y, renamed(pullback, y, {"z": "x"})
+
+    def _is_frozen(self, path: str) -> bool:
+        """Whether nobody will ask for the gradients of a linear layer's own tensors."""
+        return self.wrt is not None and self.wrt.isdisjoint((f"{path}.weight", f"{path}.bias"))
 
     def rms_norm(self, name: str, x: Array, eps: float) -> tuple[Array, Pullback]:
         at = self.at(name)

@@ -1,7 +1,7 @@
 """What every model has: a kind, a configuration, its frozen tensors, and the adapters that fit it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -94,8 +94,10 @@ class Pretrained(ABC):
         dtype = self.base.dtype if dtype is None else dtype
         return adapter_files.load(Path(folder), self.modules, self._begun(None), dtype)
 
-    def part(self, adapter: LoRA | None = None, ops: Any = reference, masks: Any = None) -> Part:
-        return Part(self.base, adapter, ops, masks)
+    def part(
+        self, adapter: LoRA | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
+    ) -> Part:
+        return Part(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
 
     def held(self) -> Self:
         """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""

@@ -66,6 +66,28 @@ class Weights(Mapping[str, np.ndarray]):
         return held({name: self[name] for name in self}, self.dtype)
 
 
+class ReadOnce(Mapping[str, np.ndarray]):
+    """{name: array} that remembers what it was asked for."""
+
+    def __init__(self, base: Mapping[str, np.ndarray]) -> None:
+        self._base = base
+        self._read: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._read:
+            self._read[name] = self._base[name]
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._base
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
 def held(arrays: Mapping[str, np.ndarray], dtype: Any = np.float32) -> Weights:
     """Arrays that are there already, as weights."""
     kept = {name: np.asarray(array).astype(dtype, copy=False) for name, array in arrays.items()}

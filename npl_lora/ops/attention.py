@@ -1,6 +1,6 @@
 """attention: scaled dot-product attention with grouped key/value heads.
 
-    S = s q k^T                 (..., H, T, S)     s = 1 / sqrt(D) unless given
+    S = (s q) k^T               (..., H, T, S)     s = 1 / sqrt(D) unless given
     P = softmax(S) over the visible keys
     y = P v                     (..., H, T, Dv)
 
@@ -11,7 +11,7 @@ Derivation. With dL = <dy, change of y>, one factor at a time, from the last lin
 
     1. y = P v:       dP = dy v^T,  dv = P^T dy
     2. softmax:       dS = P o (dP - rowsum(dP o P))
-    3. S = s q k^T:   dq = s dS k,  dk = s dS^T q
+    3. S = (s q) k^T: dq = s dS k,  dk = dS^T (s q)
 
 A key/value head that serves H / G heads gets the sum of their gradients.
 
@@ -52,10 +52,10 @@ def attention(
     visible = _visible(xp, n, causal, check_integer("offset", offset), window, key_mask)
 
     grouped = (*n["..."], n["G"], n["H"] // n["G"], n["T"])
-    qg = xp.reshape(q, (*grouped, n["D"]))  # (..., G, H/G, T, D)
+    sq = scale * xp.reshape(q, (*grouped, n["D"]))  # (..., G, H/G, T, D)
     kg = xp.expand_dims(k, axis=-3)  # (..., G, 1, S, D)
     vg = xp.expand_dims(v, axis=-3)
-    P, softmax_pullback = softmax(scale * (qg @ kg.mT), mask=visible)
+    P, softmax_pullback = softmax(sq @ kg.mT, mask=visible)
     y = xp.reshape(P @ vg, (*n["..."], n["H"], n["T"], n["Dv"]))
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
@@ -64,11 +64,11 @@ def attention(
         if "v" in wrt:
             grads["v"] = xp.sum(P.mT @ dyg, axis=-3)  # forward was: y = P v
         if wrt & {"q", "k"}:
-            dS = scale * softmax_pullback(dyg @ vg.mT)["x"]  # forward was: P = softmax(scale q k^T)
+            dS = softmax_pullback(dyg @ vg.mT)["x"]  # forward was: P = softmax((scale q) k^T)
         if "q" in wrt:
-            grads["q"] = xp.reshape(dS @ kg, q.shape)
+            grads["q"] = xp.reshape(scale * (dS @ kg), (*n["..."], n["H"], n["T"], n["D"]))
         if "k" in wrt:
-            grads["k"] = xp.sum(dS.mT @ qg, axis=-3)
+            grads["k"] = xp.sum(dS.mT @ sq, axis=-3)
         return grads
 
     return y, Pullback(backward, y, inputs=("q", "k", "v"))

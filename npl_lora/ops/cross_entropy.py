@@ -40,8 +40,9 @@ def cross_entropy(
     weight = quotient(xp, 1, max(check_integer("count", count, 0), 1))
 
     seen = xp.expand_dims(counted, axis=-1)
-    onehot = seen & (xp.expand_dims(safe, axis=-1) == xp.arange(n["V"], dtype=xp.int64))
-    zero = xp.zeros_like(logits)
+    chosen = xp.where(counted, labels, -xp.ones_like(labels))
+    onehot = xp.expand_dims(chosen, axis=-1) == xp.arange(n["V"], dtype=xp.int64)
+    zero = xp.zeros_like(logits[..., :1])
     shown = xp.where(seen, logits, zero)  # an ignored position counts for nothing, even if it is not finite
     shifted = shown - xp.max(real(shown), axis=-1, keepdims=True) if math.prod(logits.shape) else shown
     e = xp.exp(shifted)

@@ -23,11 +23,11 @@ def glu(gate: Array, up: Array, *, activation: str = "silu") -> tuple[Array, Pul
     """
     check_inputs(gate=(gate, "..."), up=(up, "..."))
     act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
-    a, act_pullback = act(gate)
-    y = a * up
+    y = act(gate)[0] * up
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         grads = {}
+        a, act_pullback = act(gate)  # again: it costs less than keeping what it makes
         if "gate" in wrt:
             grads["gate"] = act_pullback(dy * up)["z"]
         if "up" in wrt:

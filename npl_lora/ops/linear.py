@@ -14,25 +14,28 @@ from ._interface import Array, Pullback
 from ._namespace import rows
 
 
-def linear(x: Array, W: Array, b: Array | None = None) -> tuple[Array, Pullback]:
+def linear(x: Array, W: Array, b: Array | None = None, *, frozen: bool = False) -> tuple[Array, Pullback]:
     """y = x W^T + b.
 
     x (..., in), W (out, in), b (out,) or None -> y (..., out), in the inputs' dtype.
-    The pullback differentiates x, W and b. Raises TypeError and ValueError for arrays that do not fit.
+    The pullback differentiates x, W and b. frozen: W and b are constants; it differentiates x alone, and keeps no x,
+    which only dW needs. Raises TypeError and ValueError for arrays that do not fit.
     """
     xp, _ = check_inputs(W=(W, "out in"), x=(x, "... in"), b=(b, "out", "number or None"))
     y = x @ W.T
     if b is not None:
         y = y + b
+    kept = None if frozen else x
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         grads = {}
         if "x" in wrt:
             grads["x"] = dy @ W
         if "W" in wrt:
-            grads["W"] = rows(dy).T @ rows(x)
+            grads["W"] = rows(dy).T @ rows(kept)
         if "b" in wrt:
             grads["b"] = xp.sum(rows(dy), axis=0)
         return grads
 
-    return y, Pullback(backward, y, inputs=("x", "W") if b is None else ("x", "W", "b"))
+    trained = () if frozen else ("W",) if b is None else ("W", "b")
+    return y, Pullback(backward, y, inputs=("x", *trained))

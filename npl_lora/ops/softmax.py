@@ -38,8 +38,8 @@ def softmax(x: Array, *, mask: Array | None = None) -> tuple[Array, Pullback]:
 def _softmax(xp: Array, x: Array, mask: Array | None) -> Array:
     if math.prod(x.shape) == 0:
         return xp.zeros_like(x)  # max of nothing is an error
-    zero = xp.zeros_like(x)
-    seen = real(x) if mask is None else xp.where(mask, real(x), xp.full_like(real(x), -math.inf))
+    zero, hidden = xp.zeros_like(x[..., :1]), xp.full_like(real(x[..., :1]), -math.inf)
+    seen = real(x) if mask is None else xp.where(mask, real(x), hidden)
     largest = xp.max(seen, axis=-1, keepdims=True)
     largest = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
     # Mask before exp, which could overflow where nobody looks, and after it.
