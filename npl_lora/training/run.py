@@ -112,7 +112,7 @@ class Run:
             self._save(is_best)
         yield Event(self.state.step, None, 0.0, held, is_best, True)
         begin = time.monotonic()
-        how = dict(size=self.batch, micro=self.micro, padding=0, ranks=self.ranks)
+        how: Any = dict(size=self.batch, micro=self.micro, padding=0, ranks=self.ranks)
         steps = loop.run(self.model, self.state, self.rows, self.recipe, **how)
         while not self.ended:
             state, metrics = next(steps)
