@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from .._ranks import Ranks
 
 _COURTESY = 3.0  # seconds in which rank 0 says what it has to say, and all end: most that goes wrong does so everywhere
+_PASSED_ON = 0.3  # seconds for mpiexec to pass on what was said, before it ends all
 
 
 def ended(command: str, ranks: Ranks, sentence: str, status: int) -> int:
@@ -18,7 +19,9 @@ def ended(command: str, ranks: Ranks, sentence: str, status: int) -> int:
         return status
     if ranks.rank > 0:
         time.sleep(_COURTESY)
-    print(f"npl-lora {command}: rank {ranks.rank} of {ranks.size}: {sentence}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"npl-lora {command}: rank {ranks.rank} of {ranks.size}: {sentence}\n")
+    sys.stderr.flush()
+    time.sleep(_PASSED_ON)
     ranks.abort(status)
 
 

@@ -143,6 +143,8 @@ def _go(arguments: argparse.Namespace, ranks: Ranks) -> None:
 
     console = Console(stderr=True, markup=False, highlight=False, quiet=ranks.rank > 0)
     console.print(f"{model}\n{_data.described(found, arguments.length)}")
+    if ranks.size > 1:
+        console.print(f"{ranks.size} ranks: if one dies all end, and --resume goes on")
     _show(going, console, tokenizer, arguments.sample)
     if ranks.rank > 0:
         return
