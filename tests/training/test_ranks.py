@@ -1,9 +1,11 @@
 """Many ranks, as threads of one process: what they compute together is what one computes, and where they must agree."""
 
+import argparse
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny
 
+import npl_lora
 from npl_lora import _ranks
 from npl_lora._extras import MissingExtraError
 from npl_lora._ranks import ALONE, ManyRanks, RanksError
 from npl_lora.adapters import LoRAConfig
+from npl_lora.cli import matrix
 from npl_lora.models import load
 from npl_lora.oracle.power import Counts, false_alarms, misses
 from npl_lora.training import data, loop
@@ -175,7 +179,7 @@ def test_ranks_that_part_are_told(model, tmp_path):
     assert str(found[0]) == "the adapter after step 0 of rank 1 is not that of rank 0"
 
 
-def test_power_counts_the_same(model):
+def test_power_counts_the_same():
     def counted(ranks=ALONE):
         counts = Counts()
         false_alarms(40, ("float64",), counts, lambda *seen: None, ranks)
@@ -185,6 +189,24 @@ def test_power_counts_the_same(model):
     alone = counted()
     assert alone.answers == 40
     assert together(3, counted) == [alone] * 3
+
+
+def test_the_matrix_is_the_same(monkeypatch, tmp_path, capsys):
+    """Each library by one rank, one that cannot be opened among them; rank 0 writes and prints."""
+    examples = Path(npl_lora.__file__).parents[1] / "examples"
+    targets = [examples / "my_lora.py", tmp_path / "none.py", examples / "my_lora_with_a_fault.py"]
+    monkeypatch.setattr(matrix, "SHIPPED", dict.fromkeys(map(str, targets), ("numpy",)))
+
+    def written(name, ranks=ALONE):
+        file = tmp_path / f"{name}-{ranks.rank}.json"
+        status = matrix._run(argparse.Namespace(markdown=None, json_file=file), ranks)
+        return status, file.read_text() if file.exists() else None
+
+    alone = written("alone")
+    table = capsys.readouterr().out
+    found = together(2, lambda ranks: written("many", ranks))
+    assert found == [alone, (1, None)]
+    assert capsys.readouterr().out == table
 
 
 @pytest.mark.parametrize("environment", [{}, {"PMI_SIZE": "1"}, {"OMPI_COMM_WORLD_SIZE": "many"}])
