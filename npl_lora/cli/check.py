@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from .._extras import MissingExtraError, require
+from .._ranks import Ranks, started
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
 from ..oracle.deviations import DeviationsError, expecting, read_deviations
 from ..oracle.dtypes import askable, dtype_named
@@ -17,6 +18,7 @@ from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
+from ._many import together
 
 _EXIT = {"pass": 0, "fail": 1, "error": 2}
 
@@ -120,7 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
         dtype_named(name)  # says so now if it needs an extra
 
     if arguments.power is not None:
-        return _power(arguments, Screen())
+        ranks = started()
+        with together("check", ranks):
+            return _power(arguments, Screen(quiet=ranks.rank > 0), ranks)
     if arguments.command and arguments.targets:
         return _refuse("--exec checks one program: give it or TARGET, not both")
     if arguments.command and not arguments.contract:
@@ -152,13 +156,13 @@ def run(arguments: argparse.Namespace) -> int:
     return _EXIT[verdict]
 
 
-def _power(arguments: argparse.Namespace, screen) -> int:
+def _power(arguments: argparse.Namespace, screen, ranks: Ranks) -> int:
     """How often a right answer is called wrong, and a wrong one right."""
     counts = Counts()
     with screen.progress("power") as on_case:
         dtypes = arguments.dtype or askable()
-        false_alarms(arguments.power, dtypes, counts, partial(on_case, "power"))
-        misses(dtypes, counts, partial(on_case, "power"))
+        false_alarms(arguments.power, dtypes, counts, partial(on_case, "power"), ranks)
+        misses(dtypes, counts, partial(on_case, "power"), ranks)
     screen.lines(summary(counts))
     return 1 if counts.alarms or counts.misses else 0
 

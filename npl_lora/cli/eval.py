@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def _shown(model: Pretrained, adapter: LoRA | None, found: data.Data, batch: int
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("rows", total=len(found.rows))
-        how: Any = dict(micro=batch, padding=0)
-        return judged(model, adapter, found.rows, **how, seen=lambda count: progress.advance(bar, count))
+        seen = partial(progress.advance, bar)
+        return judged(model, adapter, found.rows, micro=batch, padding=0, seen=seen)
 
 
 def _line(result: Evaluation) -> str:

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from .._extras import require
+from .._ranks import Ranks, started
 from ..oracle import TargetError, check, open_subject
 from ..oracle.check import Report
 from ..oracle.matrix import document, known_throughout, library, matrix, table
 from ..oracle.subjects.shipped import SHIPPED, missing_sentence
+from ._many import together
 
 _TIMEOUT = 300.0  # seconds a case: a cold compiler is slow
 
@@ -37,27 +39,35 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the libraries in turn, print the table, write the files, and return the exit status."""
+    """Check the libraries, print the table, write the files, and return the exit status."""
     require("rich", "cli", "the command line")
+    ranks = started()
+    with together("matrix", ranks):
+        return _run(arguments, ranks)
+
+
+def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """Each library is checked by one rank; rank 0 prints and writes, and all know how it ended."""
     from .report import Screen
 
-    screen, columns = Screen(), {}
+    screen = Screen(quiet=ranks.rank > 0)
     names = [name for name in SHIPPED if name != "self"]
-    for name in [name for name in names if not missing_sentence(name)]:
-        report = _check_one(name, screen)
+    found = [name for name in names if not missing_sentence(name)]
+    reports = dict(zip(found, ranks.each(lambda name: _check_one(name, screen), found), strict=True))
+    for report in reports.values():
         if report.problem:
             screen.show(report)
-        else:
-            columns[name] = library(report, SHIPPED[name])
+    columns = {name: library(report, SHIPPED[name]) for name, report in reports.items() if not report.problem}
     screen.not_installed([sentence for name in names if (sentence := missing_sentence(name))])
     if not columns:
-        return _refuse("no library could be checked")
+        return _refuse("no library could be checked") if ranks.rank == 0 else 2
     whole = matrix(columns)
-    print(table(whole))
-    written = {arguments.markdown: document(whole), arguments.json_file: json.dumps(whole, indent=1) + "\n"}
-    for file, text in written.items():
-        if file is not None and (problem := _write(file, text)):
-            return _refuse(problem)
+    if ranks.rank == 0:
+        print(table(whole))
+        written = {arguments.markdown: document(whole), arguments.json_file: json.dumps(whole, indent=1) + "\n"}
+        for file, text in written.items():
+            if file is not None and (problem := _write(file, text)):
+                return _refuse(problem)
     return 0 if known_throughout(whole) else 1
 
 

@@ -15,11 +15,11 @@ _STYLE = {"pass": "green", "fail": "bold red", "absent": "dim", "expected": "yel
 
 
 class Screen:
-    """The terminal. Progress goes to standard error, the report to standard output."""
+    """The terminal. Progress goes to standard error, the report to standard output; nothing where it is quiet."""
 
-    def __init__(self) -> None:
-        self._out = Console(highlight=False)
-        self._progress = Console(stderr=True)
+    def __init__(self, quiet: bool = False) -> None:
+        self._out = Console(highlight=False, quiet=quiet)
+        self._progress = Console(stderr=True, quiet=quiet)
 
     @contextmanager
     def progress(self, target: str) -> Iterator[Callable[[str, str, int, int], None]]:

@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import math
 import signal
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .._extras import MissingExtraError, require
+from .._ranks import Ranks, RanksError, started
 from .._tensor_file import TensorFileError, json_object
 from ..adapters import ConfigError, LoRA, LoRAConfig
 from ..models import Classifier, Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
@@ -18,6 +19,7 @@ from ..training.run import Event, Run
 from ..training.schedule import SCHEDULES
 from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
 from . import _data
+from ._many import ended, together
 
 _DESCRIPTION = f"""\
 Fine-tune a language model with LoRA, in NumPy on the CPU, and write an adapter that PEFT loads.
@@ -64,7 +66,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     how = parser.add_argument_group("the training")
     how.add_argument("--steps", type=int, default=100, metavar="N", help="default: 100")
     how.add_argument("--batch", type=int, default=4, metavar="N", help="rows a step (default: 4)")
-    how.add_argument("--micro-batch", type=int, metavar="N", help="rows at a time, for less memory (default: all)")
+    how.add_argument("--micro-batch", type=int, metavar="N", help="rows at a time, for less memory (default: all,"
+                     " or a rank's share)")  # fmt: skip
     _data.add_options(how)
     how.add_argument("--lr", type=float, default=2e-4, help="learning rate (default: 2e-4)")
     how.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw")
@@ -88,26 +91,29 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and say what happened."""
     require("rich", "cli", "the command line")
+    ranks = started()
+    with together("train", ranks):
+        return _run(arguments, ranks)
+
+
+def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    end = partial(ended, "train", ranks)
     try:
         with _signals():
-            _go(arguments)
+            _go(arguments, ranks)
     except ValueError as error:  # of the model, the adapter, the data, the checkpoint: one sentence
-        print(f"npl-lora train: {error}", file=sys.stderr)
-        return 2
+        return end(str(error), 2)
     except OSError as error:
-        print(f"npl-lora train: {error.filename or arguments.out}: {error.strerror}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"npl-lora train: {error}; the last checkpoint is in {arguments.out}", file=sys.stderr)
-        return 1
+        return end(f"{error.filename or arguments.out}: {error.strerror}", 2)
+    except (NonFiniteError, RanksError) as error:
+        return end(f"{error}; the last checkpoint is in {arguments.out}", 1)
     except _Stopped as stopped:
         number = int(str(stopped))
-        print(f"npl-lora train: stopped by {signal.Signals(number).name}; --resume goes on", file=sys.stderr)
-        return 128 + number
+        return end(f"stopped by {signal.Signals(number).name}; --resume goes on", 128 + number)
     return 0
 
 
-def _go(arguments: argparse.Namespace) -> None:
+def _go(arguments: argparse.Namespace, ranks: Ranks) -> None:
     """Everything that can be refused is refused before the first step."""
     recipe, tokenizer = _recipe(arguments), load_tokenizer(arguments.model)
     found = _data.read(arguments, tokenizer)
@@ -131,12 +137,17 @@ def _go(arguments: argparse.Namespace) -> None:
         base=str(arguments.model),
         about={name: str(getattr(arguments, name)) for name in ("model", "length", "held_out")},
         resume=arguments.resume,
+        ranks=ranks,
     )
     from rich.console import Console
 
-    console = Console(stderr=True, markup=False, highlight=False)
+    console = Console(stderr=True, markup=False, highlight=False, quiet=ranks.rank > 0)
     console.print(f"{model}\n{_data.described(found, arguments.length)}")
+    if ranks.size > 1:
+        console.print(f"{ranks.size} ranks: if one dies all end, and --resume goes on")
     _show(going, console, tokenizer, arguments.sample)
+    if ranks.rank > 0:
+        return
     try:
         draw(arguments.out)
     except MissingExtraError as error:
@@ -159,7 +170,7 @@ def _show(going: Run, console: Any, tokenizer: Tokenizer, prompt: str | None) ->
                 progress.update(bar, completed=event.step, description=said)
             if event.saved:
                 console.print(_line(event))
-                if prompt is not None and isinstance(going.model, Model):
+                if prompt is not None and isinstance(going.model, Model) and not console.quiet:
                     console.print(f"  {_sample(going.model, going.state.adapter, tokenizer, prompt)!r}")
     if going.patience is not None:
         best = going.state.best

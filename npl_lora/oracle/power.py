@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .._ranks import ALONE, Ranks
 from ..ops import Pullback
 from .case import Case
 from .contracts import CONTRACTS
@@ -30,6 +31,7 @@ from .measured import MARGIN, tightened
 CLEAR = 10.0  # a change of so many times the spread of right answers has to be seen
 
 Progress = Callable[[str, int, int], None]
+_Asked = tuple[int, str, int, str, str]  # the answers before, and of the case: contract, seed, draw, dtype
 
 
 @dataclass
@@ -42,6 +44,15 @@ class Counts:
     faults: int = 0
     unclear: int = 0
     misses: list[str] = field(default_factory=list)
+
+    def add(self, other: "Counts") -> None:
+        """What another counted, after what this one did."""
+        self.answers += other.answers
+        self.nearest = max(self.nearest, other.nearest)
+        self.alarms += other.alarms
+        self.faults += other.faults
+        self.unclear += other.unclear
+        self.misses += other.misses
 
 
 def summary(counts: Counts) -> list[str]:
@@ -56,47 +67,66 @@ def summary(counts: Counts) -> list[str]:
     ]
 
 
-def false_alarms(n: int, dtypes: tuple[str, ...], counts: Counts, on: Progress) -> None:
-    """n right answers, judged."""
-    rng = np.random.default_rng(0)
+def false_alarms(n: int, dtypes: tuple[str, ...], counts: Counts, on: Progress, ranks: Ranks = ALONE) -> None:
+    """n right answers, judged. All ranks draw which cases are asked, and each asks some of them."""
+    rng, per_case = np.random.default_rng(0), sum(1 for _ in ways(np.random.default_rng(0)))
     contracts = [contract for contract in CONTRACTS.values() if contract.judge is None and contract.name != "lora_init"]
-    while counts.answers < n:
+    asked: list[_Asked] = []
+    for before in range(0, n, per_case):
         contract, seed = contracts[rng.integers(len(contracts))], int(rng.integers(2**32))
         name, dtype = rng.choice(list(contract.draws)), str(rng.choice(dtypes))
-        arrays, config = contract.draws[name](Draw(f"{contract.name}/{name}/{seed}", dtype))
-        case = Case(contract.name, f"{contract.name}/{name}/{dtype}", dtype, config, arrays)
-        right = tightened(case, right_answer(case, contract.answer), contract.answer)
-        for way, wrap in ways(np.random.default_rng(seed)):
-            on(f"{case.id}, {way}", counts.answers, n)
-            answer = contract.answer(computable(case.arrays), config, RIGHT.wrapped(lora_linear=wrap))
-            outputs = {output: np.asarray(t).astype(dtype_named(dtype)) for output, t in answer.items()}
-            verdicts = judge(right, outputs)
-            counts.answers += 1
-            for output, verdict in verdicts.items():
-                counts.nearest = max(counts.nearest, (verdict.error or 0.0) / (verdict.allowed or math.inf))
-                if verdict.verdict == "fail":
-                    counts.alarms.append(f"{case.id}, seed {seed}, {way}: {output}: {verdict.note}")
+        asked.append((before, contract.name, seed, name, dtype))
+    for found in ranks.each(lambda one: _alarms_of(one, lambda what, done: on(what, done, n)), asked):
+        counts.add(found)
 
 
-def misses(dtypes: tuple[str, ...], counts: Counts, on: Progress) -> None:
-    """Every fault in every contract and dtype that shows it clearly, judged."""
+def _alarms_of(asked: _Asked, on: Callable[[str, int], None]) -> Counts:
+    """One case, answered in every way."""
+    before, of, seed, name, dtype = asked
+    counts, contract = Counts(), CONTRACTS[of]
+    arrays, config = contract.draws[name](Draw(f"{contract.name}/{name}/{seed}", dtype))
+    case = Case(contract.name, f"{contract.name}/{name}/{dtype}", dtype, config, arrays)
+    right = tightened(case, right_answer(case, contract.answer), contract.answer)
+    for way, wrap in ways(np.random.default_rng(seed)):
+        on(f"{case.id}, {way}", before + counts.answers)
+        answer = contract.answer(computable(case.arrays), config, RIGHT.wrapped(lora_linear=wrap))
+        outputs = {output: np.asarray(t).astype(dtype_named(dtype)) for output, t in answer.items()}
+        verdicts = judge(right, outputs)
+        counts.answers += 1
+        for output, verdict in verdicts.items():
+            counts.nearest = max(counts.nearest, (verdict.error or 0.0) / (verdict.allowed or math.inf))
+            if verdict.verdict == "fail":
+                counts.alarms.append(f"{case.id}, seed {seed}, {way}: {output}: {verdict.note}")
+    return counts
+
+
+def misses(dtypes: tuple[str, ...], counts: Counts, on: Progress, ranks: Ranks = ALONE) -> None:
+    """Every fault in every contract and dtype that shows it clearly, judged; a rank takes some contracts and dtypes."""
     asked = [(c, dtype) for c in CONTRACTS for dtype in dtypes if CONTRACTS[c].judge is None and c != "lora_init"]
-    for done, (contract, dtype) in enumerate(asked):
+
+    def count(done: int) -> Counts:
+        contract, dtype = asked[done]
         on(f"faults of {contract}, {dtype}", done, len(asked))
-        cases = CONTRACTS[contract].cases(dtype)
-        rights = [tightened(c, right_answer(c, CONTRACTS[contract].answer), CONTRACTS[contract].answer) for c in cases]
-        for fault in relevant_to(contract):
-            subject, clear, failed = Injected(fault), False, False
-            for case, right in zip(cases, rights, strict=True):
-                outputs = subject.ask(case).outputs
-                clear = clear or outputs is None or _changes(right, outputs[0]) > CLEAR
-                failed = (
-                    failed or outputs is None or any(v.verdict == "fail" for v in judge(right, outputs[0]).values())
-                )
-            counts.faults += clear
-            counts.unclear += not clear
-            if clear and not failed:
-                counts.misses.append(f"{fault.name} in {contract}, {dtype}")
+        return _misses_of(contract, dtype)
+
+    for found in ranks.each(count, range(len(asked))):
+        counts.add(found)
+
+
+def _misses_of(contract: str, dtype: str) -> Counts:
+    counts, cases = Counts(), CONTRACTS[contract].cases(dtype)
+    rights = [tightened(c, right_answer(c, CONTRACTS[contract].answer), CONTRACTS[contract].answer) for c in cases]
+    for fault in relevant_to(contract):
+        subject, clear, failed = Injected(fault), False, False
+        for case, right in zip(cases, rights, strict=True):
+            outputs = subject.ask(case).outputs
+            clear = clear or outputs is None or _changes(right, outputs[0]) > CLEAR
+            failed = failed or outputs is None or any(v.verdict == "fail" for v in judge(right, outputs[0]).values())
+        counts.faults += clear
+        counts.unclear += not clear
+        if clear and not failed:
+            counts.misses.append(f"{fault.name} in {contract}, {dtype}")
+    return counts
 
 
 def _changes(right: dict[str, Any], outputs: dict[str, np.ndarray]) -> float:
