@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
+from .._ranks import ALONE, Ranks
 from ..adapters import LoRA
 from ..models import Classifier, Pretrained
 from .data import Row, batch_at, in_order
@@ -17,12 +18,20 @@ from .step import Batch, Metrics, NonFiniteError, Recipe, State, train_step
 
 
 def run(
-    model: Pretrained, state: State, rows: Sequence[Row], recipe: Recipe, *, size: int, micro: int, padding: int
+    model: Pretrained,
+    state: State,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    *,
+    size: int,
+    micro: int,
+    padding: int,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[State, Metrics]]:
     """The state after each step, and what the step was like. A batch has `size` rows, `micro` of them at a time."""
     while state.step < recipe.steps:
         batches = batch_at(rows, state.step, size, micro, recipe.seed, padding)
-        state, metrics = train_step(model, state, batches, recipe)
+        state, metrics = train_step(model, state, batches, recipe, ranks)
         yield state, metrics
 
 
@@ -47,28 +56,38 @@ def judged(
     micro: int,
     padding: int,
     seen: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """A model on rows that it did not learn from, `micro` at a time. seen: told how many rows more are done.
+    """A model on rows that it did not learn from, `micro` at a time, dealt out over ranks: the same number, to the bit,
+    whatever their number. seen: told how many rows more are done.
 
     Raises NonFiniteError for a loss that is none.
     """
     batches = list(in_order(rows, micro, padding))
-    count, total, right = sum(batch.count for batch in batches), 0.0, 0
-    for batch in batches:
+    count = sum(batch.count for batch in batches)
+
+    def judge(batch: Batch) -> tuple[float, int]:
         with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
-            if isinstance(model, Classifier):
-                logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
-                total += float(reference.cross_entropy(logits, batch.labels, count=count)[0])
-                right += _right(logits, batch.labels)
-            else:
-                how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
-                total += float(model.loss(batch.tokens, batch.labels, adapter, **how)[0])
+            found = _judge(model, adapter, batch, count)
         if seen is not None:
             seen(len(batch.tokens))
+        return found
+
+    found = ranks.each(judge, batches)
+    total, right = sum((loss for loss, _ in found), 0.0), sum(right for _, right in found)
     if not math.isfinite(total):
         where = origin(partial(_loss, model, adapter, batches), model, adapter)
         raise NonFiniteError(f"the held-out loss is {total}{where}")
     return Evaluation(total, count, right / max(1, count) if isinstance(model, Classifier) else None)
+
+
+def _judge(model: Pretrained, adapter: LoRA | None, batch: Batch, count: int) -> tuple[float, int]:
+    """A batch's part of the loss, and how many labels a classifier has right."""
+    if isinstance(model, Classifier):
+        logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
+        return float(reference.cross_entropy(logits, batch.labels, count=count)[0]), _right(logits, batch.labels)
+    how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
+    return float(model.loss(batch.tokens, batch.labels, adapter, **how)[0]), 0
 
 
 def evaluate(model: Pretrained, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:

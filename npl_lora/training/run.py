@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .._ranks import ALONE, Ranks
 from ..adapters import LoRA, files
 from ..adapters.files import write_whole
 from ..models import Classifier, Pretrained
@@ -51,7 +52,8 @@ class Run:
     file. patience: after so many evaluations in a row whose loss is not the lowest the run ends, and the adapter in the
     folder is that of the lowest; None: all steps are taken, and it is the last one. resume: go on from the checkpoint
     in out, which must be of the same rows, recipe, adapter, batch and `about`, and is not written over otherwise.
-    Raises ValueError, CheckpointError and OSError.
+    ranks: over which batches are dealt out, when mpiexec started several; micro_batch is then by default the share of
+    one of them, and rank 0 alone writes. Raises ValueError, CheckpointError and OSError.
     """
 
     def __init__(
@@ -70,13 +72,17 @@ class Run:
         base: str | None = None,
         about: Mapping[str, Any] | None = None,
         resume: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         if patience is not None and (patience < 1 or not held_out):
             raise ValueError(f"patience is {patience}, expected at least 1, and rows held out to judge by")
         check([*rows, *held_out], model.config.vocabulary, model.config.positions)
         self.model, self.rows, self.held_out, self.recipe = model, rows, held_out, recipe
-        self.out, self.batch, self.micro, self.every = Path(out), batch, micro_batch or batch, every
-        self.patience, self.base = patience, base
+        self.out, self.batch, self.every, self.patience, self.base = Path(out), batch, every, patience, base
+        self.ranks, self.micro = ranks, micro_batch or max(1, batch // ranks.size)
+        if (micro := -(-batch // self.micro)) < ranks.size:
+            said = f"a batch of {batch} rows, {self.micro} at a time, is {micro} micro-batches"
+            raise ValueError(f"{said}, expected at least one for each of {ranks.size} ranks")
         own = {"batch": str(batch), "recipe": dataclasses.asdict(recipe), "adapter": adapter.config.as_json()}
         self.about: dict[str, Any] = {**(about or {}), **own, "rows": _digest([*rows, *held_out])}
         self.state = self._begin(adapter, resume)
@@ -85,6 +91,8 @@ class Run:
         path = self.out / "checkpoint.safetensors"
         if resume:
             return checkpoint.load(path, adapter, self.about)
+        if self.ranks.rank > 0:
+            return State(adapter)
         if path.exists():
             raise ValueError(f"{path} is there already: --resume goes on with it, another --out begins anew")
         self.out.mkdir(parents=True, exist_ok=True)
@@ -96,14 +104,15 @@ class Run:
 
     def go(self) -> Iterator[Event]:
         """What is before the first step, and then all steps that are left. Raises NonFiniteError."""
-        file = MetricsFile(self.out / "metrics.csv", self.state.step)
+        self._agree()
+        file = MetricsFile(self.out / "metrics.csv", self.state.step) if self.ranks.rank == 0 else None
         held = self.evaluate()
         is_best = self.state.step == 0 and self._counted(held)  # a run that goes on has counted this one
         if is_best and self.patience is not None:
             self._save(is_best)
         yield Event(self.state.step, None, 0.0, held, is_best, True)
         begin = time.monotonic()
-        how = dict(size=self.batch, micro=self.micro, padding=0)
+        how = dict(size=self.batch, micro=self.micro, padding=0, ranks=self.ranks)
         steps = loop.run(self.model, self.state, self.rows, self.recipe, **how)
         while not self.ended:
             state, metrics = next(steps)
@@ -112,7 +121,8 @@ class Run:
             ends = step % self.every == 0 or step == self.recipe.steps
             held = self.evaluate() if ends else None
             is_best = self._counted(held)
-            file.add(step, metrics, held, rate)
+            if file is not None:
+                file.add(step, metrics, held, rate)
             if ends:
                 self._save(is_best)
             yield Event(step, metrics, rate, held, is_best, ends)
@@ -128,7 +138,7 @@ class Run:
         """The held-out rows, if there are any, with the adapter as it is."""
         if not self.held_out:
             return None
-        return loop.judged(self.model, self.state.adapter, self.held_out, micro=self.micro, padding=0)
+        return loop.judged(self.model, self.state.adapter, self.held_out, micro=self.micro, padding=0, ranks=self.ranks)
 
     def _counted(self, held: Evaluation | None) -> bool:
         """Whether this is the best so far; remembered."""
@@ -139,9 +149,19 @@ class Run:
 
     def _save(self, is_best: bool) -> None:
         """The adapter comes first: what a checkpoint says of it is then true, whenever the run is killed."""
+        self._agree()
+        if self.ranks.rank > 0:
+            return
         if self.patience is None or is_best:
             files.save(self.state.adapter, self.out, self.base)
         checkpoint.save(self.out / "checkpoint.safetensors", self.state, self.about)
+
+    def _agree(self) -> None:
+        """Raises RanksError unless all ranks hold the same adapter, of the same run."""
+        digest = hashlib.sha256(json.dumps([self.about, self.state.step], sort_keys=True).encode())
+        for array in self.state.adapter.parameters.values():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        self.ranks.agree(f"the adapter after step {self.state.step}", digest.hexdigest())
 
 
 def _digest(rows: Sequence[Row]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
+from .._ranks import ALONE, Ranks
 from ..adapters import LoRA
 from ..layers.masks import counter_rng, dropout_mask
 from ..models import Pretrained
@@ -100,10 +101,13 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient that is not finite. One sentence that says where."""
 
 
-def train_step(model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe) -> tuple[State, Metrics]:
-    """The state after one step on a batch, given as micro-batches. Raises NonFiniteError; the state is as it was."""
+def train_step(
+    model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe, ranks: Ranks = ALONE
+) -> tuple[State, Metrics]:
+    """The state after one step on a batch, given as micro-batches, which are the same on all ranks and dealt out to
+    them. Raises NonFiniteError; the state is as it was."""
     with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
-        loss, grads = gradients(model, state, batches, recipe)
+        loss, grads = gradients(model, state, batches, recipe, ranks=ranks)
         norm = global_norm(grads)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         where = origin(partial(gradients, model, state, batches, recipe), model, state.adapter)
@@ -125,11 +129,23 @@ def train_step(model: Pretrained, state: State, batches: Sequence[Batch], recipe
 
 
 def gradients(
-    model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe, ops: Any = reference
+    model: Pretrained,
+    state: State,
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    ops: Any = reference,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of a batch and the gradients of all that is trained, summed over its micro-batches."""
+    """The loss of a batch and the gradients of all that is trained, summed over its micro-batches, each of which one
+    rank computes: there must be one for each. A micro-batch keeps its number, so its dropout is the same on any rank.
+    """
+    if len(batches) < ranks.size:
+        raise ValueError(
+            f"a batch has {len(batches)} micro-batches, expected at least one for each of {ranks.size} ranks"
+        )
     count, total, grads = sum(batch.count for batch in batches), 0.0, dict[str, np.ndarray]()
-    for i, batch in enumerate(batches):
+    for i in ranks.mine(len(batches)):
+        batch = batches[i]
         masks = (
             partial(_mask, state, recipe.seed, state.micro_batches + i) if state.adapter.config.lora_dropout else None
         )
@@ -139,7 +155,16 @@ def gradients(
         total += float(loss)
         for name, gradient in pullback(1.0).items():
             grads[name] = grads[name] + gradient if name in grads else gradient
-    return total, grads
+    return _over_all(ranks, total, grads) if ranks.size > 1 else (total, grads)
+
+
+def _over_all(ranks: Ranks, loss: float, grads: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+    """The sums over all ranks, by one flat buffer: the gradients, and the loss behind them."""
+    dtype = np.result_type(*grads.values())
+    flat = ranks.total(np.concatenate([*(g.ravel() for g in grads.values()), [loss]], dtype=dtype, casting="same_kind"))
+    ends = np.cumsum([g.size for g in grads.values()])
+    parts = np.split(flat[:-1], ends[:-1])
+    return float(flat[-1]), {name: part.reshape(g.shape) for (name, g), part in zip(grads.items(), parts, strict=True)}
 
 
 def global_norm(grads: Mapping[str, np.ndarray]) -> float:

