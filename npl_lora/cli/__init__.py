@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._extras import MissingExtraError
-from . import check, eval, generate, judge, matrix, merge, train, vectors
+from . import bench, check, eval, generate, judge, matrix, merge, train, vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"npl-lora {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    bench.add_command(commands)
     check.add_command(commands)
     eval.add_command(commands)
     generate.add_command(commands)

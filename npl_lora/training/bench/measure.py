@@ -1,0 +1,93 @@
+"""Steps of all sides, taken in turns, and the figures that come of them."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from typing import Any
+
+from ..._extras import MissingExtraError
+from .child import Child
+from .settings import SIDES, BenchError, Settings
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# The threads of the side that waits would spin, and take from the one that works.
+_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+
+
+def measure(
+    settings: Settings,
+    sides: Sequence[str] = ("npl-lora",),
+    threads: int | None = None,
+    seen: Callable[[str], None] = lambda said: None,
+) -> dict[str, Any]:
+    """All figures, as they go into JSON. threads: of each side, or as the environment has it. seen: told what is next.
+
+    Raises BenchError, and MissingExtraError where a side's packages are not installed.
+    """
+    if threads is not None and threads < 1:
+        raise BenchError(f"threads is {threads}, expected at least 1")
+    _check_installed(sides)
+    environment = {**os.environ, **_SLEEP, **({} if threads is None else dict.fromkeys(_THREADS, str(threads)))}
+    with ExitStack() as stack:
+        children = [stack.enter_context(Child(side, environment)) for side in sides]
+        loaded: dict[str, Any] = {}
+        for child in children:
+            seen(f"{child.side}: loading")
+            loaded[child.side] = child.load(settings)
+            settings = replace(settings, **loaded[child.side].pop("decided", {}))
+        taken: dict[str, list[dict[str, Any]]] = {child.side: [] for child in children}
+        for step in range(1 + settings.steps):
+            for child in children:
+                seen(f"{child.side}: " + (f"step {step} of {settings.steps}" if step else "a step to warm up"))
+                taken[child.side].append(child.step())
+        found = {c.side: _figures(settings, loaded[c.side], taken[c.side], c.most) for c in children}
+    return {
+        "settings": asdict(settings),
+        "machine": _machine(environment),
+        "sides": found,
+        "ratio": _ratio(found) if len(found) > 1 else None,
+    }
+
+
+def _check_installed(sides: Sequence[str]) -> None:
+    """Without importing them here: it is the child's memory that is measured."""
+    for side in sides:
+        if side not in SIDES:
+            raise BenchError(f"side is {side!r}, expected one of {', '.join(SIDES)}")
+    for package in ("torch", "peft", "transformers") if "torch" in sides else ():
+        if find_spec(package) is None:
+            raise MissingExtraError(f"a comparison with torch needs {package}: pip install 'npl-lora[torch]'")
+
+
+def _figures(
+    settings: Settings, loaded: dict[str, Any], taken: Sequence[Mapping[str, Any]], most: Mapping[str, int]
+) -> dict[str, Any]:
+    """Of one side. The first step is not counted, but its loss is the one that every side must agree on."""
+    seconds = [step["seconds"] for step in taken[1:]]
+    memory = {"loaded": loaded.pop("memory").get("resident"), "peak": taken[-1]["memory"].get("peak")}
+    return {
+        **loaded,
+        "seconds": _spread(seconds),
+        "tokens_per_second": settings.batch * settings.length / statistics.median(seconds),
+        "memory": {**memory, "peak_anonymous": most["anonymous"] or None},
+        "first_loss": taken[0]["loss"],
+    }
+
+
+def _ratio(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The seconds of the second side over those of the first, of each pair of steps."""
+    (_, first), (_, second) = found.items()
+    return _spread([b / a for a, b in zip(first["seconds"]["each"], second["seconds"]["each"], strict=True)])
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "each": list(values)}
+
+
+def _machine(environment: Mapping[str, str]) -> dict[str, Any]:
+    said = {name: environment[name] for name in (*_THREADS, *_SLEEP) if name in environment}
+    return {"system": platform.platform(), "cpus": os.cpu_count(), "environment": said}
