@@ -7,20 +7,22 @@ Whoever adds a kind or a configuration there runs it again. Needs the extras tor
 """
 
 import json
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from models import golden
-from models import test_bert as bert
+from models import golden, test_bert
 from models.float64 import islands_in_float64
-from models.test_training import RUNS, their_losses
-from models.test_transformers import GPT2_LORAS, LORAS, MODELS, TINY, answers, theirs
+from models.test_training import their_losses
+from models.test_transformers import GPT2_LORAS, LORAS, MODELS, answers, theirs
 
-CASES = [(name, lora, config) for name in MODELS for lora, config in LORAS.items()]
-CASES += [("gpt2", lora, config) for lora, config in GPT2_LORAS.items()]
-CASES += [("bert", lora, config) for lora, config in bert.LORAS.items()]
+CASES = [(name, lora, LORAS[lora]) for name in MODELS for lora in LORAS]
+CASES += [("gpt2", lora, GPT2_LORAS[lora]) for lora in GPT2_LORAS]
+CASES += [("bert", lora, test_bert.LORAS[lora]) for lora in test_bert.LORAS]
+RUNS = [("usual", schedule, dtype) for schedule in ("linear", "cosine") for dtype in ("float32", "float64")]
+RUNS += [("rslora", "linear", "float64")]
 
 
 def record():
@@ -37,8 +39,8 @@ def record():
 
 
 def remade(folder, name, lora):
-    """The model and the adapter that the tests against transformers make, with the numbers of `golden.values`."""
-    adapted = bert.theirs(folder, lora) if name == "bert" else theirs(folder, name, lora)
+    """The model and the adapter that test_transformers makes, with the numbers of `golden.values`."""
+    adapted = test_bert.theirs(folder, lora) if name == "bert" else theirs(folder, name, lora)
     for parameter_name, parameter in adapted.named_parameters():
         value = golden.values(golden.ours(parameter_name), tuple(parameter.shape))
         parameter.data = torch.from_numpy(value)
@@ -46,10 +48,10 @@ def remade(folder, name, lora):
 
 
 def about(path):
-    """A configuration as it was written, but for what names this run; the names and shapes of the tensors beside it."""
-    config = json.loads(path.read_text())
-    for name in ("transformers_version", "peft_version", "base_model_name_or_path"):
-        config.pop(name, None)
+    """A configuration as it was written, but for nulls and what names this run; and the shapes of the tensors there."""
+    of_this_run = ("transformers_version", "peft_version", "base_model_name_or_path")
+    found = json.loads(path.read_text()).items()
+    config = {name: value for name, value in found if value is not None and name not in of_this_run}
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()  # PEFT keeps a set, whose order is another each time
     (file,) = path.parent.glob("*model.safetensors")
@@ -59,17 +61,17 @@ def about(path):
 
 
 def answered(name, adapted):
-    """Logits, where there is a token, the loss and the gradients."""
-    tokens, labels, mask = (golden.texts if name == "bert" else golden.batch)(TINY["vocab_size"])
+    """Of a batch of texts, or of sentences to be classified."""
+    tokens, labels, mask = golden.batch_for(name)
     logits, loss, grads = answers(adapted, tokens, labels, mask)
-    logits = logits if name == "bert" else logits[mask]
-    gradients = {ours: golden.numbers(ours, g) for ours, g in ((golden.ours(n), g) for n, g in grads.items())}
+    gradients = {ours: golden.numbers(ours, g) for ours, g in test_bert.by_our_names(grads).items()}
+    logits = logits if labels.ndim == 1 else logits[mask]
     return {"logits": golden.numbers("logits", logits), "loss": loss, "gradients": gradients}
 
 
 def trained(lora, schedule, dtype):
     """The losses of fifty steps of the tiny Llama."""
-    batches = [golden.batch(TINY["vocab_size"], seed) for seed in range(golden.STEPS)]
+    batches = [golden.batch(seed) for seed in range(golden.STEPS)]
     with tempfile.TemporaryDirectory() as folder:
         adapted = remade(Path(folder), "llama", LORAS[lora])
         if dtype == "float32":
@@ -84,10 +86,10 @@ def written(recorded):
     def lines(part):
         return ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in part.items())
 
-    return (
-        "{\n" + ",\n".join(f" {json.dumps(name)}: {{\n{lines(part)}\n }}" for name, part in recorded.items()) + "\n}\n"
-    )
+    parts = (f" {json.dumps(name)}: {{\n{lines(part)}\n }}" for name, part in recorded.items())
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 if __name__ == "__main__":
+    sys.modules["torchao"] = None  # as in conftest
     golden.FILE.write_text(written(record()))
