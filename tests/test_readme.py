@@ -86,6 +86,26 @@ def test_the_real_model_runs(tmp_path):
     assert done.stdout.endswith("120\nadapter_config.json\nadapter_model.safetensors\n")
 
 
+@pytest.mark.models
+def test_the_real_model_learns(tmp_path):
+    """The blocks that train and that use what was trained, with less to read and two steps."""
+    (tmp_path / "hamlet.txt").write_text("HAMLET\nTo be, or not to be, that is the question.\n" * 40)
+    blocks = [code for kind, code in BLOCKS if kind == "sh"]
+    find = next(code for code in blocks if "MODEL=" in code).splitlines()[1]
+    lines = [
+        line for code in blocks if re.search("npl-lora (train|eval|merge) .*MODEL", code) for line in code.splitlines()
+    ]
+    lines = [line for line in lines if line.startswith("npl-lora")]
+    script = "\n".join([find, f"export DATA={tmp_path}", *lines, "ls hamlet smollm2-hamlet"])
+    script = script.replace("npl-lora ", "python -m npl_lora ").replace("--steps 100", "--steps 2")
+    script = script.replace("python", shlex.quote(sys.executable))
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(lines) == 4
+    assert "adapter_model.safetensors" in done.stdout
+    assert done.stdout.endswith("config.json\nmodel.safetensors\ntokenizer.json\ntokenizer_config.json\n")
+
+
 def test_there_are_commands_and_files():
     assert len(COMMANDS) >= 2
     assert "mine.py" in FILES
