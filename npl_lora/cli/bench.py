@@ -45,7 +45,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--coded", action="store_true", help="leave the weights as they are stored, here; PyTorch has"
                         " them in float32 in any case")  # fmt: skip
     parser.add_argument("--recompute", action="store_true", help="keep little for the backward, and compute the forward"
-                        " of each block again; in PyTorch too (here --coded alone implies it)")  # fmt: skip
+                        " of each block again; in PyTorch too (here weights that stay coded imply it)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="of each side (default: 3)")
     parser.add_argument("--threads", type=int, metavar="N", help="of each side (default: as the environment has it)")
     parser.add_argument("--seed", type=int, default=0, help="of the tokens and the adapter (default: 0)")

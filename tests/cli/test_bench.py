@@ -50,7 +50,10 @@ def test_the_figures_are_of_what_was_asked_for(folder, capsys):
     assert found["ratio"] is None
     assert found["settings"]["target_modules"] == ["q_proj", "down_proj"]
     assert found["machine"]["environment"]["OPENBLAS_NUM_THREADS"] == "1"
-    out = capsys.readouterr().out
+    out, progress = capsys.readouterr()
+    first, last = side["first_seconds"], side["seconds"]["each"][-1]
+    assert f"npl-lora: the step to warm up took {first:.3g} s\n" in progress
+    assert progress.endswith(f"npl-lora: step 2 of 2 took {last:.3g} s\n")
     assert f"| trained parameters | {side['trained']:,} |" in out
     assert "3 x 8 tokens, rank 2 on q_proj, down_proj, AdamW, float32, 2 steps after one to warm up." in out
 

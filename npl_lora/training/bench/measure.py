@@ -24,7 +24,7 @@ def measure(
     threads: int | None = None,
     seen: Callable[[str], None] = lambda said: None,
 ) -> dict[str, Any]:
-    """All figures, as they go into JSON. threads: of each side, or as the environment has it. seen: told what is next.
+    """All figures, as they go into JSON. threads: of each side, or as the environment has it. seen: told how far it is.
 
     Raises BenchError, and MissingExtraError where a side's packages are not installed.
     """
@@ -42,8 +42,9 @@ def measure(
         taken: dict[str, list[dict[str, Any]]] = {child.side: [] for child in children}
         for step in range(1 + settings.steps):
             for child in children:
-                seen(f"{child.side}: " + (f"step {step} of {settings.steps}" if step else "a step to warm up"))
                 taken[child.side].append(child.step())
+                name = f"step {step} of {settings.steps}" if step else "the step to warm up"
+                seen(f"{child.side}: {name} took {taken[child.side][-1]['seconds']:.3g} s")
         found = {c.side: _figures(settings, loaded[c.side], taken[c.side], c.most) for c in children}
     return {
         "settings": asdict(settings),
@@ -72,6 +73,7 @@ def _figures(
     return {
         **loaded,
         "seconds": _spread(seconds),
+        "first_seconds": taken[0]["seconds"],
         "tokens_per_second": settings.batch * settings.length / statistics.median(seconds),
         "memory": {**memory, "peak_anonymous": most["anonymous"] or None},
         "first_loss": taken[0]["loss"],
