@@ -1,6 +1,7 @@
 """The command line. Thin: it parses, calls, and prints."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,3 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("npl-lora: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads it has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the interpreter flush it at its end
+        return 128 + 13

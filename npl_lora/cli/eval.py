@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _judge(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise ValueError(f"--json is {arguments.json}, expected a file in a folder that is there")
     if arguments.batch < 1:
         raise ValueError(f"--batch is {arguments.batch}, expected at least 1")
     classes = None

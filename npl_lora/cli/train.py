@@ -15,14 +15,15 @@ from .._tensor_file import TensorFileError, json_object
 from ..adapters import ConfigError, LoRA, LoRAConfig
 from ..models import Classifier, Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..training.curve import draw
-from ..training.run import Event, Run
+from ..training.run import CHECKPOINT, Event, Run
 from ..training.schedule import SCHEDULES
 from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
 from . import _data
 from ._many import ended, together
 
 _DESCRIPTION = f"""\
-Fine-tune a language model with LoRA, in NumPy on the CPU, and write an adapter that PEFT loads.
+Fine-tune a language model, or a BERT as a classifier, with LoRA, in NumPy on the CPU, and write an adapter that PEFT
+loads.
 
 MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file.
 
@@ -39,7 +40,9 @@ _EPILOG = "exit status: 0 done, 1 a loss or a gradient is not finite, 2 bad inpu
 
 
 class _Stopped(Exception):
-    """A signal asked for the end: its number."""
+    """A signal asked for the end. step: which one a run goes on from, where it had begun."""
+
+    step: int | None = None
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -109,7 +112,9 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
         return end(f"{error}; the last checkpoint is in {arguments.out}", 1)
     except _Stopped as stopped:
         number = int(str(stopped))
-        return end(f"stopped by {signal.Signals(number).name}; --resume goes on", 128 + number)
+        on = "--resume goes on" if (arguments.out / CHECKPOINT).exists() else "nothing is begun"
+        on += "" if stopped.step is None else f" from step {stopped.step}"
+        return end(f"stopped by {signal.Signals(number).name}; {on}", 128 + number)
     return 0
 
 
@@ -135,7 +140,7 @@ def _go(arguments: argparse.Namespace, ranks: Ranks) -> None:
         every=arguments.every,
         patience=arguments.patience,
         base=str(arguments.model),
-        about={name: str(getattr(arguments, name)) for name in ("model", "length", "held_out")},
+        about={name: str(getattr(arguments, name)) for name in ("length", "held_out")},
         resume=arguments.resume,
         ranks=ranks,
     )
@@ -145,7 +150,11 @@ def _go(arguments: argparse.Namespace, ranks: Ranks) -> None:
     console.print(f"{model}\n{_data.described(found, arguments.length)}")
     if ranks.size > 1:
         console.print(f"{ranks.size} ranks: if one dies all end, and --resume goes on")
-    _show(going, console, tokenizer, arguments.sample)
+    try:
+        _show(going, console, tokenizer, arguments.sample)
+    except _Stopped as stopped:
+        stopped.step = going.keep()
+        raise
     if ranks.rank > 0:
         return
     try:
@@ -161,12 +170,15 @@ def _show(going: Run, console: Any, tokenizer: Tokenizer, prompt: str | None) ->
     columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     unit = "texts" if isinstance(going.model, Classifier) else "tokens"
     trained = sum(array.size for array in going.state.adapter.parameters.values())
-    console.print(f"{trained:,} trained; {len(going.rows)} rows to learn from, {len(going.held_out)} held out")
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=going.recipe.steps, completed=going.state.step)
+    console.print(
+        f"{trained:,} parameters trained; {len(going.rows)} rows to learn from, {len(going.held_out)} held out"
+    )
+    with Progress(*columns, console=console, speed_estimate_period=3600) as progress:  # a step may take minutes
+        first = f"evaluating {len(going.held_out)} rows" if going.held_out else ""
+        bar = progress.add_task(first, total=going.recipe.steps, completed=going.state.step)
         for event in going.go():
             if event.metrics is not None:
-                said = f"loss {event.metrics.loss:.3f}  {event.rate:.0f} {unit}/s"
+                said = f"loss {event.metrics.loss:.4g}  {event.rate:.0f} {unit}/s"
                 progress.update(bar, completed=event.step, description=said)
             if event.saved:
                 console.print(_line(event))
@@ -181,9 +193,9 @@ def _line(event: Event) -> str:
     held = event.held_out
     if held is None:
         return f"step {event.step}"
-    also = f"perplexity {held.perplexity:.2f}" if held.accuracy is None else f"accuracy {held.accuracy:.4f}"
+    also = f"perplexity {held.perplexity:.4g}" if held.accuracy is None else f"accuracy {held.accuracy:.4f}"
     best = ", the best so far" if event.is_best and event.step else ""
-    return f"step {event.step}: held-out loss {held.loss:.4f}, {also}{best}"
+    return f"step {event.step}: held-out loss {held.loss:.5g}, {also}{best}"
 
 
 def _sample(model: Model, adapter: LoRA, tokenizer: Tokenizer, prompt: str) -> str:

@@ -172,6 +172,10 @@ def load_classifier(
     mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
     """
     folder = Path(path)
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder} is no folder, expected a BERT's, with config.json and safetensors: texts are classified"
+        )
     pooling = _pooling(folder) if pooling is None else pooling
     return Classifier(read_config(folder), read_weights(folder, dtype), classes, pooling)
 

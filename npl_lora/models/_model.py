@@ -10,7 +10,7 @@ import numpy as np
 from .. import ops as reference
 from ..adapters import LoRA
 from ..ops import Pullback
-from . import gpt2, llama
+from . import bert, gpt2, llama
 from ._cache import Cache
 from ._compose import Array, chained, reopened
 from ._config import ModelError
@@ -108,6 +108,8 @@ def load(path: str | Path, dtype: Any = np.float32) -> Model:
     Weights that are stored in dtype are mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
     """
     path = Path(path)
+    if path.is_dir() and read_config(path).get("model_type") in bert.KINDS:
+        raise ModelError(f"{path} is a BERT: it classifies texts (load_classifier, data in a .csv) and continues none")
     if path.is_dir():
         return Model(read_config(path), read_weights(path, dtype))
     if path.suffix != ".gguf":

@@ -67,6 +67,8 @@ def _of_folder(folder: Path) -> Tokenizer:
 
     file = folder / "tokenizer.json"
     tokenizers = require("tokenizers", "models", "a tokenizer")
+    if not folder.exists():
+        raise ModelError(f"there is no {folder}")
     if not file.exists():
         raise ModelError(f"{folder} has no tokenizer.json")
     try:

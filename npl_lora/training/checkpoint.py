@@ -22,6 +22,7 @@ from .optimizers import AdamWState
 from .step import Best, State
 
 _KIND = "npl-lora checkpoint 2"
+_DIGESTS = {"model": "another model", "rows": "other rows: the data, --length, --held-out or the tokenizer"}
 
 
 class CheckpointError(ValueError):
@@ -66,6 +67,8 @@ def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None
         before = was.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
             _compare(before, value, f"{name}: ")
+        elif before != value and name in _DIGESTS and not within:
+            raise _UnusableError(f"was made with {_DIGESTS[name]}")
         elif before != value:
             said = f"{within}{name} = {shown(before, 80)}"
             raise _UnusableError(f"was made with {said}, this run has {shown(value, 80)}")

@@ -30,6 +30,8 @@ from .loop import Evaluation
 from .metrics import MetricsFile
 from .step import Metrics, Recipe, State
 
+CHECKPOINT = "checkpoint.safetensors"
+
 
 @dataclass(frozen=True)
 class Event:
@@ -84,17 +86,25 @@ class Run:
             said = f"a batch of {batch} rows, {self.micro} at a time, is {micro} micro-batches"
             raise ValueError(f"{said}, expected at least one for each of {ranks.size} ranks")
         own = {"batch": str(batch), "recipe": dataclasses.asdict(recipe), "adapter": adapter.config.as_json()}
-        self.about: dict[str, Any] = {**(about or {}), **own, "rows": _digest([*rows, *held_out])}
+        digests = {"model": _digest_of_model(model), "rows": _digest_of_rows([*rows, *held_out])}
+        self.about: dict[str, Any] = {**(about or {}), **own, **digests}
         self.state = self._begin(adapter, resume)
+        self._whole = self._saved = self.state
 
     def _begin(self, adapter: LoRA, resume: bool) -> State:
-        path = self.out / "checkpoint.safetensors"
+        path = self.out / CHECKPOINT
+        if resume and not path.exists():
+            raise ValueError(f"there is no {path}, expected a run to go on with")
         if resume:
             return checkpoint.load(path, adapter, self.about)
         if self.ranks.rank > 0:
             return State(adapter)
         if path.exists():
             raise ValueError(f"{path} is there already: --resume goes on with it, another --out begins anew")
+        if (self.out / files.TENSORS).exists():
+            raise ValueError(
+                f"{self.out / files.TENSORS} is there already, and of no run: another --out leaves it alone"
+            )
         self.out.mkdir(parents=True, exist_ok=True)
         state = State(adapter)
         if isinstance(self.model, Classifier):
@@ -109,7 +119,7 @@ class Run:
         held = self.evaluate()
         is_best = self.state.step == 0 and self._counted(held)  # a run that goes on has counted this one
         if is_best and self.patience is not None:
-            self._save(is_best)
+            self._save()
         yield Event(self.state.step, None, 0.0, held, is_best, True)
         begin = time.monotonic()
         how: Any = dict(size=self.batch, micro=self.micro, padding=0, ranks=self.ranks)
@@ -123,8 +133,9 @@ class Run:
             is_best = self._counted(held)
             if file is not None:
                 file.add(step, metrics, held, rate)
+            self._whole = self.state  # counted and in metrics.csv: a run may go on from here
             if ends:
-                self._save(is_best)
+                self._save()
             yield Event(step, metrics, rate, held, is_best, ends)
             begin = time.monotonic()
 
@@ -147,14 +158,24 @@ class Run:
         self.state = dataclasses.replace(self.state, best=self.state.best.after(held.loss, self.state.step))
         return self.state.best.step == self.state.step
 
-    def _save(self, is_best: bool) -> None:
-        """The adapter comes first: what a checkpoint says of it is then true, whenever the run is killed."""
+    def keep(self) -> int:
+        """For a run that is stopped between two saves: save the last step that was whole, and say which it is."""
+        if self._whole.step > self._saved.step:
+            self._write(self._whole)
+        return self._whole.step
+
+    def _save(self) -> None:
         self._agree()
+        self._write(self.state)
+
+    def _write(self, state: State) -> None:
+        """The adapter comes first: what a checkpoint says of it is then true, whenever the run is killed."""
         if self.ranks.rank > 0:
             return
-        if self.patience is None or is_best:
-            files.save(self.state.adapter, self.out, self.base)
-        checkpoint.save(self.out / "checkpoint.safetensors", self.state, self.about)
+        if self.patience is None or state.best.step == state.step:
+            files.save(state.adapter, self.out, self.base)
+        checkpoint.save(self.out / CHECKPOINT, state, self.about)
+        self._saved = state
 
     def _agree(self) -> None:
         """Raises RanksError unless all ranks hold the same adapter, of the same run."""
@@ -164,7 +185,16 @@ class Run:
         self.ranks.agree(f"the adapter after step {self.state.step}", digest.hexdigest())
 
 
-def _digest(rows: Sequence[Row]) -> str:
+def _digest_of_model(model: Pretrained) -> str:
+    """What stands for a model, wherever its files lie: its tensors' names and shapes, and its vectors' numbers."""
+    digest = hashlib.sha256(model.kind.encode())
+    for name in sorted(model.base):
+        shape = model.base.shape(name)
+        digest.update(f"{name} {shape}".encode() + (model.base[name].tobytes() if len(shape) == 1 else b""))
+    return digest.hexdigest()
+
+
+def _digest_of_rows(rows: Sequence[Row]) -> str:
     """What stands for all rows in a checkpoint."""
     digest = hashlib.sha256()
     for row in rows:

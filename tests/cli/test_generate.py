@@ -1,5 +1,8 @@
 """npl-lora generate, where it must refuse; what it prints of a real model is tested beside that model."""
 
+import subprocess
+import sys
+
 import pytest
 from models import tiny
 
@@ -48,3 +51,9 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_2(folder, capsys, words, s
     assert said.startswith("npl-lora generate: ")
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_a_reader_that_has_read_enough_is_no_fault(folder):
+    command = f"{sys.executable} -m npl_lora generate {folder} '1 2' --tokens 8 | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from npl_lora.cli import main
 from npl_lora.models import load, load_tokenizer
 from npl_lora.training import checkpoint, data, loop
+from npl_lora.training.metrics import MetricsFile
 
 HOW = ["--steps", "6", "--every", "2", "--length", "8", "--batch", "3", "--micro-batch", "2", "--lr", "0.05"]
 
@@ -161,7 +162,7 @@ def test_other_data_is_another_run(model, text, tmp_path, capsys):
     assert train(model, text, tmp_path / "out") == 0
     text.write_text(text.read_text()[2:])
     assert train(model, text, tmp_path / "out", "--resume") == 2
-    assert "was made with rows = " in capsys.readouterr().err
+    assert "was made with other rows: the data, --length" in capsys.readouterr().err
 
 
 def test_the_fields_of_lora_come_from_a_file_and_the_command_line_goes_first(model, text, tmp_path):
@@ -217,12 +218,52 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(model, text, tmp_path, 
 
     monkeypatch.setattr(checkpoint, "save", killed)
     assert train(model, text, tmp_path / "cut", "--dropout", dropout) == 128 + signal.SIGTERM
-    assert saves == [0, 2]
+    assert saves == [0, 2, 2]  # whether the second was whole, nobody knows
     monkeypatch.undo()
     assert train(model, text, tmp_path / "cut", "--dropout", dropout, "--resume") == 0
     assert_same_bits(tmp_path / "whole", tmp_path / "cut")
     steps = [line.split(",")[0] for line in (tmp_path / "cut" / "metrics.csv").read_text().splitlines()]
     assert steps == ["step", *"123456"]
+
+
+def test_a_run_that_is_stopped_between_two_saves_keeps_its_last_step(model, text, tmp_path, monkeypatch, capsys):
+    """Also with patience, where the adapter in the folder is that of the best step and no other."""
+    for more in ([], ["--patience", "5"]):
+        how = ["--every", "4", "--held-out", "0.3", *more]
+        whole, cut = (tmp_path / f"{name}{len(more)}" for name in ("whole", "cut"))
+        assert train(model, text, whole, *how) == 0
+        kept = MetricsFile.add
+
+        def stopped(self, step, *given, kept=kept):
+            kept(self, step, *given)
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricsFile, "add", stopped)
+            assert train(model, text, cut, *how) == 128 + signal.SIGINT
+        assert "stopped by SIGINT; --resume goes on from step 3" in capsys.readouterr().err
+        assert train(model, text, cut, *how, "--resume") == 0
+        assert_same_bits(whole, cut)
+        assert metrics(whole) == metrics(cut)
+
+
+def test_the_same_model_elsewhere_is_the_same_and_another_is_not(model, text, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert train(model, text, out) == 0
+    moved = model.rename(tmp_path / "moved")
+    assert train(moved, text, out, "--resume") == 0
+    tiny.folder(moved, dtype="float32", change=lambda arrays: arrays["model.norm.weight"].fill(1))
+    assert train(moved, text, out, "--resume") == 2
+    assert "was made with another model" in capsys.readouterr().err
+
+
+def test_an_adapter_that_is_there_is_left_alone(model, text, tmp_path, capsys):
+    assert train(model, text, tmp_path / "out") == 0
+    (tmp_path / "out" / "checkpoint.safetensors").unlink()
+    assert train(model, text, tmp_path / "out") == 2
+    assert "adapter_model.safetensors is there already, and of no run" in capsys.readouterr().err
 
 
 def metrics(out):
@@ -350,7 +391,7 @@ def test_metrics_that_a_kill_has_cut(model, text, tmp_path):
         (["--length", "17"], "--length is 17, expected 2 to 16 positions"),
         (["--held-out", "1"], "--held-out is 1.0"),
         (["--target-modules", "query"], "'query', which is the name of no module: there are down_proj"),
-        (["--resume"], "No such file"),
+        (["--resume"], "checkpoint.safetensors, expected a run to go on with"),
     ],
 )
 def test_what_is_refused_before_the_first_step(model, text, tmp_path, capsys, words, sentence):
