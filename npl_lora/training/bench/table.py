@@ -27,7 +27,9 @@ def _bytes(count: int | None) -> str:
 
 _ROWS = {
     "seconds a step, median (least to most)": lambda side: _spread(side["seconds"]),
-    "tokens a second": lambda side: f"{side['tokens_per_second']:.1f}",
+    "tokens a second": lambda side: (
+        f"{side['tokens_per_second']:{'.1f' if side['tokens_per_second'] >= 10 else '.2g'}}"
+    ),
     "peak memory": lambda side: _bytes(side["memory"]["peak"]),
     "most memory without mapped files": lambda side: _bytes(side["memory"]["peak_anonymous"]),
     "memory after loading": lambda side: _bytes(side["memory"]["loaded"]),
@@ -43,7 +45,7 @@ def _how(settings: Mapping[str, Any]) -> str:
         f"rank {settings['rank']} on {names if isinstance(names, str) else ', '.join(names)}, AdamW, float32",
         *(["weights coded"] if settings["coded"] else []),
         *(["blocks recomputed"] if settings["recompute"] else []),
-        f"{settings['steps']} steps after one to warm up",
+        f"{settings['steps']} {'step' if settings['steps'] == 1 else 'steps'} after one to warm up",
     ]
     return ", ".join(words) + "."
 
