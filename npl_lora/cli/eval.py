@@ -1,4 +1,4 @@
-"""npl-lora eval: the loss of a model on data, with and without an adapter."""
+"""npl-lora eval: the loss of a model on data, alone or with an adapter."""
 
 import argparse
 import json
@@ -72,13 +72,15 @@ def _judge(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
         raise ValueError(f"--json is {arguments.json}, expected a file in a folder that is there")
     if arguments.batch < 1:
         raise ValueError(f"--batch is {arguments.batch}, expected at least 1")
-    classes = None
+    classes, pooling = None, None
     if data.is_classified(arguments.data):
         if arguments.adapter is None:
             raise ValueError("--adapter is missing: what a model takes for classes is in an adapter")
-        classes = read_classes(arguments.adapter)
+        classes, pooling = read_classes(arguments.adapter)
     found = _data.read(arguments, load_tokenizer(arguments.model), classes)
-    model: Pretrained = load(arguments.model) if classes is None else load_classifier(arguments.model, classes)
+    model: Pretrained = (
+        load(arguments.model) if classes is None else load_classifier(arguments.model, classes, pooling=pooling)
+    )
     _data.check_length(arguments.length, model)
     data.check(found.rows, model.config.vocabulary, model.config.positions)
     adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter)

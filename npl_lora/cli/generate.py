@@ -59,7 +59,7 @@ def _print_continuation(arguments: argparse.Namespace) -> tuple[int, float]:
     start, tokens, shown = time.monotonic(), list[int](), ""
     for token in generate(
         model,
-        tokenizer.encode(prompt),
+        tokenizer.encode_beginning(prompt),
         adapter,
         max_tokens=arguments.tokens,
         temperature=arguments.temperature,

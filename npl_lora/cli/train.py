@@ -13,7 +13,7 @@ from .._extras import MissingExtraError, require
 from .._ranks import Ranks, RanksError, started
 from .._tensor_file import TensorFileError, json_object
 from ..adapters import ConfigError, LoRA, LoRAConfig
-from ..models import Classifier, Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
+from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..training.curve import draw
 from ..training.run import CHECKPOINT, Event, Run
 from ..training.schedule import SCHEDULES
@@ -168,7 +168,6 @@ def _show(going: Run, console: Any, tokenizer: Tokenizer, prompt: str | None) ->
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    unit = "texts" if isinstance(going.model, Classifier) else "tokens"
     trained = sum(array.size for array in going.state.adapter.parameters.values())
     console.print(
         f"{trained:,} parameters trained; {len(going.rows)} rows to learn from, {len(going.held_out)} held out"
@@ -178,7 +177,7 @@ def _show(going: Run, console: Any, tokenizer: Tokenizer, prompt: str | None) ->
         bar = progress.add_task(first, total=going.recipe.steps, completed=going.state.step)
         for event in going.go():
             if event.metrics is not None:
-                said = f"loss {event.metrics.loss:.4g}  {event.rate:.0f} {unit}/s"
+                said = f"loss {event.metrics.loss:.4g}  {event.rate:.0f} tokens/s"
                 progress.update(bar, completed=event.step, description=said)
             if event.saved:
                 console.print(_line(event))
@@ -199,7 +198,7 @@ def _line(event: Event) -> str:
 
 
 def _sample(model: Model, adapter: LoRA, tokenizer: Tokenizer, prompt: str) -> str:
-    tokens = tokenizer.encode(prompt)
+    tokens = tokenizer.encode_beginning(prompt)
     new = generate(model, tokens, adapter, max_tokens=40, stop=tokenizer.stop)
     return tokenizer.decode([*tokens, *new])
 
@@ -233,7 +232,7 @@ def _lora(arguments: argparse.Namespace, task: str) -> LoRAConfig:
     fields: dict[str, Any] = {"r": 8, "lora_alpha": 16.0}
     if arguments.lora is not None:
         try:
-            fields = json_object(arguments.lora.read_bytes(), str(arguments.lora))
+            fields |= json_object(arguments.lora.read_bytes(), str(arguments.lora))
         except TensorFileError as error:
             raise ConfigError(str(error)) from None
     names = arguments.target_modules

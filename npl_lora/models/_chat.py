@@ -1,8 +1,8 @@
 """A model's chat template: a conversation as the text that the model was trained on.
 
-The template is a program in Jinja that came with the model: it runs in Jinja's sandbox. It sees what transformers lets
-it see, but for the date (`strftime_now`): a template that prints it would give other rows tomorrow, and a run could not
-go on.
+The template is a program in Jinja that came with the model: it runs in Jinja's sandbox. Of what transformers
+lets it see, it sees the messages, the tokens that begin, end, pad and stand for what is unknown, and not the date
+(`strftime_now`): a template that prints it would give other rows tomorrow, and a run could not go on.
 
 Source: transformers 5.23.0, utils/chat_template_utils.py.
 """

@@ -39,8 +39,13 @@ class Tokenizer:
         ids = list(found.ids)
         if length is None or len(ids) <= length:
             return ids
-        behind = next((n for n, added in enumerate(reversed(found.special_tokens_mask)) if not added), len(ids))
+        behind = _behind(found)
         return [*ids[: max(0, length - behind)], *ids[len(ids) - behind :]][:length]
+
+    def encode_beginning(self, text: str) -> list[int]:
+        """Of a text that goes on: without the tokens that the tokenizer adds behind every text."""
+        found = self._inner.encode(text)
+        return list(found.ids)[: len(found.ids) - _behind(found)]
 
     def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens, without added ones, and the place in the text at which each begins."""
@@ -54,6 +59,11 @@ class Tokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """What the tokens say; those that are no text say nothing."""
         return str(self._inner.decode(list(tokens), skip_special_tokens=True))
+
+
+def _behind(found: Any) -> int:
+    """How many tokens the tokenizer added behind a text; none where there is nothing but added ones."""
+    return next((n for n, added in enumerate(reversed(found.special_tokens_mask)) if not added), 0)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -79,6 +79,7 @@ class GGUF:
             "rope_theta": self.field(f"{kind}.rope.freq_base", 10000.0),
             "vocab_size": len(self.texts("tokenizer.ggml.tokens")),
             "sliding_window": self.field(f"{kind}.attention.sliding_window"),
+            "tie_word_embeddings": "output.weight" not in self._head.entries,
         }
         if self.field(f"{kind}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in self._head.entries:
             raise ModelError(f"{self.path} stretches rope in a way that is not read from GGUF: take its original files")

@@ -63,8 +63,8 @@ class _UnusableError(Exception):
 
 def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None:
     """Raises for the first thing that is not as it was."""
-    for name, value in now.items():
-        before = was.get(name)
+    for name in {**was, **now}:
+        before, value = was.get(name), now.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
             _compare(before, value, f"{name}: ")
         elif before != value and name in _DIGESTS and not within:

@@ -1,22 +1,35 @@
-"""classes.json: the names of a classifier's classes beside its adapter, in the order of their indices."""
+"""classes.json, beside a classifier's adapter: its classes' names, in the order of their indices, and its pooling.
+
+{"classes": ["fresh", "rotten"], "pooling": "mean"}
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from .._tensor_file import TensorFileError, json_object
+from ..adapters.files import write_whole
 from .data import DataError
 
 CLASSES = "classes.json"
 
 
-def read_classes(folder: Path) -> tuple[str, ...]:
-    """The names in a folder. Raises DataError."""
+def write_classes(folder: Path, classes: Sequence[str], pooling: str) -> None:
+    """Write the file whole."""
+    about = {"classes": list(classes), "pooling": pooling}
+    write_whole(folder / CLASSES, (json.dumps(about, ensure_ascii=False) + "\n").encode())
+
+
+def read_classes(folder: Path) -> tuple[tuple[str, ...], str]:
+    """The names in a folder, and the pooling. Raises DataError."""
     path = folder / CLASSES
     try:
-        found = json.loads(path.read_bytes())
+        found = json_object(path.read_bytes(), "it")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: it has the names of the classes that the adapter knows") from None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise DataError(f"{path} is no list of names in JSON")
-    return tuple(found)
+    except TensorFileError as error:
+        raise DataError(f"{path}: {error}") from None
+    match found:
+        case {"classes": [*names], "pooling": str(pooling)} if all(isinstance(name, str) for name in names):
+            return tuple(names), pooling
+    raise DataError(f"{path} has no list of classes and no pooling")

@@ -45,7 +45,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
+        return math.exp(self.loss) if self.loss < 700.0 else math.inf
 
 
 def judged(

@@ -20,22 +20,21 @@ from typing import Any
 import numpy as np
 
 from .._ranks import ALONE, Ranks
-from ..adapters import LoRA, files
-from ..adapters.files import write_whole
+from ..adapters import Full, LoRA, files
 from ..models import Classifier, Pretrained
 from . import checkpoint, loop
-from .classes import CLASSES
+from .classes import write_classes
 from .data import Row, check
 from .loop import Evaluation
 from .metrics import MetricsFile
-from .step import Metrics, Recipe, State
+from .step import Best, Metrics, Recipe, State
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Event:
-    """After `step` steps: what the last one was like (None before the first), the labels learned a second, how the
+    """After `step` steps: what the last one was like (None before the first), the tokens read a second, how the
     held-out rows fare where it was asked, whether that is the best so far, and whether all is on the disk."""
 
     step: int
@@ -76,8 +75,7 @@ class Run:
         resume: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        if patience is not None and (patience < 1 or not held_out):
-            raise ValueError(f"patience is {patience}, expected at least 1, and rows held out to judge by")
+        _check(adapter, rows, held_out, batch=batch, micro_batch=micro_batch, every=every, patience=patience)
         check([*rows, *held_out], model.config.vocabulary, model.config.positions)
         self.model, self.rows, self.held_out, self.recipe = model, rows, held_out, recipe
         self.out, self.batch, self.every, self.patience, self.base = Path(out), batch, every, patience, base
@@ -85,7 +83,17 @@ class Run:
         if (micro := -(-batch // self.micro)) < ranks.size:
             said = f"a batch of {batch} rows, {self.micro} at a time, is {micro} micro-batches"
             raise ValueError(f"{said}, expected at least one for each of {ranks.size} ranks")
-        own = {"batch": str(batch), "recipe": dataclasses.asdict(recipe), "adapter": adapter.config.as_json()}
+        own: dict[str, Any] = {
+            "batch": str(batch),
+            "recipe": dataclasses.asdict(recipe),
+            "adapter": adapter.config.as_json(),
+        }
+        if adapter.config.lora_dropout:
+            own["micro_batch"] = str(self.micro)  # each has a mask of its own
+        if patience is not None:
+            own |= {"every": every, "patience": patience}
+        if isinstance(model, Classifier):
+            own |= {"classes": list(model.classes), "pooling": model.pooling}
         digests = {"model": _digest_of_model(model), "rows": _digest_of_rows([*rows, *held_out])}
         self.about: dict[str, Any] = {**(about or {}), **own, **digests}
         self.state = self._begin(adapter, resume)
@@ -108,7 +116,7 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         state = State(adapter)
         if isinstance(self.model, Classifier):
-            write_whole(self.out / CLASSES, (json.dumps(self.model.classes, ensure_ascii=False) + "\n").encode())
+            write_classes(self.out, self.model.classes, self.model.pooling)
         checkpoint.save(path, state, self.about)  # now, not in an hour: the folder may be read-only or full
         return state
 
@@ -117,8 +125,9 @@ class Run:
         self._agree()
         file = MetricsFile(self.out / "metrics.csv", self.state.step) if self.ranks.rank == 0 else None
         held = self.evaluate()
-        is_best = self.state.step == 0 and self._counted(held)  # a run that goes on has counted this one
-        if is_best and self.patience is not None:
+        is_best = self.state.best == Best() and self._counted(held)  # a run that goes on may have counted this one
+        if self.state.step == 0:
+            self._whole = self.state
             self._save()
         yield Event(self.state.step, None, 0.0, held, is_best, True)
         begin = time.monotonic()
@@ -127,7 +136,7 @@ class Run:
         while not self.ended:
             state, metrics = next(steps)
             self.state = dataclasses.replace(state, best=self.state.best)
-            rate, step = metrics.count / (time.monotonic() - begin), state.step
+            rate, step = metrics.tokens / (time.monotonic() - begin), state.step
             ends = step % self.every == 0 or step == self.recipe.steps
             held = self.evaluate() if ends else None
             is_best = self._counted(held)
@@ -183,6 +192,21 @@ class Run:
         for array in self.state.adapter.parameters.values():
             digest.update(np.ascontiguousarray(array).tobytes())
         self.ranks.agree(f"the adapter after step {self.state.step}", digest.hexdigest())
+
+
+def _check(
+    adapter: LoRA, rows: Sequence[Row], held_out: Sequence[Row], *, patience: int | None, **counts: int | None
+) -> None:
+    """Raises ValueError for what no run can be made of."""
+    for name, value in {**counts, "patience": patience}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
+    if not rows:
+        raise ValueError("rows is empty, expected something to learn from")
+    if patience is not None and not held_out:
+        raise ValueError("held_out is empty, expected rows that patience judges by")
+    if isinstance(adapter, Full):
+        raise ValueError("a run leaves an adapter as PEFT has it, and full fine-tuning is none: call train_step")
 
 
 def _digest_of_model(model: Pretrained) -> str:

@@ -45,6 +45,11 @@ class Recipe:
     warmup: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}")
+        rate(0, steps=self.steps, warmup=self.warmup, schedule=self.schedule)  # raises for an unknown schedule
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -60,6 +65,11 @@ class Batch:
         """The labels that count: the first of a row is predicted from nothing, where there is one for each token."""
         labels = self.labels if self.labels.ndim == 1 else self.labels[:, 1:]
         return int(np.sum(labels != -100))
+
+    @property
+    def size(self) -> int:
+        """The tokens that are no padding."""
+        return self.tokens.size if self.key_mask is None else int(np.sum(self.key_mask))
 
 
 @dataclass(frozen=True)
@@ -89,12 +99,14 @@ class State:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of one step: the loss before it, the norm of the gradients before clipping, the rate, and the labels counted."""
+    """Of one step: the loss before it, the norm of the gradients before clipping, the rate, the labels counted, and
+    the tokens read."""
 
     loss: float
     norm: float
     lr: float
     count: int
+    tokens: int
 
 
 class NonFiniteError(ArithmeticError):
@@ -125,7 +137,8 @@ def train_step(
         step=state.step + 1,
         micro_batches=state.micro_batches + len(batches),
     )
-    return after, Metrics(loss, norm, lr, sum(batch.count for batch in batches))
+    count, tokens = sum(batch.count for batch in batches), sum(batch.size for batch in batches)
+    return after, Metrics(loss, norm, lr, count, tokens)
 
 
 def gradients(

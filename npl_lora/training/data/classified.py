@@ -33,6 +33,8 @@ def read(
         if label not in known:
             raise DataError(f"{path}, line {number}: label {label[:40]!r} is none of {', '.join(known)[:200]}")
         tokens = tokenizer.encode(text)
+        if not tokens:
+            raise DataError(f"{path}, line {number}: the tokenizer makes no token of the text")
         cut += len(tokens) > length
         rows.append(Row(np.asarray(tokenizer.encode(text, length)), np.asarray(known.index(label))))
     return Data(rows, known, cut)

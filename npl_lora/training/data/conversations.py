@@ -55,7 +55,7 @@ def _example(where: str, line: str, tokenizer: Tokenizer) -> tuple[list[int], li
         raise DataError(str(error)) from None
     match found:
         case {"prompt": prompt, "completion": completion}:
-            before = tokenizer.encode(_text(where, "prompt", prompt))
+            before = tokenizer.encode_beginning(_text(where, "prompt", prompt))
             after = tokenizer.encode(_text(where, "completion", completion), bare=True)
             after += [] if tokenizer.end is None else [tokenizer.end]
             return before + after, [False] * len(before) + [True] * len(after)

@@ -4,6 +4,7 @@ Position p of a run over n rows is row `order(epoch = p // n)[p % n]`: whoever r
 it is, and nothing has to be stored.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -67,7 +68,9 @@ def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
 def check(rows: Sequence[Row], vocabulary: int, positions: int) -> None:
     """Raises DataError for rows that a model of so many tokens and positions cannot take."""
     for number, row in enumerate(rows, 1):
-        low, high = (int(row.tokens.min()), int(row.tokens.max())) if row.tokens.size else (0, 0)
+        if row.tokens.size == 0:
+            raise DataError(f"row {number:,} has no tokens")
+        low, high = int(row.tokens.min()), int(row.tokens.max())
         if low < 0 or high >= vocabulary:
             token = low if low < 0 else high
             said = f"the model has {vocabulary:,} tokens: the tokenizer is not its own"
@@ -101,4 +104,9 @@ def in_order(rows: Sequence[Row], micro: int, padding: int) -> Iterator[Batch]:
 
 def _row(count: int, position: int, seed: int) -> int:
     epoch, place = divmod(position, count)
-    return int(counter_rng(seed, epoch, _ORDER).permutation(count)[place])
+    return int(_order(count, epoch, seed)[place])
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count: int, epoch: int, seed: int) -> np.ndarray:
+    return counter_rng(seed, epoch, _ORDER).permutation(count)
