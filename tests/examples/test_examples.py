@@ -207,7 +207,7 @@ def test_the_corpus_is_as_described():
 
 @pytest.mark.models
 def test_rotten_tomatoes_with_the_real_model():
-    printed = ran("rotten_tomatoes", "--films", 3, "--seeds", 1, "--epochs", 1, timeout=600)
+    printed = ran("rotten_tomatoes", "--films", 3, "--seeds", 1, "--epochs", 1, "--length", 24, timeout=600)
     for method, count in (("frozen features", "770"), ("LoRA, r = 8", "74,498"), ("full", "22,566,146")):
         assert re.search(rf"\| {method} \| [\d.]+ \| -?[\d.]+ \| {count} \|", printed)
 
