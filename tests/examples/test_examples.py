@@ -166,6 +166,7 @@ def test_films_are_not_on_both_sides():
     assert module.interval([0.5, 0.7]) == f"0.600 ± {12.706 * 0.1:.3f}"  # t of one degree, standard error 0.1
 
 
+@pytest.mark.slow
 def test_low_rank(tmp_path):
     model, picture = tiny(tmp_path, "bert", WORDS), tmp_path / "low_rank.png"
     printed = ran("low_rank", "--model", model, "--data", sentences(tmp_path), "--epochs", 1, "--out", picture)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from npl_lora.models import load
 
@@ -46,6 +47,7 @@ def test_the_checkpoint_is_a_model_in_bfloat16_of_several_shards(tmp_path, monke
     assert 0.01 < flat.std() < 0.03
 
 
+@pytest.mark.slow
 def test_it_runs_and_leaves_nothing(tmp_path):
     words = [f"--{name}={size}" for name, size in {**SMALL, "length": 8, "steps": 2}.items()]
     done = subprocess.run(

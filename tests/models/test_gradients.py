@@ -15,6 +15,9 @@ WITH_EMBEDDING = LoRAConfig(
 )
 
 
+QUICK = ("llama", "qwen3", "gpt2")  # between them they have every part; the golden numbers are of all kinds
+
+
 def complex_step(f, values):
     """The derivative of f(values) by every element of one array."""
     at, gradient = values.astype(np.complex128), np.empty(values.shape)
@@ -35,7 +38,7 @@ def loss_with(model, adapter, name, value, batch):
     return model.loss(ids, labels, adapter, key_mask=mask, wrt=())[0]
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in tiny.KINDS])
 def test_every_gradient_of_an_adapter(tmp_path, kind):
     model = load(tiny.folder(tmp_path, kind), dtype=np.float64)
     adapter = model.attach(EVERYWHERE, rng=1)

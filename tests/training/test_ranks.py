@@ -179,6 +179,7 @@ def test_ranks_that_part_are_told(model, tmp_path):
     assert str(found[0]) == "the adapter after step 0 of rank 1 is not that of rank 0"
 
 
+@pytest.mark.slow
 def test_power_counts_the_same():
     def counted(ranks=ALONE):
         counts = Counts()
@@ -191,6 +192,7 @@ def test_power_counts_the_same():
     assert together(3, counted) == [alone] * 3
 
 
+@pytest.mark.slow
 def test_the_matrix_is_the_same(monkeypatch, tmp_path, capsys):
     """Each library by one rank, one that cannot be opened among them; rank 0 writes and prints."""
     examples = Path(npl_lora.__file__).parents[1] / "examples"
