@@ -167,8 +167,11 @@ class Run:
         self.state = dataclasses.replace(self.state, best=self.state.best.after(held.loss, self.state.step))
         return self.state.best.step == self.state.step
 
-    def keep(self) -> int:
-        """For a run that is stopped between two saves: save the last step that was whole, and say which it is."""
+    def keep(self) -> int | None:
+        """For a run that is stopped between two saves: save the last step that was whole, and say which it is; None on
+        ranks that write nothing, which cannot know whether rank 0 still does."""
+        if self.ranks.rank > 0:
+            return None
         if self._whole.step > self._saved.step:
             self._write(self._whole)
         return self._whole.step

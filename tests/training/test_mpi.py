@@ -148,6 +148,20 @@ def test_the_end_of_one_is_the_end_of_all_and_the_run_goes_on(model, text, tmp_p
         np.testing.assert_array_equal(checkpoint(out)[name], array)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the ranks are found in /proc")
+def test_a_rank_that_saves_nothing_names_no_step(model, text, tmp_path):
+    """Rank 1 is asked to end between two saves; rank 0 waits for it within MPI, and so does not save."""
+    out = tmp_path / "out"
+    words = train(2, model, text, out, 2000, "--every", "500")
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while steps_on_the_disk(out) < 12 and running.poll() is None:
+        time.sleep(0.01)
+    environments = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in pids(running.pid)}
+    os.kill(next(pid for pid, its in environments.items() if b"PMI_RANK=1" in its), signal.SIGTERM)
+    said, _ = running.communicate(timeout=60)
+    assert "rank 1 of 2: stopped by SIGTERM; --resume goes on\n" in said
+
+
 def test_what_one_rank_cannot_do_ends_all_with_its_sentence(model, text, tmp_path):
     """Rank 1 finds no text: the others would wait for it for ever."""
     script = tmp_path / "script.py"
