@@ -1,13 +1,11 @@
 """SmolLM2's chat template and its merged checkpoint, beside transformers."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.modules.setdefault("torchao", None)
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
