@@ -131,6 +131,8 @@ class GGUF:
     def _rows(self, name: str, entry: Entry, block: int, size: int) -> np.ndarray:
         """The bytes of a tensor that is stored in blocks of so many numbers, each of `size` bytes: (..., bytes)."""
         shape = entry.shape or (1,)
+        if 0 in shape:  # nothing bounds the other dimensions then
+            raise ModelError(f"{self.path}: {name} has shape {shape}, expected numbers in it")
         if shape[-1] % block:
             raise ModelError(f"{self.path}: {name} has rows of {shape[-1]}, expected a multiple of {block}")
         width = shape[-1] // block * size

@@ -1,5 +1,7 @@
 """GGUF files of all kinds of tensors that are read, with q and k permuted as llama.cpp's converter does it."""
 
+import struct
+
 import gguf
 import numpy as np
 import pytest
@@ -166,3 +168,14 @@ def test_key_value_heads_are_the_heads_where_nothing_else_is_said(tmp_path, arra
     right = reader.weights()["model.layers.0.self_attn.k_proj.weight"]
     reader._head.fields["llama.attention.head_count"] = reader._head.fields.pop("llama.attention.head_count_kv")
     np.testing.assert_array_equal(reader.weights()["model.layers.0.self_attn.k_proj.weight"], right)
+
+
+def test_a_tensor_without_numbers(tmp_path, arrays):
+    """A dimension of 0 beside one that no array can have."""
+    path, _ = written(tmp_path / "model.gguf", "F32", arrays)
+    raw, name = bytearray(path.read_bytes()), b"token_embd.weight"
+    at = raw.index(name) + len(name) + 4
+    raw[at : at + 16] = struct.pack("<QQ", 0, 1 << 62)
+    path.write_bytes(raw)
+    with pytest.raises(ModelError, match=r"token_embd.weight has shape \(4611686018427387904, 0\), expected numbers"):
+        load(path)
