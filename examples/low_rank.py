@@ -23,8 +23,8 @@ from rotten_tomatoes import BATCH, FROZEN, RATES, begin, features, trained, trai
 from npl_lora import ops
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load_classifier, load_tokenizer
-from npl_lora.training.data import Row, in_order
-from npl_lora.training.loop import accuracy
+from npl_lora.training.data import Row
+from npl_lora.training.loop import judged
 
 RANKS = (1, 2, 4, 8, 16, 64)
 
@@ -106,7 +106,7 @@ def main():
         else:
             lora = LoRAConfig(r=what, lora_alpha=4, use_rslora=True, target_modules="all-linear")
             adapter = trained(model, model.attach(lora, rng), learn, arguments.epochs, 1e-3, rng)
-        accuracies[what] = accuracy(model, adapter, in_order(judge, BATCH, padding=0))
+        accuracies[what] = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
         print(f"{what if what == 'full' else f'LoRA, r = {what}'}: {accuracies[what]:.3f}", flush=True)
 
     # 3. What was changed: the share that the first directions of a matrix hold, the mean over the layers.

@@ -26,8 +26,8 @@ from npl_lora import ops
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import Classifier, load_classifier, load_tokenizer
 from npl_lora.training import AdamWState, adamw
-from npl_lora.training.data import Row, batch, in_order
-from npl_lora.training.loop import accuracy
+from npl_lora.training.data import Row, batch
+from npl_lora.training.loop import judged
 from npl_lora.training.step import Recipe, State, train_step
 
 BATCH = 32
@@ -144,7 +144,7 @@ def main():
         for method in RATES:
             start, rng = time.monotonic(), np.random.default_rng(seed)
             adapter = trained(model, begin(model, method, rng), learn, arguments.epochs, RATES[method], rng)
-            right = accuracy(model, adapter, in_order(judge, BATCH, padding=0))
+            right = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
             accuracies[method].append(right)
             print(f"seed {seed}, {method}: {right:.3f} of {len(judge)}, {time.monotonic() - start:.0f} s", flush=True)
 

@@ -34,6 +34,26 @@ _NOT_HERE = (
     "arrow_config",
 )
 
+# PEFT's other fields: of no effect on what an adapter computes, or on how it began only.
+_CARRIED = (
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "megatron_config",
+    "megatron_core",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "qalora_group_size",
+    "runtime_config",
+    "ensure_weight_tying",
+)
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be meant, or not be had here. One sentence that names the field."""
@@ -93,6 +113,14 @@ class LoRAConfig:
         lists = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
         plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in lists.items()}
         return {**self.other, **plain, **_ALWAYS}
+
+
+def check_names(found: Mapping[str, Any]) -> None:
+    """For fields that somebody wrote by hand: one that PEFT does not have would be kept, and do nothing. Raises
+    ConfigError, which names it."""
+    own = [f.name for f in fields(LoRAConfig) if f.name != "other"]
+    for name in sorted(found.keys() - {*own, *_NOT_HERE, *_CARRIED}):
+        raise ConfigError(f"{shown(name)} is no field of PEFT's LoraConfig: there are {', '.join(own)}")
 
 
 def _check(config: LoRAConfig) -> None:

@@ -1,4 +1,4 @@
-"""npl-lora generate: a model continues a text, as it comes."""
+"""npl-lora generate: a model continues a text, or answers it, as it comes."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from ..adapters import AdapterError
 from ..models import ModelError, generate, load, load_tokenizer
 
 _DESCRIPTION = """\
-Continue PROMPT with a language model on the CPU, and print the text as it comes.
+Continue PROMPT with a language model on the CPU, or with --chat answer it, and print the text as it comes.
 
 MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file; --adapter a folder that PEFT or
 `npl-lora train` wrote."""
@@ -27,6 +27,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="a folder or a .gguf file")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
+    parser.add_argument("--chat", action="store_true", help="PROMPT is what a user says, by the model's chat template")
     parser.add_argument("--adapter", metavar="DIR", type=Path, help="a LoRA adapter for it")
     parser.add_argument(
         "--tokens", metavar="N", type=int, default=100, help="at most this many new ones (default: 100)"
@@ -56,10 +57,11 @@ def _print_continuation(arguments: argparse.Namespace) -> tuple[int, float]:
     adapter = model.load_adapter(arguments.adapter) if arguments.adapter is not None else None
     model = model if arguments.coded else model.held()
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    begun = tokenizer.encode_question(prompt) if arguments.chat else tokenizer.encode_beginning(prompt)
     start, tokens, shown = time.monotonic(), list[int](), ""
     for token in generate(
         model,
-        tokenizer.encode_beginning(prompt),
+        begun,
         adapter,
         max_tokens=arguments.tokens,
         temperature=arguments.temperature,

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import math
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ from .._extras import MissingExtraError, require
 from .._ranks import Ranks, RanksError, started
 from .._tensor_file import TensorFileError, json_object
 from ..adapters import ConfigError, LoRA, LoRAConfig
+from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..training.curve import draw
 from ..training.run import CHECKPOINT, Event, Run
@@ -204,16 +204,6 @@ def _sample(model: Model, adapter: LoRA, tokenizer: Tokenizer, prompt: str) -> s
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
-    for name in ("steps", "batch", "every"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
-    if arguments.micro_batch is not None and arguments.micro_batch < 1:
-        raise ValueError(f"--micro-batch is {arguments.micro_batch}, expected at least 1")
-    if not 0 <= arguments.held_out < 1:
-        raise ValueError(f"--held-out is {arguments.held_out}, expected 0 <= X < 1")
-    for name in ("lr", "loraplus", "clip"):
-        if not 0 < getattr(arguments, name) < math.inf:
-            raise ValueError(f"--{name} is {getattr(arguments, name)}, expected a number above 0")
     return Recipe(
         steps=arguments.steps,
         lr=arguments.lr,
@@ -235,6 +225,7 @@ def _lora(arguments: argparse.Namespace, task: str) -> LoRAConfig:
             fields |= json_object(arguments.lora.read_bytes(), str(arguments.lora))
         except TensorFileError as error:
             raise ConfigError(str(error)) from None
+        check_names(fields)
     names = arguments.target_modules
     said = {
         "r": arguments.rank,

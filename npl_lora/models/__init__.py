@@ -18,20 +18,24 @@ _export.
 """
 
 from ._cache import Cache
+from ._chat import ChatTemplate
 from ._classifier import Classifier, load_classifier
 from ._config import ModelError
 from ._export import DTYPES, export, own_dtype
 from ._generate import generate
 from ._model import Model, load
+from ._part import PlacedOps
 from ._pretrained import Pretrained
 from ._tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "DTYPES",
     "Cache",
+    "ChatTemplate",
     "Classifier",
     "Model",
     "ModelError",
+    "PlacedOps",
     "Pretrained",
     "Tokenizer",
     "export",

@@ -47,6 +47,14 @@ class Tokenizer:
         found = self._inner.encode(text)
         return list(found.ids)[: len(found.ids) - _behind(found)]
 
+    def encode_question(self, question: str) -> list[int]:
+        """What somebody asks in a conversation, by the model's chat template, up to where the answer begins. Raises
+        ModelError where it has none."""
+        if self.template is None:
+            raise ModelError("the model has no chat template")
+        text = self.template.render([{"role": "user", "content": question}], begin_answer=True)
+        return self.encode(text, bare=True)
+
     def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens, without added ones, and the place in the text at which each begins."""
         found = self._inner.encode(text, add_special_tokens=False)

@@ -14,11 +14,11 @@ def draw(folder: Path) -> Path:
     figure = require("matplotlib.figure", "plots", "the loss curve").Figure(figsize=(8, 4.5), layout="constrained")
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    steps, losses = [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+    losses = {int(row["step"]): float(row["loss"]) for row in rows if row["loss"]}
     held = [(int(row["step"]), float(row["held_out_loss"])) for row in rows if row["held_out_loss"]]
     axes = figure.subplots()
-    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=1, label="a step's batch")
-    axes.plot(steps, smoothed(losses), color="tab:blue", label="smoothed")
+    axes.plot(losses.keys(), losses.values(), color="tab:blue", alpha=0.25, linewidth=1, label="a step's batch")
+    axes.plot(losses.keys(), smoothed(list(losses.values())), color="tab:blue", label="smoothed")
     if held:
         axes.plot(*zip(*held, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
     axes.set(xlabel="step", ylabel="loss")

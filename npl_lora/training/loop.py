@@ -1,7 +1,7 @@
 """Training from a state to the last step, and the loss on rows that were held out."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,7 +37,8 @@ def run(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean loss over the labels that count, how many these are, and the share that a classifier has right."""
+    """The mean loss over the labels that count, how many these are, and the share that a classifier has right: whose
+    class has the largest logit, the first of equals."""
 
     loss: float
     count: int
@@ -85,40 +86,13 @@ def _judge(model: Pretrained, adapter: LoRA | None, batch: Batch, count: int) ->
     """A batch's part of the loss, and how many labels a classifier has right."""
     if isinstance(model, Classifier):
         logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
-        return float(reference.cross_entropy(logits, batch.labels, count=count)[0]), _right(logits, batch.labels)
+        right = np.sum(np.argmax(logits, axis=-1) == batch.labels)
+        return float(reference.cross_entropy(logits, batch.labels, count=count)[0]), int(right)
     how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
     return float(model.loss(batch.tokens, batch.labels, adapter, **how)[0]), 0
-
-
-def evaluate(model: Pretrained, adapter: LoRA | None, rows: Sequence[Row], *, micro: int, padding: int) -> float:
-    """The mean of -log p over all labels of the rows that count: exp of it is the perplexity.
-
-    Raises NonFiniteError when it is not finite.
-    """
-    return judged(model, adapter, rows, micro=micro, padding=padding).loss
 
 
 def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any) -> None:
     """The same computation with other ops."""
     for batch in batches:
         model.loss(batch.tokens, batch.labels, adapter, key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
-
-
-def accuracy(classifier: Classifier, adapter: LoRA | None, batches: Iterable[Batch]) -> float:
-    """The share of the labels that count whose class has the largest logit, the first of equals; 0 of none.
-
-    Raises NonFiniteError when a logit is not finite.
-    """
-    right = count = 0
-    for batch in batches:
-        with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
-            logits, _ = classifier.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
-        if not np.isfinite(logits).all():
-            raise NonFiniteError("a held-out score is not finite")
-        right += _right(logits, batch.labels)
-        count += batch.count
-    return right / count if count else 0.0
-
-
-def _right(logits: np.ndarray, labels: np.ndarray) -> int:
-    return int(np.sum(np.argmax(logits, axis=-1) == labels))

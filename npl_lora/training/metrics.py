@@ -1,4 +1,5 @@
-"""metrics.csv: what each step was like, a row a step, for any program that draws curves."""
+"""metrics.csv: what each step was like, a row a step, for any program that draws curves. Row 0 is how the held-out rows
+fared before the first step."""
 
 import csv
 from pathlib import Path
@@ -16,17 +17,21 @@ class MetricsFile:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in kept if line.endswith("\n") and 0 < _step(line) <= step]  # a kill may cut the last one
+        steps = range(step + 1) if step else ()  # one that has taken none says row 0 again
+        kept = [line for line in kept if line.endswith("\n") and _step(line) in steps]  # a kill may cut the last one
         write_whole(path, "".join([",".join(FIELDS) + "\n", *kept]).encode())
 
-    def add(self, step: int, metrics: Metrics, held_out: Evaluation | None, rate: float) -> None:
+    def add(self, step: int, metrics: Metrics | None, held_out: Evaluation | None, rate: float) -> None:
         judged = (None, None) if held_out is None else (held_out.loss, held_out.accuracy)
-        row = (step, metrics.loss, *judged, metrics.lr, metrics.norm, f"{rate:.1f}")  # None: nothing is written
+        if metrics is None:
+            row: tuple[object, ...] = (step, None, *judged, None, None, None)  # None: nothing is written
+        else:
+            row = (step, metrics.loss, *judged, metrics.lr, metrics.norm, f"{rate:.1f}")
         with self.path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(row)
 
 
 def _step(line: str) -> int:
-    """The step of a row, 0 for what is none."""
+    """The step of a row, -1 for what is none."""
     number = line.partition(",")[0]
-    return int(number) if number.isdecimal() and len(number) < 10 and line.count(",") == len(FIELDS) - 1 else 0
+    return int(number) if number.isdecimal() and len(number) < 10 and line.count(",") == len(FIELDS) - 1 else -1

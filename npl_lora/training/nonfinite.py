@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
-from ..models import Pretrained
-from ..models._part import PlacedOps
+from ..models import PlacedOps, Pretrained
 from ..ops import Pullback
 
 Array = Any

@@ -129,6 +129,8 @@ class Run:
         if self.state.step == 0:
             self._whole = self.state
             self._save()
+            if file is not None and held is not None:
+                file.add(0, None, held, 0.0)
         yield Event(self.state.step, None, 0.0, held, is_best, True)
         begin = time.monotonic()
         how: Any = dict(size=self.batch, micro=self.micro, padding=0, ranks=self.ranks)

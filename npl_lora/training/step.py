@@ -22,7 +22,7 @@ from ..layers.masks import counter_rng, dropout_mask
 from ..models import Pretrained
 from .nonfinite import origin
 from .optimizers import AdamWState, adamw, sgd
-from .schedule import rate
+from .schedule import SCHEDULES, rate
 
 OPTIMIZERS = ("adamw", "sgd")
 Array = Any
@@ -31,7 +31,10 @@ Array = Any
 @dataclass(frozen=True)
 class Recipe:
     """How to train. lr: of A, and of all else but B, which gets lr times loraplus_ratio. clip: the largest norm of all
-    gradients together, or None. warmup: steps. seed: of the dropout masks."""
+    gradients together, or None. warmup: the steps, of all, until the rate is lr. seed: of the dropout masks.
+
+    Raises ValueError for a value that does not fit.
+    """
 
     steps: int
     lr: float = 2e-4
@@ -48,7 +51,18 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}")
-        rate(0, steps=self.steps, warmup=self.warmup, schedule=self.schedule)  # raises for an unknown schedule
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}, expected at least 1")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"warmup is {self.warmup}, expected 0 to {self.steps} steps")
+        for name in ("lr", "loraplus_ratio", "clip", "eps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}, expected a number above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}, expected a number of at least 0")
 
 
 @dataclass(frozen=True)

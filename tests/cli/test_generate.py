@@ -34,6 +34,21 @@ def test_an_adapter_changes_it(folder, tmp_path, capsys):
     assert texts[0] != texts[1]
 
 
+def test_what_a_user_says_is_answered(folder, capsys):
+    """The template puts x before what is said and y where the answer begins: that text, continued, is the same."""
+    printed = []
+    for words in (["1 2", "--chat"], ["x 1 2 z y"]):
+        assert main(["generate", str(folder), *words, "--tokens", "6"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_a_model_without_a_template_answers_nothing(folder, capsys):
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert main(["generate", str(folder), "1 2", "--chat"]) == 2
+    assert capsys.readouterr().err == "npl-lora generate: the model has no chat template\n"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -1,11 +1,13 @@
 """Our models against transformers and PEFT, in float64 throughout (see `float64`): logits, loss and every gradient."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from npl_lora.adapters import LoRAConfig, files
+from npl_lora.adapters.config import check_names
 from npl_lora.models import load
 
 torch = pytest.importorskip("torch")
@@ -194,3 +196,8 @@ def safetensors_names(folder):
     raw = (folder / "adapter_model.safetensors").read_bytes()
     length = int.from_bytes(raw[:8], "little")
     return json.loads(raw[8 : 8 + length]).keys() - {"__metadata__"}
+
+
+def test_every_field_of_peft_is_known():
+    """A field that somebody wrote by hand and PEFT does not have is refused; one that it has is not."""
+    check_names(dict.fromkeys(field.name for field in dataclasses.fields(peft.LoraConfig)))

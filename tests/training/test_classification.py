@@ -6,7 +6,8 @@ from models import tiny
 
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load, load_classifier
-from npl_lora.training.loop import accuracy
+from npl_lora.training.data import Row
+from npl_lora.training.loop import judged
 from npl_lora.training.step import Batch, NonFiniteError, Recipe, State, gradients, train_step
 
 
@@ -19,6 +20,11 @@ def started(model, what):
     lora = LoRAConfig(r=2, lora_alpha=3, lora_dropout=0.25, init_lora_weights=False)
     begin = {"lora": lambda: model.attach(lora, rng=1), "full": lambda: model.full(rng=1)}
     return begin[what]() if what in begin else model.full(["classifier"], rng=1)
+
+
+def of(batch):
+    """The rows of a batch, without padding."""
+    return [Row(ids[m], label) for ids, label, m in zip(batch.tokens, batch.labels, batch.key_mask, strict=True)]
 
 
 def test_the_labels_that_count():
@@ -59,7 +65,7 @@ def test_it_learns_three_texts(model, what, lr, at_most):
         state, metrics = train_step(model, state, [batch], Recipe(steps=100, lr=lr, schedule="constant"))
     assert metrics.loss < at_most < 1.09 < np.log(3)
     if what == "full":
-        assert accuracy(model, state.adapter, [batch]) == 1.0
+        assert judged(model, state.adapter, of(batch), micro=3, padding=0).accuracy == 1.0
 
 
 def test_a_table_that_is_shared_stays_shared(tmp_path):
@@ -82,10 +88,12 @@ def test_accuracy_is_a_share_of_what_counts(model):
     logits, _ = model.scores(ids, adapter, key_mask=mask)
     best = np.argmax(logits, axis=1)
     wrong = (best + 1) % 3
-    assert accuracy(model, adapter, [Batch(ids, best, mask), Batch(ids, wrong, mask)]) == 0.5
+    how = dict(micro=2, padding=0)
+    both = [*of(Batch(ids, best, mask)), *of(Batch(ids, wrong, mask))]
+    assert judged(model, adapter, both, **how).accuracy == 0.5
     some = np.where([True, True, False, False], best, [0, 0, -100, wrong[3]])
-    assert accuracy(model, adapter, [Batch(ids, some, mask)]) == 2 / 3
-    assert accuracy(model, adapter, [Batch(ids, np.full(4, -100), mask)]) == 0.0
+    assert judged(model, adapter, of(Batch(ids, some, mask)), **how).accuracy == 2 / 3
+    assert judged(model, adapter, of(Batch(ids, np.full(4, -100), mask)), **how).accuracy == 0.0
     broken = adapter.with_parameters({n: np.full_like(array, np.nan) for n, array in adapter.parameters.items()})
-    with pytest.raises(NonFiniteError, match="a held-out score is not finite"):
-        accuracy(model, broken, [Batch(ids, best, mask)])
+    with pytest.raises(NonFiniteError, match="the held-out loss is nan"):
+        judged(model, broken, both, **how)

@@ -56,7 +56,7 @@ def checkpoint(out):
 
 
 def steps_on_the_disk(out):
-    return len((out / "metrics.csv").read_text().splitlines()) - 1 if (out / "metrics.csv").exists() else 0
+    return len(column(out, "loss")) if (out / "metrics.csv").exists() else 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -23,7 +23,7 @@ def test_the_docstring_runs(tmp_path, monkeypatch, capsys):
     for name, array in namespace["run"].state.adapter.parameters.items():
         np.testing.assert_array_equal(array, again.parameters[name])
     with open("hamlet/metrics.csv") as file:
-        assert len(list(csv.DictReader(file))) == 5
+        assert len(list(csv.DictReader(file))) == 6
 
 
 def test_smoothing_keeps_what_is_constant_and_begins_with_the_first():

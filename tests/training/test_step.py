@@ -119,4 +119,4 @@ def test_rates(schedule, steps, warmup):
 
 def test_an_unknown_schedule():
     with pytest.raises(ValueError, match="schedule is 'steep', expected one of constant, linear, cosine"):
-        rate(0, steps=1, schedule="steep")
+        Recipe(steps=1, schedule="steep")

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..._tensor_file import TensorFileError, json_object
-from ...models import ModelError, Tokenizer
-from ...models._chat import ChatTemplate
+from ...models import ChatTemplate, ModelError, Tokenizer
 from .rows import IGNORED, Data, DataError, Row, learned
 
 

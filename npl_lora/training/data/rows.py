@@ -49,7 +49,10 @@ class Data:
 
     def split(self, share: float) -> tuple[list[Row], list[Row]]:
         """Rows to train on and rows to evaluate on. Of a text the end is held out; other rows are shuffled first, the
-        same way each time: a file may be sorted, and runs are compared on the same rows whatever their seeds."""
+        same way each time: a file may be sorted, and runs are compared on the same rows whatever their seeds.
+
+        Raises ValueError unless 0 <= share < 1.
+        """
         order = range(len(self.rows)) if self.in_order else np.random.default_rng(0).permutation(len(self.rows))
         return split([self.rows[i] for i in order], share)
 
@@ -60,7 +63,12 @@ def learned(row: Row) -> int:
 
 
 def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on and rows to evaluate on: the last ones, at least one if the share is not 0."""
+    """Rows to train on and rows to evaluate on: the last ones, at least one if the share is not 0.
+
+    Raises ValueError unless 0 <= share < 1.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"the share held out is {share}, expected 0 <= share < 1")
     held = min(max(1, round(share * len(rows))), len(rows) - 1) if share else 0
     return list(rows[: len(rows) - held]), list(rows[len(rows) - held :])
 
