@@ -15,8 +15,12 @@ a step beside the mapped model.
 
 import argparse
 import math
+import multiprocessing
+import os
 import time
 import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +97,23 @@ def trained(model, adapter, rows, epochs, lr, rng):
     return state.adapter
 
 
+def accuracies_of(seed, path, rows, films, kept, epochs):
+    """Of each method, by one split: the share of the films held out that is right."""
+    model, labels = load_classifier(path, CLASSES, pooling="mean"), np.array([int(row.labels) for row in rows])
+    out = split_by_film(films, np.random.default_rng(seed))
+    learn, judge = ([rows[i] for i in np.flatnonzero(part)] for part in (~out, out))
+    logits, _ = ops.linear(kept[out], **trained_head(kept[~out], labels[~out], np.random.default_rng(seed)))
+    found = {FROZEN: np.mean(np.argmax(logits, axis=-1) == labels[out])}
+    print(f"seed {seed}, {FROZEN}: {found[FROZEN]:.3f} of {len(judge)}", flush=True)
+    for method in RATES:
+        start, rng = time.monotonic(), np.random.default_rng(seed)
+        adapter = trained(model, begin(model, method, rng), learn, epochs, RATES[method], rng)
+        judge.sort(key=lambda row: row.tokens.size)
+        found[method] = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
+        print(f"seed {seed}, {method}: {found[method]:.3f}, {time.monotonic() - start:.0f} s", flush=True)
+    return found
+
+
 def memory(model, method, rows):
     """The most bytes that training holds beside the mapped model, with the longest rows, from the second step on; and
     those of the optimiser's means. On frozen features it is the encoder's forward that holds most."""
@@ -113,7 +134,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, help="a folder (default: MiniLM's)")
     parser.add_argument("--data", type=Path, help="a .csv.bz2 with movie_name, text and category")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 11), metavar="N")
+    parser.add_argument("--seeds", type=int, default=4, choices=range(1, 11), metavar="N")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N", help="(default: one a core)")
     parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of LoRA and of full fine-tuning")
     parser.add_argument("--films", type=int, metavar="N", help="only the first of them (default: all)")
     parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens at which a sentence is cut")
@@ -125,28 +147,18 @@ def main():
 
     model, tokenizer = load_classifier(path, CLASSES, pooling="mean"), load_tokenizer(path)
     rows = [Row(np.array(tokenizer.encode(text)[: arguments.length]), np.array(label)) for _, text, label in sentences]
-    films, labels = [film for film, _, _ in sentences], np.array([label for _, _, label in sentences])
+    films = [film for film, _, _ in sentences]
     print(f"{model}; {len(rows):,} sentences about {len(set(films))} films", flush=True)
 
     start = time.monotonic()
     kept = features(model, rows)
     print(f"features of all of them, once: {time.monotonic() - start:.0f} s", flush=True)
 
-    accuracies = {method: [] for method in (FROZEN, *RATES)}
-    for seed in range(arguments.seeds):
-        out = split_by_film(films, np.random.default_rng(seed))
-        head = trained_head(kept[~out], labels[~out], np.random.default_rng(seed))
-        logits, _ = ops.linear(kept[out], **head)
-        accuracies[FROZEN].append(np.mean(np.argmax(logits, axis=-1) == labels[out]))
-        print(f"seed {seed}, {FROZEN}: {accuracies[FROZEN][-1]:.3f} of {sum(out)}", flush=True)
-        learn, judge = ([rows[i] for i in np.flatnonzero(part)] for part in (~out, out))
-        judge.sort(key=lambda row: row.tokens.size)
-        for method in RATES:
-            start, rng = time.monotonic(), np.random.default_rng(seed)
-            adapter = trained(model, begin(model, method, rng), learn, arguments.epochs, RATES[method], rng)
-            right = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
-            accuracies[method].append(right)
-            print(f"seed {seed}, {method}: {right:.3f} of {len(judge)}, {time.monotonic() - start:.0f} s", flush=True)
+    work = partial(accuracies_of, path=path, rows=rows, films=films, kept=kept, epochs=arguments.epochs)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of each process: two processes are quicker than two threads of one
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(work, range(arguments.seeds)))
+    accuracies = {method: [of_seed[method] for of_seed in found] for method in (FROZEN, *RATES)}
 
     print("\n| | held-out accuracy | above frozen features | trainable | most memory | optimiser's |")
     print("|---|---|---|---|---|---|")
