@@ -8,12 +8,14 @@ base model's.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from .. import ops as reference
 from ..adapters import LoRA
 from ..ops import Pullback
 from ..ops._interface import renamed
+from ..ops._namespace import rows
 from ._weights import ReadOnce
 
 Array = Any
@@ -73,10 +75,11 @@ class Part:
         W, b = at["weight"], at.optional("bias")
         W = W.T if transposed else W
         if self.adapter is None or path not in self.adapter.places:
-            y, pullback = at.ops.linear(x, W, b, frozen=self._is_frozen(path))
+            layer = partial(at.ops.linear, W=W, b=b, frozen=self._is_frozen(path))
         else:
-            mask = self.masks(path, x) if self.masks else None
-            y, pullback = self.adapter.linear(path, x, W, b, mask=mask, ops=at.ops)
+            mask = rows(self.masks(path, x)) if self.masks else None
+            layer = partial(self.adapter.linear, path, W=W, b=b, mask=mask, ops=at.ops)
+        y, pullback = _over_tokens(layer, x)
         named = renamed(pullback, y, {"W": f"{path}.weight", "b": f"{path}.bias"})
         return y, _transposed(named, y, f"{path}.weight") if transposed else named
 
@@ -96,7 +99,8 @@ class Part:
         full = f"{self.prefix}{name}.weight"
         apart = full in self._trained and self.adapter is not None and self.adapter.unties
         E = self.base[full] if apart else self[f"{name}.weight"]
-        y, pullback = self.at(name).ops.linear(x, E, frozen=apart or self._is_frozen(f"{self.prefix}{name}"))
+        layer = partial(self.at(name).ops.linear, W=E, frozen=apart or self._is_frozen(f"{self.prefix}{name}"))
+        y, pullback = _over_tokens(layer, x)
         return y, renamed(pullback, y, {"W": full})
 
     def activation(self, name: str, x: Array) -> tuple[Array, Pullback]:
@@ -117,6 +121,20 @@ class Part:
         at = self.at(name)
         y, pullback = at.ops.layer_norm(x, at["weight"], at["bias"], eps=eps)
         return y, renamed(pullback, y, {"w": f"{self.prefix}{name}.weight", "b": f"{self.prefix}{name}.bias"})
+
+
+def _over_tokens(layer: Callable[[Array], tuple[Array, Pullback]], x: Array) -> tuple[Array, Pullback]:
+    """layer(x) with x (..., in) as one matrix of all tokens: NumPy multiplies a stack of matrices one by one, and short
+    texts make for small ones."""
+    xp, shape = x.__array_namespace__(), x.shape
+    y, pullback = layer(rows(x))
+    y = xp.reshape(y, (*shape[:-1], y.shape[-1]))
+
+    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+        grads = pullback(rows(dy), wrt=wrt)
+        return grads | ({"x": xp.reshape(grads["x"], shape)} if "x" in grads else {})
+
+    return y, Pullback(backward, y, inputs=pullback.inputs, frozen=pullback.frozen)
 
 
 def _transposed(pullback: Pullback, y: Array, weight: str) -> Pullback:
