@@ -135,7 +135,7 @@ def main():
     parser.add_argument("--model", type=Path, help="a folder (default: MiniLM's)")
     parser.add_argument("--data", type=Path, help="a .csv.bz2 with movie_name, text and category")
     parser.add_argument("--seeds", type=int, default=4, choices=range(1, 11), metavar="N")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N", help="(default: one a core)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N", help="default: one a core")
     parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of LoRA and of full fine-tuning")
     parser.add_argument("--films", type=int, metavar="N", help="only the first of them (default: all)")
     parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens at which a sentence is cut")
@@ -155,8 +155,10 @@ def main():
     print(f"features of all of them, once: {time.monotonic() - start:.0f} s", flush=True)
 
     work = partial(accuracies_of, path=path, rows=rows, films=films, kept=kept, epochs=arguments.epochs)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of each process: two processes are quicker than two threads of one
-    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+    workers = min(max(1, arguments.processes), arguments.seeds)
+    if workers > 1:  # two processes are quicker than two threads of one
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(work, range(arguments.seeds)))
     accuracies = {method: [of_seed[method] for of_seed in found] for method in (FROZEN, *RATES)}
 

@@ -32,6 +32,7 @@ _NOT_HERE = (
     "velora_config",
     "monteclora_config",
     "arrow_config",
+    "ensure_weight_tying",
 )
 
 # PEFT's other fields: of no effect on what an adapter computes, or on how it began only.
@@ -51,7 +52,6 @@ _CARRIED = (
     "lora_ga_config",
     "qalora_group_size",
     "runtime_config",
-    "ensure_weight_tying",
 )
 
 
@@ -116,11 +116,12 @@ class LoRAConfig:
 
 
 def check_names(found: Mapping[str, Any]) -> None:
-    """For fields that somebody wrote by hand: one that PEFT does not have would be kept, and do nothing. Raises
-    ConfigError, which names it."""
+    """For fields that somebody may have written by hand: one that PEFT does not have would be kept, and do nothing.
+    One that is off does no harm: a later PEFT may have it. Raises ConfigError, which names it."""
     own = [f.name for f in fields(LoRAConfig) if f.name != "other"]
     for name in sorted(found.keys() - {*own, *_NOT_HERE, *_CARRIED}):
-        raise ConfigError(f"{shown(name)} is no field of PEFT's LoraConfig: there are {', '.join(own)}")
+        if found[name]:
+            raise ConfigError(f"{shown(name)} is no field of PEFT's LoraConfig; those used here are {', '.join(own)}")
 
 
 def _check(config: LoRAConfig) -> None:

@@ -53,11 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_continuation(arguments: argparse.Namespace) -> tuple[int, float]:
-    model, tokenizer = load(arguments.model), load_tokenizer(arguments.model)
-    adapter = model.load_adapter(arguments.adapter) if arguments.adapter is not None else None
-    model = model if arguments.coded else model.held()
+    tokenizer = load_tokenizer(arguments.model)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     begun = tokenizer.encode_question(prompt) if arguments.chat else tokenizer.encode_beginning(prompt)
+    model = load(arguments.model)
+    adapter = model.load_adapter(arguments.adapter) if arguments.adapter is not None else None
+    model = model if arguments.coded else model.held()
     start, tokens, shown = time.monotonic(), list[int](), ""
     for token in generate(
         model,

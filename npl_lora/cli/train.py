@@ -33,7 +33,8 @@ A row longer than --length loses its end. Of a text the end is held out, of rows
 In --out:
   adapter_config.json, adapter_model.safetensors   the adapter, as of the last evaluation; with --patience, of the best
   checkpoint.safetensors                           everything that --resume needs, as of the last save
-  metrics.csv, curve.png                           a row for each step; the losses as a picture (extra plots)
+  metrics.csv, curve.png                           a row for each step, in row 0 the held-out loss before the first;
+                                                   the losses as a picture (extra plots)
   classes.json                                     the names of a classifier's classes"""
 
 _EPILOG = "exit status: 0 done, 1 a loss or a gradient is not finite, 2 bad input, 130 interrupted, 143 terminated"

@@ -15,6 +15,7 @@ from .._shown import shown
 from ._chat import ChatTemplate
 from ._config import ModelError
 from .gguf import GGUF
+from .huggingface import read_config, read_json
 
 _MERGES = "tokenizer.ggml.merges"
 _CONTROL = 3  # GGUF's token_type of tokens that are no text: <|im_end|> and the like
@@ -81,8 +82,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _of_folder(folder: Path) -> Tokenizer:
-    from .huggingface import read_config
-
     file = folder / "tokenizer.json"
     tokenizers = require("tokenizers", "models", "a tokenizer")
     if not folder.exists():
@@ -95,13 +94,18 @@ def _of_folder(folder: Path) -> Tokenizer:
         raise ModelError(f"{file} is no tokenizer: {shown(str(error), 200)}") from None
     inner.no_padding()
     inner.no_truncation()
-    return Tokenizer(inner, _ends(read_config(folder).get("eos_token_id"), folder), _template_of(folder))
+    return Tokenizer(inner, _ends_of(folder), _template_of(folder))
+
+
+def _ends_of(folder: Path) -> list[int]:
+    """What config.json has, and then generation_config.json: the end of a turn may stand there alone."""
+    own, more = _ends(read_config(folder).get("eos_token_id"), folder), folder / "generation_config.json"
+    also = _ends(read_json(more).get("eos_token_id"), more) if more.exists() else []
+    return list(dict.fromkeys([*own, *also]))
 
 
 def _template_of(folder: Path) -> ChatTemplate | None:
     """chat_template.jinja, or what tokenizer_config.json has, of which there may be several with names."""
-    from .huggingface import read_json
-
     about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     own, source = folder / "chat_template.jinja", about.get("chat_template")
     if isinstance(source, list):

@@ -5,7 +5,8 @@
         print(event)
 
 In the folder are, after each event that has `saved` set, the adapter as PEFT has it, a checkpoint from which a run that
-was stopped goes on to the same bits, metrics.csv with a row for each step, and, of a classifier, its classes.
+was stopped goes on to the same bits, metrics.csv with a row for each step (row 0 has the held-out loss before the
+first), and, of a classifier, its classes.
 """
 
 import dataclasses

@@ -16,7 +16,9 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def rate(step: int, *, steps: int, warmup: int = 0, schedule: str = "cosine") -> float:
-    """The factor of the learning rate at a step, from 0."""
+    """The factor of the learning rate at a step, from 0. Raises ValueError for an unknown schedule."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
     if step < warmup:
         return step / warmup
     if schedule == "constant":

@@ -22,7 +22,7 @@ from ..layers.masks import counter_rng, dropout_mask
 from ..models import Pretrained
 from .nonfinite import origin
 from .optimizers import AdamWState, adamw, sgd
-from .schedule import SCHEDULES, rate
+from .schedule import rate
 
 OPTIMIZERS = ("adamw", "sgd")
 Array = Any
@@ -51,18 +51,22 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        rate(0, steps=self.steps, warmup=self.warmup, schedule=self.schedule)  # raises for an unknown schedule
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}, expected at least 1")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup is {self.warmup}, expected 0 to {self.steps} steps")
-        for name in ("lr", "loraplus_ratio", "clip", "eps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}, expected a number above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}, expected a number of at least 0")
+        rates = {"lr": self.lr, "loraplus_ratio": self.loraplus_ratio, "clip": 1.0 if self.clip is None else self.clip}
+        for name, value in rates.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}, expected a finite number above 0")
+        for name, value in {"weight_decay": self.weight_decay, "eps": self.eps}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}, expected 0 <= beta < 1 for both")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected at least 0")
 
 
 @dataclass(frozen=True)

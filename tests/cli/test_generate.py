@@ -37,10 +37,10 @@ def test_an_adapter_changes_it(folder, tmp_path, capsys):
 def test_what_a_user_says_is_answered(folder, capsys):
     """The template puts x before what is said and y where the answer begins: that text, continued, is the same."""
     printed = []
-    for words in (["1 2", "--chat"], ["x 1 2 z y"]):
+    for words in (["1 2", "--chat"], ["x 1 2 z y"], ["1 2"]):
         assert main(["generate", str(folder), *words, "--tokens", "6"]) == 0
         printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1]
+    assert printed[0] == printed[1] != printed[2]
 
 
 def test_a_model_without_a_template_answers_nothing(folder, capsys):
@@ -52,7 +52,7 @@ def test_a_model_without_a_template_answers_nothing(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nowhere", "1"], "neither a folder nor a .gguf file"),
+        (["nowhere", "1"], "there is no nowhere"),
         (["MODEL", ""], "tokens is empty"),
         (["MODEL", "1", "--top-p", "0"], "top_p is 0.0"),
         (["MODEL", "1", "--temperature", "-1"], "temperature is -1.0"),

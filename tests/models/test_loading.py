@@ -146,6 +146,17 @@ def test_an_end_that_is_no_token(tmp_path, end):
         load_tokenizer(folder)
 
 
+def test_what_ends_a_turn_may_stand_in_generation_config(tmp_path):
+    """A text in training still ends with what config.json has."""
+    folder = tiny.with_tokenizer(tiny.folder(tmp_path, eos_token_id=12))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 12]}')
+    found = load_tokenizer(folder)
+    assert (found.stop, found.end) == ({7, 12}, 12)
+    (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(ModelError, match=r"generation_config.json has eos_token_id = '</s>', expected tokens"):
+        load_tokenizer(folder)
+
+
 def test_more_positions_than_the_model_has(tmp_path):
     with pytest.raises(ValueError, match="17 positions, expected at most 16"):
         load(tiny.folder(tmp_path)).logits(np.zeros((1, 17), np.int64))

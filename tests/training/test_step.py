@@ -119,4 +119,24 @@ def test_rates(schedule, steps, warmup):
 
 def test_an_unknown_schedule():
     with pytest.raises(ValueError, match="schedule is 'steep', expected one of constant, linear, cosine"):
-        Recipe(steps=1, schedule="steep")
+        rate(0, steps=1, schedule="steep")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"schedule": "steep"}, "schedule is 'steep', expected one of"),
+        ({"optimizer": "adam"}, "optimizer is 'adam', expected one of"),
+        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"warmup": 10}, "warmup is 10, expected 0 to 9 steps"),
+        ({"lr": 0.0}, "lr is 0.0, expected a finite number above 0"),
+        ({"loraplus_ratio": math.inf}, "loraplus_ratio is inf, expected a finite number above 0"),
+        ({"clip": 0.0}, "clip is 0.0, expected a finite number above 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0, expected a finite number of at least 0"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), expected 0 <= beta < 1"),
+        ({"seed": -1}, "seed is -1, expected at least 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Recipe(**{"steps": 9, **fields})
