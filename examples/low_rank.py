@@ -40,13 +40,14 @@ def changes(model, full):
     found = {}
     for name, after in full.parameters.items():
         if ".layer." in name and after.ndim == 2:
-            kind = name.split(".", 3)[3].removesuffix(".weight").replace(".dense", "")
+            kind = name.split(".layer.")[1].split(".", 1)[1].removesuffix(".weight").replace(".dense", "")
             found.setdefault(kind, []).append(shares(after - model.base[name]))
     return {kind: np.array(of_layers) for kind, of_layers in found.items()}
 
 
-def drawn(path, found, random, accuracies):
-    """The picture. accuracies: {"full", "frozen features" or a rank: accuracy}."""
+def drawn(path, found, random, accuracies, count):
+    """The picture. accuracies: {"full", "frozen features" or a rank: accuracy}, each of `count` sentences, so that its
+    standard error is sqrt(p (1 - p) / count)."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -59,7 +60,9 @@ def drawn(path, found, random, accuracies):
     left.set_xscale("log", base=2)
     left.set(xlabel="directions", ylabel="share of |ΔW|²", ylim=(0, 1), title="What full fine-tuning changes")
     ranks = [rank for rank in accuracies if isinstance(rank, int)]
-    right.plot(ranks, [accuracies[rank] for rank in ranks], "o-", label="LoRA")
+    right_of_ranks = np.array([accuracies[rank] for rank in ranks])
+    error = np.sqrt(right_of_ranks * (1 - right_of_ranks) / count)
+    right.errorbar(ranks, right_of_ranks, error, fmt="o-", capsize=3, label="LoRA ± standard error")
     right.set_xscale("log", base=2)
     right.axhline(accuracies["full"], color="C2", label="full")
     right.axhline(accuracies[FROZEN], color="C3", ls=":", label=FROZEN)
@@ -118,7 +121,7 @@ def main():
         "random": random,
     }.items():
         print(f"| {kind} | " + " | ".join(f"{share[min(k, len(share)) - 1]:.2f}" for k in RANKS) + " |")
-    drawn(arguments.out, found, random, accuracies)
+    drawn(arguments.out, found, random, accuracies, len(judge))
     print(f"\n{arguments.out} is written")
 
 

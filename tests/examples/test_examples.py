@@ -171,6 +171,9 @@ def test_low_rank(tmp_path):
     model, picture = tiny(tmp_path, "bert", WORDS), tmp_path / "low_rank.png"
     printed = ran("low_rank", "--model", model, "--data", sentences(tmp_path), "--epochs", 1, "--out", picture)
     assert printed.count("LoRA, r =") == 6
+    kinds = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")][1:]
+    within = [f"attention.{name}" for name in ("output", "self.key", "self.query", "self.value")]
+    assert kinds == [*within, "intermediate", "output", "random"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
