@@ -2,7 +2,8 @@
 
 It writes a checkpoint with random weights, in bfloat16 and in shards as such models are published, 13.5 GB of it,
 measures steps with `npl-lora bench`, and deletes it. The weights stay in the file: they are mapped, and widened to
-float32 a layer at a time.
+float32 a layer at a time. What came out with NumPy 2.4.6 on two cores, for 1 x 128 tokens: 49 seconds a step, 14.56 GB
+at the peak, 1.06 GB without the mapped file; two and a half minutes in all.
 
     python examples/seven_billion.py                                       some minutes, 13.5 GB of disk
     python examples/seven_billion.py --hidden 64 --layers 2 --inner 128 --vocabulary 256       the same, small
