@@ -308,6 +308,15 @@ def test_no_process_outlives_its_subject(subject, case, tmp_path):
     assert_ends(pid())
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background and a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_after_an_interrupt_no_answer_is_taken_for_another(subject, case):
     mine = subject(body("import time; time.sleep(1.0 if case.id == 'slow' else 0.0)", "return right(case)"))
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
