@@ -10,7 +10,10 @@ Prints a table and writes low_rank.png: on the left the shares, on the right acc
     pip install '.[models,plots]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/low_rank.py
 
-Some 25 minutes of one core, reckoned from the seconds that a step of rotten_tomatoes.py takes.
+Twelve minutes on two cores (NumPy 2.4.6). What came out: the first 8 directions of 384 hold 0.44 (key) to 0.72
+(attention's output) of a change's square, where of a random one they hold 0.08. Of 950 sentences frozen features had
+0.728 right, full fine-tuning 0.761, LoRA 0.765 at rank 1, 0.748, 0.749, 0.755, 0.777 and 0.775 at ranks 2, 4, 8, 16 and
+64: with a standard error of 0.014, all of them as good as full fine-tuning.
 """
 
 import argparse
