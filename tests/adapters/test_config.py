@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npl_lora.adapters import ConfigError, LoRAConfig, Module
+from npl_lora.adapters.config import check_names
 from npl_lora.adapters.targets import alpha_of, is_targeted, rank_of, targeted
 
 NAMES = ("q_proj", "k_proj", "down_proj")
@@ -60,6 +61,7 @@ def test_what_is_written_is_read(r, alpha, dropout, rslora, targets, layers, oth
         (dict(modules_to_save="lm_head"), "modules_to_save is 'lm_head'"),
         (dict(other={"use_dora": True}), "use_dora is True: not supported here"),
         (dict(other={"lora_bias": True}), "lora_bias is True"),
+        (dict(other={"ensure_weight_tying": True}), "ensure_weight_tying is True: not supported here"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields, sentence):
@@ -70,6 +72,12 @@ def test_what_cannot_be_meant_is_refused(fields, sentence):
 def test_another_member_s_file_is_refused():
     with pytest.raises(ConfigError, match="peft_type is 'LOHA'"):
         LoRAConfig.from_json({"peft_type": "LOHA"})
+
+
+def test_a_field_that_peft_does_not_have_is_refused_unless_it_is_off():
+    check_names({"r": 4, "task_type": "CAUSAL_LM", "use_dora": False, "of_tomorrow": None, "off": False})
+    with pytest.raises(ConfigError, match="'lora_alhpa' is no field of PEFT's LoraConfig; those used here are r, "):
+        check_names({"r": 4, "lora_alhpa": 16})
 
 
 def of(config):
