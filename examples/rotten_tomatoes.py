@@ -33,8 +33,8 @@ from films import CLASSES, folder, interval, read_sentences, split_by_film
 
 from npl_lora import ops
 from npl_lora.adapters import LoRAConfig
+from npl_lora.lora import AdamWState, adamw
 from npl_lora.models import Classifier, load_classifier, load_tokenizer
-from npl_lora.training import AdamWState, adamw
 from npl_lora.training.data import Row, batch
 from npl_lora.training.loop import judged
 from npl_lora.training.step import Recipe, State, train_step

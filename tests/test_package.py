@@ -38,26 +38,3 @@ def test_the_version_stands_in_one_place():
     assert project["dependencies"] == ["numpy>=2"]
     done = subprocess.run([sys.executable, "-m", "npl_lora", "--version"], capture_output=True, text=True)
     assert done.stdout == f"npl-lora {npl_lora.__version__}\n"
-
-
-def test_the_rooms_knock_on_no_door_above_them():
-    """Who may import whom, as the layout has it."""
-    below = {
-        "ops": (),
-        "gradcheck": (),
-        "layers": ("ops",),
-        "adapters": ("ops", "layers"),  # layers: what A and B begin with
-        "models": ("ops", "adapters"),
-        "training": ("ops", "layers", "adapters", "models"),  # layers: dropout masks
-        "oracle": ("ops", "gradcheck", "layers", "training"),  # layers: `self` answers for what they begin with
-    }
-    for room, allowed in below.items():
-        for file in (ROOT / "npl_lora" / room).rglob("*.py"):
-            depth = len(file.relative_to(ROOT / "npl_lora").parts)
-            for line in file.read_text().splitlines():
-                words = line.split()
-                if len(words) > 1 and words[0] == "from" and words[1].startswith("." * depth):
-                    inside = words[1][depth:].split(".")[0]
-                    names = [inside] if inside else [word.strip(",") for word in words[3:]]
-                    others = {name for name in names if (ROOT / "npl_lora" / name).is_dir()} - {room}
-                    assert others <= set(allowed), f"{file}: {line}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .._shown import shown
+from ..support.quoting import shown
 
 INITS = (True, False, "gaussian")
 BIASES = ("none", "all", "lora_only")

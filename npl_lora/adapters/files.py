@@ -9,16 +9,16 @@ Source: PEFT 0.21.2, utils/save_and_load.py.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._extras import require
-from .._shown import named
-from .._tensor_file import TensorFileError, json_object, open_tensors
+from ..support.extras import require
+from ..support.files import write_whole
+from ..support.quoting import named
+from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from .config import ConfigError, LoRAConfig
 from .lora import LoRA, places, shapes, trained_in_full
 from .modules import Module
@@ -41,23 +41,6 @@ def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
     if base_model is not None:
         about["base_model_name_or_path"] = base_model
     write_whole(folder / CONFIG, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
-
-
-def write_whole(path: Path, raw: bytes) -> None:
-    """Write a file beside the one that it is to be, and put it in place when it is on the disk. What a process that was
-    killed has left there is written over by the next."""
-    new = path.with_name(f".{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException as error:
-        new.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(new)):
-            error.filename = str(path)
-        raise
 
 
 def load_config(folder: Path) -> LoRAConfig:

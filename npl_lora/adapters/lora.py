@@ -11,21 +11,21 @@ Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and beginnin
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import ops as reference
-from .._shown import shown
-from ..layers.init import factors, uniform
-from ..layers.parameters import lora_scale
+from ..lora.init import factors, uniform
+from ..lora.scale import lora_scale
 from ..ops import Pullback
-from ..ops._interface import renamed
+from ..ops.compose import renamed
+from ..support.array import Array
+from ..support.quoting import shown
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 from .targets import alpha_of, is_saved, rank_of, targeted
-
-Array = Any
 
 _HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
 
@@ -69,8 +69,8 @@ class LoRA:
         if place is None:
             return ops.linear(x, W, b)
         A, B = self.parameters[place.A], self.parameters[place.B]
-        y, pullback = ops.lora_linear(x, W, A, B, scale=place.scale, b=b, mask=mask)
-        return y, renamed(pullback, y, {"A": place.A, "B": place.B})
+        layer = partial(ops.lora_linear, W=W, A=A, B=B, scale=place.scale, b=b, mask=mask)
+        return renamed(layer, {"A": place.A, "B": place.B})(x)
 
     def embedding(
         self, path: str, ids: Array, E: Array, padding_idx: int | None = None, ops: Any = reference
@@ -80,8 +80,8 @@ class LoRA:
         if place is None:
             return ops.embedding(ids, E, padding_idx=padding_idx)
         A, B = self.parameters[place.A], self.parameters[place.B]
-        y, pullback = ops.lora_embedding(ids, E, A, B, scale=place.scale, padding_idx=padding_idx)
-        return y, renamed(pullback, y, {"A": place.A, "B": place.B})
+        table = partial(ops.lora_embedding, E=E, A=A, B=B, scale=place.scale, padding_idx=padding_idx)
+        return renamed(table, {"A": place.A, "B": place.B})(ids)
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
         """W + s B A for the weight or the table at this path, as it is stored; with sign = -1, what was W before."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TypeVar
 
-from .._shown import named, shown
+from ..support.quoting import named, shown
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 

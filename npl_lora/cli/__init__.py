@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .._extras import MissingExtraError
+from ..support.extras import MissingExtraError
 from . import bench, check, eval, generate, judge, matrix, merge, train, vectors
 
 

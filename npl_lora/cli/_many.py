@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .._ranks import Ranks
+from ..support.ranks import Ranks
 
 _COURTESY = 3.0  # seconds in which rank 0 says what it has to say, and all end: most that goes wrong does so everywhere
 _PASSED_ON = 0.3  # seconds for mpiexec to pass on what was said, before it ends all

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from .._extras import require
-from ..adapters.files import write_whole
+from ..support.extras import require
+from ..support.files import write_whole
 from ..training.bench import Settings, measure
 from ..training.bench.table import table
 

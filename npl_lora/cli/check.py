@@ -7,17 +7,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .._extras import MissingExtraError, require
-from .._ranks import Ranks, started
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
 from ..oracle.deviations import DeviationsError, expecting, read_deviations
 from ..oracle.dtypes import askable, dtype_named
 from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
-from ..oracle.rounding import INNER
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
+from ..oracle.tolerance.rounding import INNER
+from ..support.extras import MissingExtraError, require
+from ..support.ranks import Ranks, started
 from ._many import together
 
 _EXIT = {"pass": 0, "fail": 1, "error": 2}

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._extras import require
 from ..adapters import LoRA
-from ..adapters.files import write_whole
 from ..models import Pretrained, load, load_classifier, load_tokenizer
+from ..support.extras import require
+from ..support.files import write_whole
 from ..training import data
 from ..training.classes import read_classes
 from ..training.loop import Evaluation, judged

@@ -4,16 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from .._extras import require
 from ..oracle import Report, overall
 from ..oracle.dumps import judge_dump
-from ..oracle.rounding import INNER
+from ..oracle.tolerance.rounding import INNER
+from ..support.extras import require
 from .check import _EXIT, _as_json, _write
 
 _DESCRIPTION = """\
 Judge a step of a real training run: a safetensors file that holds inputs and answers together.
 
-DUMP is a file, or a folder of them: what npl_lora.oracle.capture writes, or your own with the metadata
+DUMP is a file, or a folder of them: what npl_lora.oracle.dumps.capture writes, or your own with the metadata
   protocol "1" · contract · id · dtype · config (JSON: r, alpha, use_rslora)
 A lora_linear step (x, W, A, B, dy, b, mask; y, dx, dA, dB) may be of any size, and may lack all but A and B: what is
 there is judged, and what could not be seen is said. Dumps of other contracts are judged as cases are."""

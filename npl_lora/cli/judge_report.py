@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from ..oracle import CaseReport, Report
-from ..oracle.judge import OutputVerdict
+from ..oracle.tolerance.judge import OutputVerdict
 from .report import _STYLE
 
 

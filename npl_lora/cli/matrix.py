@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from .._extras import require
-from .._ranks import Ranks, started
 from ..oracle import TargetError, check, open_subject
-from ..oracle.check import Report
-from ..oracle.matrix import document, known_throughout, library, matrix, table
+from ..oracle.libraries.matrix import document, known_throughout, library, matrix, table
+from ..oracle.report import Report
 from ..oracle.subjects.shipped import SHIPPED, missing_sentence
+from ..support.extras import require
+from ..support.ranks import Ranks, started
 from ._many import together
 
 _TIMEOUT = 300.0  # seconds a case: a cold compiler is slow

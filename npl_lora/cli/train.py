@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._extras import MissingExtraError, require
-from .._ranks import Ranks, RanksError, started
-from .._tensor_file import TensorFileError, json_object
 from ..adapters import ConfigError, LoRA, LoRAConfig
 from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
+from ..support.extras import MissingExtraError, require
+from ..support.ranks import Ranks, RanksError, started
+from ..support.tensor_file import TensorFileError, json_object
 from ..training.curve import draw
 from ..training.run import CHECKPOINT, Event, Run
 from ..training.schedule import SCHEDULES

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from .._extras import require
 from ..oracle import CONTRACTS, DTYPES
 from ..oracle.deviations import DeviationsError, expecting, read_deviations
 from ..oracle.vectors import VectorsError, judge_vectors, write_vectors
+from ..support.extras import require
 from .check import _EXIT, _as_json, _dtypes, _write, add_expect_fail
 
 _DESCRIPTION = """\

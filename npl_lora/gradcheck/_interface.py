@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
+Array = Any  # not support.array's: gradcheck stands alone, and serves code that is not of this project
 
 
 class CannotJudge(Exception):

@@ -14,6 +14,5 @@ changing the parameters in place: it uses the arrays of the forward, not copies 
 
 from .lora_attention import LoRAAttention
 from .lora_linear import LoRALinear
-from .masks import counter_rng, dropout_mask
 
-__all__ = ["LoRAAttention", "LoRALinear", "counter_rng", "dropout_mask"]
+__all__ = ["LoRAAttention", "LoRALinear"]

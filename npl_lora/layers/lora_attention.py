@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..ops._checks import check_inputs, check_integer
-from .init import factors, uniform
-from .parameters import count, counted, floating_dtype, frozen_copy, lora_scale
+from ..lora.init import factors, uniform
+from ..lora.scale import check_alpha, lora_scale
+from ..ops.checks import check_inputs, check_integer, floating_dtype
+from .parameters import count, counted, frozen_copy
 
 
 class LoRAAttention:
@@ -59,7 +60,7 @@ class LoRAAttention:
             raise ValueError(f"n_heads is {n_heads}, expected a multiple of n_kv_heads = {n_kv_heads}")
         self.causal, self.rope_theta = causal, rope_theta
         self.rank = check_integer("rank", rank, 1)
-        self.alpha = self.rank if alpha is None else alpha
+        self.alpha = self.rank if alpha is None else check_alpha(alpha)
         self.scale = lora_scale(self.rank, self.alpha, use_rslora)
         dtype, rng = floating_dtype(dtype), np.random.default_rng(rng)
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..ops._checks import check_inputs, check_integer
-from .init import factors, uniform
-from .masks import check_dropout, dropout_mask
-from .parameters import count, counted, floating_dtype, frozen_copy, lora_scale, read_only
+from ..lora.init import factors, uniform
+from ..lora.masks import check_dropout, dropout_mask
+from ..lora.scale import check_alpha, lora_scale
+from ..ops.checks import check_inputs, check_integer, floating_dtype
+from .parameters import count, counted, frozen_copy, read_only
 
 
 class LoRALinear:
@@ -56,7 +57,7 @@ class LoRALinear:
         self.in_features = check_integer("in_features", in_features, 1)
         self.out_features = check_integer("out_features", out_features, 1)
         self.rank = check_integer("rank", rank, 1)
-        self.alpha = self.rank if alpha is None else alpha
+        self.alpha = self.rank if alpha is None else check_alpha(alpha)
         self.scale = lora_scale(self.rank, self.alpha, use_rslora)
         self.dropout = check_dropout(dropout)
         dtype, rng = floating_dtype(dtype), np.random.default_rng(rng)

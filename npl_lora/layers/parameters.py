@@ -1,34 +1,9 @@
-"""What LoRALinear and LoRAAttention have in common: the scale, frozen arrays, the dtype, and counting."""
+"""What LoRALinear and LoRAAttention have in common: frozen arrays, and counting."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
-from ..ops._checks import check_number
-
-
-def lora_scale(rank: int, alpha: float, use_rslora: bool) -> float:
-    """s = alpha / r, or alpha / sqrt(r) with rsLoRA.
-
-    alpha: any finite real number. With alpha / r the path learns less as r grows; alpha / sqrt(r) does not.
-
-    Source: Hu et al. 2021, section 4.1; Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning
-    with LoRA", 2023, section 3.
-    """
-    alpha = check_number("alpha", alpha)
-    if isinstance(alpha, complex):
-        raise TypeError("alpha is a complex, expected a real number")
-    return alpha / math.sqrt(rank) if use_rslora else alpha / rank
-
-
-def floating_dtype(dtype: Any) -> np.dtype:
-    """The NumPy dtype; raises TypeError unless it is a real floating one."""
-    dtype = np.dtype(dtype)
-    if not np.issubdtype(dtype, np.floating):
-        raise TypeError(f"dtype is {dtype}, expected a real floating one")
-    return dtype
 
 
 def frozen_copy(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -12,7 +12,7 @@
     adapter = classifier.attach(LoRAConfig(r=8, lora_alpha=16), rng=0)
     loss, pullback = classifier.loss(tokens, classes, adapter, key_mask=mask)
 
-A model is frozen: what training changes is the adapter's. Reading order: _compose, _part, llama, gpt2, bert, _head,
+A model is frozen: what training changes is the adapter's. Reading order: _scope, llama, gpt2, bert, _token_loss,
 _weights, huggingface, gguf, _pretrained, _model, _classifier, _generate, _chat, _tokenizer,
 _export.
 """
@@ -24,8 +24,8 @@ from ._config import ModelError
 from ._export import DTYPES, export, own_dtype
 from ._generate import generate
 from ._model import Model, load
-from ._part import PlacedOps
 from ._pretrained import Pretrained
+from ._scope import PlacedOps
 from ._tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [

@@ -1,10 +1,8 @@
 """Keys and values of the tokens so far, so that a new token costs one step and not all of them again."""
 
-from typing import Any
-
 import numpy as np
 
-Array = Any
+from ..support.array import Array
 
 
 class Cache:

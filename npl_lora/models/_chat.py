@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from .._extras import require
+from ..support.extras import require
 from ._config import ModelError
 
 Message = Mapping[str, Any]

@@ -20,15 +20,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from .._tensor_file import TensorFileError, json_object
 from ..adapters import AdapterError, LoRA, LoRAConfig, Module
 from ..ops import Pullback
-from ..ops._interface import renamed
+from ..ops.compose import Stage, chain, renamed, reopened
+from ..support.array import Array
+from ..support.tensor_file import TensorFileError, json_object
 from . import bert
-from ._compose import Array, Stage, chained, reopened
 from ._config import ModelError, number
-from ._part import Part
 from ._pretrained import Pretrained
+from ._scope import Scope
 from ._weights import Weights, held
 from .huggingface import read_config, read_weights
 
@@ -59,7 +59,7 @@ class Classifier(Pretrained):
     def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
         """The adapter in a folder that PEFT or `adapters.files.save` wrote, and its head. Raises AdapterError."""
         adapter = super().load_adapter(folder, dtype)
-        if f"{HEAD}.weight" not in self.part(adapter):
+        if f"{HEAD}.weight" not in self.scope(adapter):
             raise AdapterError(f"{folder} has no {HEAD}, and the model's checkpoint has none either")
         return adapter
 
@@ -74,8 +74,8 @@ class Classifier(Pretrained):
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
         """tokens (B, T) -> logits (B, n), one for each class, and their pullback. Arguments as in `loss`."""
-        part = self.part(adapter, ops, masks)
-        y, pullback = chained(self._stages(part, tokens, key_mask, recompute), tokens)
+        scope = self.scope(adapter, ops, masks)
+        y, pullback = chain(*self._stages(scope, tokens, key_mask, recompute))(tokens)
         trained = {} if adapter is None else adapter.parameters
         return y, reopened(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
@@ -100,29 +100,25 @@ class Classifier(Pretrained):
         """
         trained = tuple(adapter.parameters) if adapter is not None else ()
         wrt = trained if wrt is None else tuple(wrt)
-        part = self.part(adapter, ops, masks, wrt)
-
-        def judge(logits: Array) -> tuple[Array, Pullback]:
-            y, pullback = ops.cross_entropy(logits, labels, count=count)
-            return y, renamed(pullback, y, {"logits": "x"})
-
-        loss, pullback = chained([*self._stages(part, tokens, key_mask, recompute), judge], tokens)
+        scope = self.scope(adapter, ops, masks, wrt)
+        judge = renamed(partial(ops.cross_entropy, labels=labels, count=count), {"logits": "x"})
+        loss, pullback = chain(*self._stages(scope, tokens, key_mask, recompute), judge)(tokens)
         return loss, reopened(pullback, loss, wrt)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
         return self._with_base(held(self._merged_arrays(adapter, sign), self.base.dtype))
 
-    def _stages(self, part: Part, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
-        if f"{HEAD}.weight" not in part:
+    def _stages(self, scope: Scope, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
+        if f"{HEAD}.weight" not in scope:
             raise ValueError("the checkpoint has no classifier, expected an adapter that brings one")
-        encode = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
-        head = partial(part.linear, HEAD)
+        encode = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
+        head = scope.linear(HEAD)
         if self.pooling == "mean":
-            return [encode, partial(part.ops.masked_mean, mask=key_mask), head]
+            return [encode, partial(scope.ops.masked_mean, mask=key_mask), head]
         xp = tokens.__array_namespace__()
         first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one is itself
-        return [encode, partial(part.ops.masked_mean, mask=first), partial(self.family.pooled, part), head]
+        return [encode, partial(scope.ops.masked_mean, mask=first), self.family.pooled(scope), head]
 
     def _named(self, base: Weights) -> Weights:
         return base.renamed(self.family.name_of)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .._shown import shown
+from ..support.quoting import shown
 
 MOST = 1 << 16  # layers, heads, and numbers in a head: what is made for each of them must fit in memory
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import require
-from ..adapters.files import write_whole
+from ..support.extras import require
+from ..support.files import write_whole
 from ._config import ModelError
 from ._pretrained import Pretrained
 from ._tokenizer import load_tokenizer

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .._shown import named
+from ..support.quoting import named
 
 _VERSIONS = (2, 3)
 _LIMIT = 100_000_000  # bytes of the head; a vocabulary of 256,000 tokens has 10 million

@@ -10,12 +10,15 @@ import numpy as np
 from .. import ops as reference
 from ..adapters import LoRA
 from ..ops import Pullback
+from ..ops.compose import Stage, chain, reopened
+from ..support.array import Array
 from . import bert, gpt2, llama
 from ._cache import Cache
-from ._compose import Array, chained, reopened
+from ._causal import output_layer
 from ._config import ModelError
-from ._head import token_loss
 from ._pretrained import Pretrained
+from ._scope import Scope
+from ._token_loss import token_loss
 from ._weights import Weights, held
 from .gguf import GGUF
 from .huggingface import read_config, read_weights
@@ -36,18 +39,18 @@ class Model(Pretrained):
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
         """tokens (B, T) -> logits (B, T, V), all of them: for short inputs. The loss does not need them."""
-        part = self.part(adapter, ops)
-        run = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
-        y, pullback = chained([run, partial(self.family.head, part)], tokens)
+        scope = self.scope(adapter, ops)
+        run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
+        y, pullback = chain(run, self._head(scope))(tokens)
         trained = {} if adapter is None else adapter.parameters
         return y, reopened(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
     def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
         """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
-        part = self.part(adapter, wrt=())
-        h, _ = self._hidden(part, tokens, recompute=False, cache=cache)
+        scope = self.scope(adapter, wrt=())
+        h, _ = self._hidden(scope, tokens, recompute=False, cache=cache)(tokens)
         cache.advance(tokens.shape[1])
-        return self.family.head(part, h[:, -1])[0]
+        return self._head(scope)(h[:, -1])[0]
 
     def loss(
         self,
@@ -72,20 +75,20 @@ class Model(Pretrained):
         """
         trained = tuple(adapter.parameters) if adapter is not None else ()
         wrt = trained if wrt is None else tuple(wrt)
-        part = self.part(adapter, ops, masks, wrt)
+        scope = self.scope(adapter, ops, masks, wrt)
         xp = labels.__array_namespace__()
         following = xp.concat((labels[:, 1:], xp.full((labels.shape[0], 1), -100, dtype=labels.dtype)), axis=1)
-        run = partial(self._hidden, part, key_mask=key_mask, recompute=recompute)
+        run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
         judge = partial(
             token_loss,
-            partial(self.family.head, part.reading_once()),
+            self._head(scope.reading_once()),
             self.config.vocabulary,
             following,
             ops=ops,
             wrt=("x", *wrt) if wrt else (),
             count=count,
         )
-        loss, pullback = chained([run, judge], tokens)
+        loss, pullback = chain(run, judge)(tokens)
         return loss, reopened(pullback, loss, wrt)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Model":
@@ -97,6 +100,9 @@ class Model(Pretrained):
             arrays[own] = self.base[table]
         about = {**self.about, "tie_word_embeddings": own not in arrays}
         return Model(about, held(arrays, self.base.dtype))
+
+    def _head(self, scope: Scope) -> Stage:
+        return output_layer(scope, self.family.HEAD, self.family.EMBEDDING)
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base)

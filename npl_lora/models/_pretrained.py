@@ -14,9 +14,10 @@ from ..adapters import files as adapter_files
 from ..adapters.full import full
 from ..adapters.lora import attach
 from ..ops import Pullback
-from ._compose import Array
+from ..ops.compose import Stage
+from ..support.array import Array
 from ._config import ModelError
-from ._part import Part
+from ._scope import Scope
 from ._weights import Weights
 
 
@@ -94,10 +95,10 @@ class Pretrained(ABC):
         dtype = self.base.dtype if dtype is None else dtype
         return adapter_files.load(Path(folder), self.modules, self._begun(None), dtype)
 
-    def part(
+    def scope(
         self, adapter: LoRA | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
-    ) -> Part:
-        return Part(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
+    ) -> Scope:
+        return Scope(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
 
     def held(self) -> Self:
         """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""
@@ -129,19 +130,19 @@ class Pretrained(ABC):
         return self.base
 
     def _hidden(
-        self, part: Part, tokens: Array, *, recompute: bool | None = None, cache: Any = None, **how: Any
-    ) -> tuple[Array, Pullback]:
+        self, scope: Scope, tokens: Array, *, recompute: bool | None = None, cache: Any = None, **more: Any
+    ) -> Stage:
         if tokens.shape[1] + (0 if cache is None else cache.length) > self.config.positions:
             raise ValueError(f"tokens have {tokens.shape[1]} positions, expected at most {self.config.positions}")
-        how |= {} if cache is None else {"cache": cache}
+        more |= {} if cache is None else {"cache": cache}
         recompute = self.base.is_coded if recompute is None else recompute
-        return self.family.hidden(part, self.config, tokens, recompute=recompute, **how)
+        return self.family.hidden(scope, self.config, recomputed=recompute, **more)
 
     def _merged_arrays(self, adapter: LoRA, sign: float) -> dict[str, np.ndarray]:
         """All tensors with the adapter in them, those that it trains in full included."""
-        part, own = self.part(adapter), [name for module in self.modules.values() for name in module.tensors]
+        scope, own = self.scope(adapter), [name for module in self.modules.values() for name in module.tensors]
         names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])
-        arrays = {name: np.array(part[name]) for name in names}
+        arrays = {name: np.array(scope[name]) for name in names}
         for path in adapter.places:
             name = f"{path}.weight"
             arrays[name] = np.ascontiguousarray(adapter.merged(path, arrays[name], self.modules[path], sign))

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import require
-from .._shown import shown
+from ..support.extras import require
+from ..support.quoting import shown
 from ._chat import ChatTemplate
 from ._config import ModelError
 from .gguf import GGUF

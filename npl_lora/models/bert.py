@@ -6,7 +6,7 @@
 
 Its own dropout (hidden_dropout_prob) is not applied: what is dropped here is an adapter's input alone.
 
-Derivation. A composition (`_compose`): pullbacks in reverse order.
+Derivation. A composition (`ops.compose`): pullbacks in reverse order.
 
 Source: Devlin et al., "BERT", 2019, section 3; Vaswani et al. 2017 for the order of sum and norm; the names are Hugging
 Face's.
@@ -21,10 +21,10 @@ import numpy as np
 
 from ..adapters import Module
 from ..ops import Pullback
-from ._compose import Array, Gradients, added, chained, inputs_of, recomputed, residual
+from ..ops.compose import Stage, added, branch, chain, join_heads, recompute, residual, split_heads
+from ..support.array import Array
 from ._config import MOST, ModelError, field_of, number, padding, whole
-from ._heads import joined, split
-from ._part import Part
+from ._scope import Scope
 
 KINDS = ("bert",)
 TARGETS = ("query", "value")  # PEFT's
@@ -95,57 +95,55 @@ def norms(config: Config, tensors: Container[str]) -> dict[str, tuple[int, ...]]
     return {f"{path}.{name}": (config.width,) for path in paths for name in ("weight", "bias")}
 
 
-def hidden(
-    model: Part, config: Config, tokens: Array, *, key_mask: Array | None = None, recompute: bool = False
-) -> tuple[Array, Pullback]:
+def hidden(model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False) -> Stage:
     """tokens (B, T) -> the last block's output (B, T, C). Arguments as in llama.hidden."""
-    blocks = [partial(block, model.at(_layer(i)), config, key_mask) for i in range(config.n_layers)]
-    stages = [partial(recomputed, run) for run in blocks] if recompute else blocks
-    norm = partial(model.layer_norm, NORM, eps=config.eps)
-    return chained([partial(embedded, model, config.padding_idx), norm, *stages], tokens)
+    blocks = [block(model.at(_layer(i)), config, key_mask) for i in range(config.n_layers)]
+    norm = model.layer_norm(NORM, config.eps)
+    return chain(embeddings(model, config.padding_idx), norm, *(map(recompute, blocks) if recomputed else blocks))
 
 
-def embedded(model: Part, padding_idx: int | None, tokens: Array) -> tuple[Array, Pullback]:
-    """y = E[tokens] + P[0, 1, ...] + S[0]."""
-    places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    words = model.embedding(EMBEDDING, tokens, padding_idx)
-    return added([words, model.embedding(POSITIONS, places), model.embedding(TYPES, np.zeros_like(tokens))])
+def embeddings(model: Scope, padding_idx: int | None) -> Stage:
+    """y = E[tokens] + P[0, 1, ...] + S[0].  tokens (B, T) -> y (B, T, C)."""
+    position, kind = model.embedding(POSITIONS), model.embedding(TYPES)
+
+    def positions(tokens: Array) -> tuple[Array, Pullback]:
+        return position(np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape))
+
+    def types(tokens: Array) -> tuple[Array, Pullback]:
+        return kind(np.zeros_like(tokens))
+
+    return added(model.embedding(EMBEDDING, padding_idx), positions, types)
 
 
-def block(part: Part, config: Config, key_mask: Array | None, x: Array) -> tuple[Array, Pullback]:
-    """x (B, T, C) -> the same shape: attention and MLP, each beside the residual path, a norm behind each sum."""
-    look = partial(attention, part.at("attention"), config.width // config.n_heads, key_mask)
-    norms = [partial(part.layer_norm, f"{at}.LayerNorm", eps=config.eps) for at in ("attention.output", "output")]
-    return chained([partial(residual, look), norms[0], partial(residual, partial(mlp, part)), norms[1]], x)
+def block(layer: Scope, config: Config, key_mask: Array | None) -> Stage:
+    """h = norm(x + attention(x)),  y = norm(h + mlp(h)).  x (B, T, C) -> y (B, T, C)."""
+    return chain(
+        residual(attention(layer.at("attention"), config.width // config.n_heads, key_mask)),
+        layer.layer_norm("attention.output.LayerNorm", config.eps),
+        residual(mlp(layer)),
+        layer.layer_norm("output.LayerNorm", config.eps),
+    )
 
 
-def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
-    """y = output(gelu(intermediate(x)))."""
-    inner, outer = (partial(part.linear, f"{name}.dense") for name in ("intermediate", "output"))
-    return chained([inner, partial(part.activation, "gelu"), outer], x)
+def attention(layer: Scope, head_size: int, key_mask: Array | None) -> Stage:
+    """y = output(softmax(q k^T / sqrt(D)) v) over the keys that are no padding.  x (B, T, C) -> y (B, T, C)."""
+
+    def heads(name: str) -> Stage:  # (B, T, C) -> (B, H, T, D)
+        return chain(layer.linear(f"self.{name}"), split_heads(head_size))
+
+    attend = partial(layer.ops.attention, key_mask=key_mask)
+    inner = branch(attend, q=heads("query"), k=heads("key"), v=heads("value"))
+    return chain(inner, join_heads, layer.linear("output.dense"))
 
 
-def attention(part: Part, head_size: int, key_mask: Array | None, x: Array) -> tuple[Array, Pullback]:
-    """y = output(softmax(q k^T / sqrt(D)) v) over the keys that are no padding. The gradient of x is the sum over q, k
-    and v."""
-    projections = {name: part.linear(f"self.{name}", x) for name in ("query", "key", "value")}
-    q, k, v = (split(y, head_size) for y, _ in projections.values())
-    seen, attention_pullback = part.ops.attention(q, k, v, key_mask=key_mask)
-    y, out_pullback = part.linear("output.dense", joined(seen))
-    pullbacks = [pullback for _, pullback in projections.values()]
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        d = attention_pullback(split(grads.through(out_pullback, dy), head_size))
-        dx = [grads.through(pullback, joined(d[name])) for pullback, name in zip(pullbacks, "qkv", strict=True)]
-        return {**grads, "x": dx[0] + dx[1] + dx[2]}
-
-    return y, Pullback(backward, y, inputs_of(*pullbacks, out_pullback))
+def mlp(layer: Scope) -> Stage:
+    """y = output(gelu(intermediate(x))).  x (B, T, C) -> y (B, T, C)."""
+    return chain(layer.linear("intermediate.dense"), layer.activation("gelu"), layer.linear("output.dense"))
 
 
-def pooled(model: Part, x: Array) -> tuple[Array, Pullback]:
+def pooled(model: Scope) -> Stage:
     """y = tanh(pooler(x)), of the first token's features: what BERT was trained to say of a pair of sentences."""
-    return chained([partial(model.linear, POOLER), partial(model.activation, "tanh")], x)
+    return chain(model.linear(POOLER), model.activation("tanh"))
 
 
 def _layer(i: int) -> str:

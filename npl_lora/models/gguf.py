@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import require
-from .._shown import named, shown
+from ..support.extras import require
+from ..support.quoting import named, shown
 from ._config import ModelError
 from ._gguf_file import Entry, GGUFError, open_file, read_head
 from ._weights import Stored, Weights

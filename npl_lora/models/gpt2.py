@@ -5,8 +5,8 @@
     x_(i+1) = h_i + proj(gelu(fc(LayerNorm(h_i))))    gelu by its tanh formula
     logits  = LayerNorm(x_n) E^T
 
-Derivation. A composition (`_compose`): pullbacks in reverse order. The gradients of q, k and v, side by side, are that
-of the projection they were cut from.
+Derivation. A composition (`ops.compose`): pullbacks in reverse order. The gradients of q, k and v, side by side, are
+that of the projection they were cut from.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; the names are Hugging Face's.
 """
@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .._shown import shown
 from ..adapters import Module
 from ..ops import Pullback
+from ..ops.compose import Op, Stage, added, chain, join_heads, recompute, residual, split_heads
+from ..support.array import Array
+from ..support.quoting import shown
 from ._cache import Cache
-from ._compose import Array, Gradients, added, chained, inputs_of, recomputed, residual
+from ._causal import cached_attention
 from ._config import MOST, ModelError, field_of, number, whole
-from ._heads import joined, split
-from ._part import Part
+from ._scope import Scope
 
 KINDS = ("gpt2",)
 TARGETS = ("c_attn",)  # PEFT's
@@ -87,67 +88,65 @@ def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return {f"{path}.{name}": (config.width,) for path in paths for name in ("weight", "bias")}
 
 
-def head(model: Part, x: Array) -> tuple[Array, Pullback]:
-    """Logits (..., V), by the head's own weight or by the embedding's table."""
-    return model.linear(HEAD, x) if f"{HEAD}.weight" in model else model.tied(EMBEDDING, x)
-
-
 def hidden(
-    model: Part,
-    config: Config,
-    tokens: Array,
-    *,
-    key_mask: Array | None = None,
-    recompute: bool = False,
-    cache: Cache | None = None,
-) -> tuple[Array, Pullback]:
+    model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False, cache: Cache | None = None
+) -> Stage:
     """tokens (B, T) -> the last norm's output (B, T, C). Arguments as in llama.hidden."""
-    blocks = [partial(block, model.at(f"{PREFIX}h.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
-    stages = [partial(recomputed, run) for run in blocks] if recompute else blocks
-    embed = partial(embedded, model, 0 if cache is None else cache.length)
-    return chained([embed, *stages, partial(model.layer_norm, NORM, eps=config.eps)], tokens)
+    blocks = [block(model.at(f"{PREFIX}h.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
+    return chain(
+        embeddings(model, 0 if cache is None else cache.length),
+        *(map(recompute, blocks) if recomputed else blocks),
+        model.layer_norm(NORM, config.eps),
+    )
 
 
-def embedded(model: Part, start: int, tokens: Array) -> tuple[Array, Pullback]:
-    """y = E[tokens] + P[start, start + 1, ...]."""
-    places = np.broadcast_to(np.arange(start, start + tokens.shape[1]), tokens.shape)
-    return added([model.embedding(EMBEDDING, tokens), model.embedding(POSITIONS, places)])
+def embeddings(model: Scope, start: int) -> Stage:
+    """y = E[tokens] + P[start, start + 1, ...].  tokens (B, T) -> y (B, T, C)."""
+    look_up = model.embedding(POSITIONS)
+
+    def positions(tokens: Array) -> tuple[Array, Pullback]:
+        return look_up(np.broadcast_to(np.arange(start, start + tokens.shape[1]), tokens.shape))
+
+    return added(model.embedding(EMBEDDING), positions)
 
 
-def block(
-    part: Part, config: Config, i: int, key_mask: Array | None, cache: Cache | None, x: Array
-) -> tuple[Array, Pullback]:
-    """x (B, T, C) -> the same shape: attention and MLP, each behind a norm and beside the residual path."""
-    look = partial(attention, part.at("attn"), config, i, key_mask, cache)
-    think = partial(mlp, part.at("mlp"))
-    norms = [partial(part.layer_norm, name, eps=config.eps) for name in ("ln_1", "ln_2")]
-    branches = [partial(chained, [norm, branch]) for norm, branch in zip(norms, (look, think), strict=True)]
-    return chained([partial(residual, branch) for branch in branches], x)
+def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
+    """h = x + attention(norm(x)),  y = h + mlp(norm(h)).  x (B, T, C) -> y (B, T, C)."""
+    attend = attention(layer.at("attn"), config, i, key_mask, cache)
+    return chain(
+        residual(chain(layer.layer_norm("ln_1", config.eps), attend)),
+        residual(chain(layer.layer_norm("ln_2", config.eps), mlp(layer.at("mlp")))),
+    )
 
 
-def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
-    """y = proj(gelu(fc(x)))."""
-    fc, proj = (partial(part.linear, name, transposed=True) for name in ("c_fc", "c_proj"))
-    return chained([fc, partial(part.activation, "gelu_tanh"), proj], x)
-
-
-def attention(
-    part: Part, config: Config, i: int, key_mask: Array | None, cache: Cache | None, x: Array
-) -> tuple[Array, Pullback]:
-    """y = proj(softmax(q k^T / sqrt(D)) v), causal."""
-    xp, size = x.__array_namespace__(), config.width // config.n_heads
-    qkv, qkv_pullback = part.linear("c_attn", x, transposed=True)
-    q, k, v = (split(qkv[..., n * config.width : (n + 1) * config.width], size) for n in range(3))
+def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
+    """y = proj(softmax(q k^T / sqrt(D)) v), causal.  x (B, T, C) -> y (B, T, C)."""
     start = 0 if cache is None else cache.length
-    if cache is not None:
-        k, v = cache.extend(i, k, v)
-    seen, attention_pullback = part.ops.attention(q, k, v, causal=True, offset=start, key_mask=key_mask)
-    y, out_pullback = part.linear("c_proj", joined(seen), transposed=True)
+    attend = partial(cached_attention, layer.ops, i, start, cache, key_mask=key_mask)
+    return chain(
+        layer.linear("c_attn", transposed=True),  # (B, T, 3 C): q, k and v side by side
+        split_heads(config.width // config.n_heads),  # (B, 3 H, T, D)
+        partial(in_thirds, attend),  # (B, H, T, D)
+        join_heads,
+        layer.linear("c_proj", transposed=True),
+    )
+
+
+def in_thirds(op: Op, x: Array) -> tuple[Array, Pullback]:
+    """y = op(q, k, v), with q, k and v the thirds of x's heads.  x (B, 3 H, T, D) -> y (B, H, T, D)."""
+    xp, H = x.__array_namespace__(), x.shape[1] // 3
+    y, pullback = op(q=x[:, :H], k=x[:, H : 2 * H], v=x[:, 2 * H :])
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        d = attention_pullback(split(grads.through(out_pullback, dy), size))
-        dx = grads.through(qkv_pullback, xp.concat([joined(d[name]) for name in "qkv"], axis=-1))
-        return {**grads, "x": dx}
+        if "x" not in wrt:
+            return {}
+        d = pullback(dy)
+        return {"x": xp.concat((d["q"], d["k"], d["v"]), axis=1)}
 
-    return y, Pullback(backward, y, inputs_of(qkv_pullback, out_pullback))
+    return y, Pullback(backward, y, inputs=("x",))
+
+
+def mlp(layer: Scope) -> Stage:
+    """y = proj(gelu(fc(x))).  x (B, T, C) -> y (B, T, C)."""
+    fc, proj = (layer.linear(name, transposed=True) for name in ("c_fc", "c_proj"))
+    return chain(fc, layer.activation("gelu_tanh"), proj)

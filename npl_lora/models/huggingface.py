@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .._shown import named
-from .._tensor_file import TensorFileError, json_object, open_tensors
+from ..support.quoting import named
+from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
 from ._weights import Weights, stored
 

@@ -8,7 +8,7 @@
 Mistral and Qwen2 may have a sliding window; Qwen2 has biases on q, k and v; Qwen3 normalises each head of q and k
 before rope. Biases and norms are there when their tensors are: the file says what it holds.
 
-Derivation. A composition (`_compose`): pullbacks in reverse order. Each of the two residual sums passes dy on as it
+Derivation. A composition (`ops.compose`): pullbacks in reverse order. Each of the two residual sums passes dy on as it
 is, and adds what comes back through its branch.
 
 Source: Touvron et al., "LLaMA", 2023, section 2.2; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2" and "Qwen3"
@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .._shown import shown
 from ..adapters import Module
-from ..ops import Pullback
+from ..ops.compose import Stage, branch, chain, join_heads, recompute, residual, split_heads
+from ..support.array import Array
+from ..support.quoting import shown
 from ._cache import Cache
-from ._compose import Gradients, chained, inputs_of, recomputed, residual
+from ._causal import cached_attention
 from ._config import MOST, ModelError, field_of, number, padding, whole
-from ._heads import joined, split
-from ._part import Array, Part
+from ._scope import Scope
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TARGETS = ("q_proj", "v_proj")  # PEFT's, for these
@@ -115,99 +115,49 @@ def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def head(model: Part, x: Array) -> tuple[Array, Pullback]:
-    """Logits (..., V), by the head's own weight or by the embedding's table."""
-    return model.linear(HEAD, x) if f"{HEAD}.weight" in model else model.tied(EMBEDDING, x)
-
-
 def hidden(
-    model: Part,
-    config: Config,
-    tokens: Array,
-    *,
-    key_mask: Array | None = None,
-    recompute: bool = False,
-    cache: Cache | None = None,
-) -> tuple[Array, Pullback]:
+    model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False, cache: Cache | None = None
+) -> Stage:
     """tokens (B, T) -> the last norm's output (B, T, C). key_mask (B, T) bool: True for tokens that are no padding.
 
-    recompute: keep one block's input for the backward in place of all that is in it. cache: of the keys and values of
+    recomputed: keep one block's input for the backward in place of all that is in it. cache: of the keys and values of
     tokens before these, which is written to; there is no backward with one.
     """
-    blocks = [partial(block, model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
-    stages = [partial(recomputed, run) for run in blocks] if recompute else blocks
-    embed = partial(model.embedding, EMBEDDING, padding_idx=config.padding_idx)
-    return chained([embed, *stages, partial(model.rms_norm, NORM, eps=config.eps)], tokens)
-
-
-def block(
-    part: Part, config: Config, i: int, key_mask: Array | None, cache: Cache | None, x: Array
-) -> tuple[Array, Pullback]:
-    """x (B, T, C) -> the same shape: attention and MLP, each behind a norm and beside the residual path."""
-    look = partial(attention, part.at("self_attn"), config, i, key_mask, cache)
-    think = partial(mlp, part.at("mlp"))
-    norms = [partial(part.rms_norm, f"{name}_layernorm", eps=config.eps) for name in ("input", "post_attention")]
-    branches = [partial(chained, [norm, branch]) for norm, branch in zip(norms, (look, think), strict=True)]
-    return chained([partial(residual, branch) for branch in branches], x)
-
-
-def mlp(part: Part, x: Array) -> tuple[Array, Pullback]:
-    """y = down(silu(gate(x)) o up(x)). The gradient of x is the sum over gate and up."""
-    gate, gate_pullback = part.linear("gate_proj", x)
-    up, up_pullback = part.linear("up_proj", x)
-    inner, glu_pullback = part.ops.glu(gate, up)
-    y, down_pullback = part.linear("down_proj", inner)
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        d = glu_pullback(grads.through(down_pullback, dy))
-        dx = grads.through(gate_pullback, d["gate"]) + grads.through(up_pullback, d["up"])
-        return {**grads, "x": dx}
-
-    return y, Pullback(backward, y, inputs_of(gate_pullback, up_pullback, down_pullback))
-
-
-def attention(
-    part: Part, config: Config, i: int, key_mask: Array | None, cache: Cache | None, x: Array
-) -> tuple[Array, Pullback]:
-    """y = o(softmax(rope(q) rope(k)^T / sqrt(D)) v), causal. The gradient of x is the sum over q, k and v."""
-    start = 0 if cache is None else cache.length
-    heads, pullbacks = {}, {}
-    for name in "qkv":
-        heads[name], pullbacks[name] = _heads(part, config, name, x, start)
-    if cache is not None:
-        heads["k"], heads["v"] = cache.extend(i, heads["k"], heads["v"])
-    seen, attention_pullback = part.ops.attention(
-        heads["q"], heads["k"], heads["v"], causal=True, offset=start, window=config.windows[i], key_mask=key_mask
+    blocks = [block(model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
+    return chain(
+        model.embedding(EMBEDDING, config.padding_idx),
+        *(map(recompute, blocks) if recomputed else blocks),
+        model.rms_norm(NORM, config.eps),
     )
-    y, out_pullback = part.linear("o_proj", joined(seen))
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        d = attention_pullback(split(grads.through(out_pullback, dy), config.head_size))
-        dx = [grads.through(pullbacks[name], d[name]) for name in "qkv"]
-        return {**grads, "x": dx[0] + dx[1] + dx[2]}
-
-    return y, Pullback(backward, y, inputs_of(*pullbacks.values(), out_pullback))
 
 
-def _heads(part: Part, config: Config, name: str, x: Array, start: int) -> tuple[Array, Pullback]:
-    """One projection, cut into heads (B, heads, T, D): q and k normalised where the model does, and turned."""
-    flat, linear_pullback = part.linear(f"{name}_proj", x)
-    y, turned, norm_pullback = split(flat, config.head_size), None, None
-    if f"{name}_norm.weight" in part:
-        y, norm_pullback = part.rms_norm(f"{name}_norm", y, config.eps)
-    if name != "v":
-        y, turned = part.ops.rope(y, start=start, frequencies=config.frequencies)
+def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
+    """h = x + attention(norm(x)),  y = h + mlp(norm(h)).  x (B, T, C) -> y (B, T, C)."""
+    attend = attention(layer.at("self_attn"), config, i, key_mask, cache)
+    return chain(
+        residual(chain(layer.rms_norm("input_layernorm", config.eps), attend)),
+        residual(chain(layer.rms_norm("post_attention_layernorm", config.eps), mlp(layer.at("mlp")))),
+    )
 
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = Gradients(wrt)
-        dy = dy if turned is None else turned(dy)["x"]
-        dy = dy if norm_pullback is None else grads.through(norm_pullback, dy)
-        return {"x": grads.through(linear_pullback, joined(dy)), **grads}
 
-    used = [p for p in (linear_pullback, norm_pullback) if p is not None]
-    return y, Pullback(backward, y, inputs_of(*used))
+def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
+    """y = o(softmax(q k^T / sqrt(D)) v), causal, with rope on q and k.  x (B, T, C) -> y (B, T, C)."""
+    start = 0 if cache is None else cache.length
+    rope = partial(layer.ops.rope, start=start, frequencies=config.frequencies)
+
+    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 norms q and k
+        norm = [layer.rms_norm(f"{name}_norm", config.eps)] if f"{name}_norm.weight" in layer else []
+        return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
+
+    attend = partial(cached_attention, layer.ops, i, start, cache, window=config.windows[i], key_mask=key_mask)
+    q, k, v = chain(*heads("q"), rope), chain(*heads("k"), rope), chain(*heads("v"))
+    return chain(branch(attend, q=q, k=k, v=v), join_heads, layer.linear("o_proj"))
+
+
+def mlp(layer: Scope) -> Stage:
+    """y = down(silu(gate(x)) o up(x)).  x (B, T, C) -> y (B, T, C)."""
+    inner = branch(layer.ops.glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
+    return chain(inner, layer.linear("down_proj"))
 
 
 def _frequencies(found: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ needs for millions of numbers, have a shorter way for float16 and float32: with 
 import math
 from typing import Any
 
-Array = Any  # an array of NumPy, CuPy or any other namespace of the Python array API standard
+from ..support.array import Array
 
 # Printed by tests/ops/make_erf_coefficients.py. The lowest coefficient of a polynomial comes first.
 # _ERF: erf(x) / x - 1 in x^2. _FAR: erfcx(x) / f - 1 in f^2, where f has the rounding error of _INV_SQRT_PI.

@@ -10,11 +10,9 @@ be called any number of times. What the backward needs is closed over by it; fre
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from ._checks import check_inputs
-
-Array = Any  # an array of NumPy, CuPy or any other namespace of the Python array API standard
+from ..support.array import Array
+from .checks import check_inputs
 
 
 class Pullback:
@@ -54,14 +52,3 @@ class Pullback:
             raise ValueError(f"wrt names {', '.join(sorted(unknown))}, expected some of {', '.join(self.inputs)}")
         grads = self._backward(dy, wanted)
         return {name: grads[name] for name in self.inputs if name in wanted}
-
-
-def renamed(pullback: Pullback, y: Array, names: Mapping[str, str]) -> Pullback:
-    """The same pullback, with its inputs under other names: {its own: another}. What is not named keeps its name."""
-    full = {name: names.get(name, name) for name in pullback.inputs}
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        grads = pullback(dy, wrt=[name for name in full if full[name] in wrt])
-        return {full[name]: grad for name, grad in grads.items()}
-
-    return Pullback(backward, y, inputs=tuple(full.values()), frozen=tuple(full[name] for name in pullback.frozen))

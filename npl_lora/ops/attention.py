@@ -19,9 +19,9 @@ Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; Ainslie e
 Beltagy et al., "Longformer", 2020, for the window.
 """
 
-from ._checks import check_inputs, check_integer, check_number
 from ._interface import Array, Pullback
-from ._namespace import quotient
+from .checks import check_inputs, check_integer, check_number
+from .namespace import quotient
 from .softmax import softmax
 
 

@@ -18,8 +18,8 @@ Source: Hu et al. 2021, section 4.1, for one adapter; "cat" is the name in PEFT'
 
 from collections.abc import Sequence
 
-from ._checks import check_inputs, check_number
 from ._interface import Array, Pullback
+from .checks import check_inputs, check_number
 
 
 def combine(*, weights: Sequence[float], scales: Sequence[float], **factors: Array) -> tuple[Array, Pullback]:

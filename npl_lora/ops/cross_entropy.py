@@ -15,9 +15,9 @@ Source: Bridle 1990 for the gradient; the window's mean is what training on the 
 
 import math
 
-from ._checks import check_ids, check_inputs, check_integer
 from ._interface import Array, Pullback
-from ._namespace import quotient, real, zero_dim
+from .checks import check_ids, check_inputs, check_integer
+from .namespace import quotient, real, zero_dim
 
 
 def cross_entropy(

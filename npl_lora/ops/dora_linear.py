@@ -21,9 +21,9 @@ Source: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equatio
 inputs of each output, as PEFT, torchtune and mlx-lm take it.
 """
 
-from ._checks import check_inputs, check_number
 from ._interface import Array, Pullback
-from ._namespace import rows
+from .checks import check_inputs, check_number
+from .namespace import rows
 
 
 def dora_linear(

@@ -7,8 +7,8 @@ argument and a constant. Derivation: y_i = x_i mask_i, each entry for itself, so
 Source: Srivastava et al., "Dropout", JMLR 2014, section 10 (inverted scaling).
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
+from .checks import check_inputs
 
 
 def dropout(x: Array, mask: Array) -> tuple[Array, Pullback]:

@@ -8,9 +8,9 @@ the sum over every place where token v stands. Repeated ids accumulate; writing 
 The row of the padding token gets no gradient, by convention (torch.nn.Embedding): it is meant to stay what it is.
 """
 
-from ._checks import check_ids, check_inputs, check_integer
 from ._interface import Array, Pullback
-from ._namespace import flat, rows, scatter_add, take_rows, zero_row
+from .checks import check_ids, check_inputs, check_integer
+from .namespace import flat, rows, scatter_add, take_rows, zero_row
 
 
 def embedding(ids: Array, E: Array, *, padding_idx: int | None = None) -> tuple[Array, Pullback]:

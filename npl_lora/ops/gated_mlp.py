@@ -5,8 +5,11 @@ Derivation. A composition: pullbacks in reverse order. x feeds two projections, 
 Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
 """
 
-from ._checks import check_inputs
+from functools import partial
+
 from ._interface import Array, Pullback
+from .checks import check_inputs
+from .compose import Stage, branch, chain, renamed
 from .glu import glu
 from .linear import linear
 
@@ -20,20 +23,9 @@ def gated_mlp(
     The pullback differentiates x and the three weights.
     """
     check_inputs(x=(x, "... C"), W_gate=(W_gate, "F C"), W_up=(W_up, "F C"), W_down=(W_down, "C F"))
-    gate, gate_pullback = linear(x, W_gate)
-    up, up_pullback = linear(x, W_up)
-    inner, glu_pullback = glu(gate, up, activation=activation)
-    y, down_pullback = linear(inner, W_down)
 
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        down = down_pullback(dy, wrt=("x", "W") if "W_down" in wrt else ("x",))
-        d = glu_pullback(down["x"])
-        names = ("x",) if "x" in wrt else ()
-        through_gate = gate_pullback(d["gate"], wrt=(*names, "W") if "W_gate" in wrt else names)
-        through_up = up_pullback(d["up"], wrt=(*names, "W") if "W_up" in wrt else names)
-        grads = {"W_gate": through_gate.get("W"), "W_up": through_up.get("W"), "W_down": down.get("W")}
-        if "x" in wrt:
-            grads["x"] = through_gate["x"] + through_up["x"]
-        return grads
+    def layer(name: str, W: Array) -> Stage:
+        return renamed(partial(linear, W=W), {"W": name})
 
-    return y, Pullback(backward, y, inputs=("x", "W_gate", "W_up", "W_down"))
+    inner = branch(partial(glu, activation=activation), gate=layer("W_gate", W_gate), up=layer("W_up", W_up))
+    return chain(inner, layer("W_down", W_down))(x)

@@ -11,10 +11,9 @@ negative, while y there is small but not 0.
 Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._namespace import normal_cdf, normal_pdf, quotient
-from ._sigmoid import sigmoid
+from .checks import check_inputs
+from .namespace import normal_cdf, normal_pdf, quotient, sigmoid
 
 
 def gelu(z: Array) -> tuple[Array, Pullback]:

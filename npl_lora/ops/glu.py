@@ -6,8 +6,8 @@ pullback carries to gate.
 Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 5.
 """
 
-from ._checks import check_choice, check_inputs
 from ._interface import Array, Pullback
+from .checks import check_choice, check_inputs
 from .gelu import gelu, gelu_tanh
 from .relu import relu
 from .silu import silu

@@ -12,9 +12,9 @@ Derivation, with g = w o dy the gradient of xhat and means over the n features o
 Source: Ba et al., "Layer Normalization", 2016, section 3.
 """
 
-from ._checks import check_inputs, check_positive
 from ._interface import Array, Pullback
-from ._namespace import rows
+from .checks import check_inputs, check_positive
+from .namespace import rows
 
 
 def layer_norm(x: Array, w: Array, b: Array, *, eps: float = 1e-5) -> tuple[Array, Pullback]:

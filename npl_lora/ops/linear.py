@@ -9,9 +9,9 @@ Derivation. L is a scalar and dy = dL/dy. Written out, y_no = sum_i x_ni W_oi + 
 The shapes leave no other choice: (N, out)(out, in) is the only product of dy and W that has x's shape.
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._namespace import rows
+from .checks import check_inputs
+from .namespace import rows
 
 
 def linear(x: Array, W: Array, b: Array | None = None, *, frozen: bool = False) -> tuple[Array, Pullback]:

@@ -10,12 +10,13 @@ Derivation. A composition: pullbacks in reverse order. x feeds three projections
 Source: Hu et al. 2021, section 4.2; Vaswani et al. 2017, section 3.2.2; Su et al. 2021 for rope.
 """
 
+from functools import partial
 from typing import Any
 
-from . import _parts
-from ._checks import check_inputs, check_integer, check_number
+from . import _building_blocks
 from ._interface import Array, Pullback
-from ._projections import Projections
+from .checks import check_inputs, check_integer, check_number
+from .compose import Stage, branch, chain, join_heads, renamed, split_heads
 
 
 def lora_attention(
@@ -39,20 +40,20 @@ def lora_attention(
     causal: bool = False,
     rope_theta: float | None = None,
     key_mask: Array | None = None,
-    parts: Any = _parts,
+    ops: Any = _building_blocks,
 ) -> tuple[Array, Pullback]:
     """y = L_o(attention(L_q(x), L_k(x), L_v(x))).
 
     x (..., T, C), Wq (H D, C), Wk and Wv (G D, C), Wo (C, H D), A_n (r, in of W_n), B_n (out of W_n, r),
     key_mask (..., T) bool, True where a key may be seen -> y (..., T, C).
     scale is LoRA's; scores are q k / sqrt(D). rope_theta: the base of rope, None for no rope. Positions run from 0.
-    parts: the lora_linear, rope and attention that it is made of.
+    ops: the lora_linear, rope and attention that it is made of.
     The pullback differentiates x and the factors, and the weights when asked.
     """
     arrays = dict(Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, A_q=A_q, B_q=B_q, A_k=A_k, B_k=B_k, A_v=A_v, B_v=B_v, A_o=A_o, B_o=B_o)
     shapes = dict(Wq="HD C", Wk="GD C", Wv="GD C", Wo="C HD", A_q="r C", B_q="HD r", A_k="r C", B_k="GD r")
     shapes |= dict(A_v="r C", B_v="GD r", A_o="r HD", B_o="C r")
-    xp, n = check_inputs(
+    _, n = check_inputs(
         x=(x, "... T C"),
         key_mask=(key_mask, "... T", "bool or None"),
         **{name: (arrays[name], shapes[name]) for name in arrays},
@@ -64,43 +65,15 @@ def lora_attention(
     D = n["HD"] // n_heads
     if n["GD"] != n_kv_heads * D:
         raise ValueError(f"Wk has {n['GD']} rows, expected n_kv_heads * D = {n_kv_heads} * {D}")
-    block = Projections(
-        {"q": "Wq", "k": "Wk", "v": "Wv", "o": "Wo"}, arrays, check_number("scale", scale), parts.lora_linear
-    )
+    scale = check_number("scale", scale)
 
-    def split(t: Array) -> Array:  # (..., T, H D) -> (..., H, T, D)
-        return _swap(xp, xp.reshape(t, (*t.shape[:-1], t.shape[-1] // D, D)))
+    def L(n: str) -> Stage:
+        layer = partial(ops.lora_linear, W=arrays[f"W{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)
+        return renamed(layer, {"W": f"W{n}", "A": f"A_{n}", "B": f"B_{n}"})
 
-    def join(t: Array) -> Array:  # (..., H, T, D) -> (..., T, H D)
-        t = _swap(xp, t)
-        return xp.reshape(t, (*t.shape[:-2], t.shape[-2] * D))
+    def heads(n: str) -> Stage:
+        turned = [] if rope_theta is None or n == "v" else [partial(ops.rope, theta=rope_theta)]
+        return chain(L(n), split_heads(D), *turned)
 
-    q, k, v = (split(block.forward(name, x)) for name in "qkv")
-    turns: dict[str, Pullback] = {}
-    if rope_theta is not None:
-        q, turns["q"] = parts.rope(q, theta=rope_theta)
-        k, turns["k"] = parts.rope(k, theta=rope_theta)
-    heads, attention_pullback = parts.attention(q, k, v, causal=causal, key_mask=key_mask)
-    y = block.forward("o", join(heads))
-
-    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        dx = "x" in wrt
-        grads = block.backward("o", dy, wrt)
-        through = attention_pullback(split(grads.pop("x")))
-        for name, turn in turns.items():
-            through[name] = turn(through[name])["x"]
-        for name in "qkv":
-            part = block.backward(name, join(through[name]), wrt, dx)
-            if dx:
-                part["x"] = part["x"] + grads["x"] if "x" in grads else part["x"]
-            grads |= part
-        return grads
-
-    return y, Pullback(backward, y, inputs=("x", *block.trained, *block.frozen), frozen=block.frozen)
-
-
-def _swap(xp: Array, t: Array) -> Array:
-    """Exchange the second and third axis from the end."""
-    axes = list(range(t.ndim))
-    axes[-3], axes[-2] = axes[-2], axes[-3]
-    return xp.permute_dims(t, tuple(axes))
+    attend = partial(ops.attention, causal=causal, key_mask=key_mask)
+    return chain(branch(attend, q=heads("q"), k=heads("k"), v=heads("v")), join_heads, L("o"))(x)

@@ -17,9 +17,9 @@ Source: Hu et al. 2021 for the update; this factorisation is PEFT's (loralib's C
 import math
 from typing import Any
 
-from . import _parts
-from ._checks import check_inputs, check_number
+from . import _building_blocks
 from ._interface import Array, Pullback
+from .checks import check_inputs, check_number
 from .patches import Pair, patches
 
 
@@ -33,12 +33,12 @@ def lora_conv2d(
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
-    parts: Any = _parts,
+    ops: Any = _building_blocks,
 ) -> tuple[Array, Pullback]:
     """y = conv(x, W) + scale conv(conv(x, A), B), conv being cross-correlation with zero padding, groups 1.
 
     x (N, Ci, H, W), W (Co, Ci, kh, kw), A (r, Ci, kh, kw), B (Co, r, 1, 1) -> y (N, Co, Ho, Wo). stride, padding,
-    dilation: a pair each. parts: the lora_linear that it is made of. The pullback differentiates x, A and B, and W when
+    dilation: a pair each. ops: the lora_linear that it is made of. The pullback differentiates x, A and B, and W when
     asked. Raises TypeError and ValueError for what does not fit.
     """
     xp, n = check_inputs(W=(W, "Co Ci kh kw"), x=(x, "N Ci H W"), A=(A, "r Ci kh kw"), B=(B, "Co r one_row one_column"))
@@ -47,7 +47,7 @@ def lora_conv2d(
     seen, patches_pullback = patches(x, kernel=(n["kh"], n["kw"]), stride=stride, padding=padding, dilation=dilation)
     kernels = {"W": W, "A": A, "B": B}
     matrices = {name: xp.reshape(t, (t.shape[0], math.prod(t.shape[1:]))) for name, t in kernels.items()}
-    out, linear_pullback = parts.lora_linear(seen, **matrices, scale=check_number("scale", scale))
+    out, linear_pullback = ops.lora_linear(seen, **matrices, scale=check_number("scale", scale))
     y = xp.permute_dims(out, (0, 3, 1, 2))  # channels last, as linear layers have them, and back
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:

@@ -14,9 +14,9 @@ The column of the padding token is zero in dA, by convention (torch's embedding)
 Source: Hu et al. 2021 for the update; the orientation of A and B is PEFT's (lora_embedding_A, lora_embedding_B).
 """
 
-from ._checks import check_ids, check_inputs, check_integer, check_number
 from ._interface import Array, Pullback
-from ._namespace import flat, rows, scatter_add, take_rows, zero_row
+from .checks import check_ids, check_inputs, check_integer, check_number
+from .namespace import flat, rows, scatter_add, take_rows, zero_row
 
 
 def lora_embedding(

@@ -22,9 +22,9 @@ uses the same A and B. At B = 0, dh = 0 and so dA = 0, but dB is not: that is ho
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4.1, equation 3.
 """
 
-from ._checks import check_inputs, check_number
 from ._interface import Array, Pullback
-from ._namespace import rows
+from .checks import check_inputs, check_number
+from .namespace import rows
 
 
 def lora_linear(

@@ -8,8 +8,8 @@ seen and 0 elsewhere. A sequence of which nothing is seen has no mean: it gives 
 Source: Reimers and Gurevych, "Sentence-BERT", 2019, section 3, the MEAN strategy.
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
+from .checks import check_inputs
 
 
 def masked_mean(x: Array, mask: Array | None = None) -> tuple[Array, Pullback]:

@@ -6,9 +6,9 @@ elements. For a window of micro-batches n is that of the whole window, given as 
 
 import math
 
-from ._checks import check_inputs, check_integer
 from ._interface import Array, Pullback
-from ._namespace import quotient, zero_dim
+from .checks import check_inputs, check_integer
+from .namespace import quotient, zero_dim
 
 
 def mean_squared_error(prediction: Array, target: Array, *, count: int | None = None) -> tuple[Array, Pullback]:

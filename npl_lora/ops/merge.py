@@ -13,8 +13,8 @@ with dW' transposed first under fan_in_fan_out. unmerge has the same gradients w
 Source: Hu et al. 2021, section 4.1 ("no additional inference latency").
 """
 
-from ._checks import check_inputs, check_number
 from ._interface import Array, Pullback
+from .checks import check_inputs, check_number
 
 
 def merge(W: Array, A: Array, B: Array, *, scale: float, fan_in_fan_out: bool = False) -> tuple[Array, Pullback]:

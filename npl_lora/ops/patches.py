@@ -14,8 +14,8 @@ Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning
 
 from collections.abc import Sequence
 
-from ._checks import check_inputs, check_integer
 from ._interface import Array, Pullback
+from .checks import check_inputs, check_integer
 
 Pair = Sequence[int]
 

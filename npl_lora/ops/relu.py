@@ -6,9 +6,9 @@ A complex z is judged by its real part, so that the complex step sees the slope 
 Source: Nair and Hinton, "Rectified Linear Units", ICML 2010.
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._namespace import real
+from .checks import check_inputs
+from .namespace import real
 
 
 def relu(z: Array) -> tuple[Array, Pullback]:

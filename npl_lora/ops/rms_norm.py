@@ -8,9 +8,9 @@ with gradient g q, and through q: dq = sum(g o x) and dq/dx_i = -q^3 x_i / n. So
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
 """
 
-from ._checks import check_inputs, check_positive
 from ._interface import Array, Pullback
-from ._namespace import rows
+from .checks import check_inputs, check_positive
+from .namespace import rows
 
 
 def rms_norm(x: Array, w: Array, *, eps: float = 1e-6) -> tuple[Array, Pullback]:

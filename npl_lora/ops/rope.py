@@ -13,9 +13,9 @@ formula with sin negated.
 Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 """
 
-from ._checks import check_inputs, check_integer, check_positive
 from ._interface import Array, Pullback
-from ._namespace import quotient, rotary_dtype, table_for
+from .checks import check_inputs, check_integer, check_positive
+from .namespace import quotient, rotary_dtype, table_for
 
 
 def rope(

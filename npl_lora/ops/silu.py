@@ -6,9 +6,9 @@ computed as such, for 1 - sigma(z) has no digits left where z is large.
 Source: Elfwing et al., "Sigmoid-Weighted Linear Units", 2017, equations 6 and 8.
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._sigmoid import sigmoid
+from .checks import check_inputs
+from .namespace import sigmoid
 
 
 def silu(z: Array) -> tuple[Array, Pullback]:

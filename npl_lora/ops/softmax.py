@@ -11,9 +11,9 @@ changes nothing in exact arithmetic and keeps exp from overflowing.
 
 import math
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._namespace import real
+from .checks import check_inputs
+from .namespace import real
 
 
 def softmax(x: Array, *, mask: Array | None = None) -> tuple[Array, Pullback]:

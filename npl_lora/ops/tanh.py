@@ -7,9 +7,9 @@ Derivation. tanh z = 2 sigma(2z) - 1 with sigma the logistic function, and sigma
 which is 1 - y^2: that has no digits left where y has come near 1, and this has all of them.
 """
 
-from ._checks import check_inputs
 from ._interface import Array, Pullback
-from ._sigmoid import sigmoid
+from .checks import check_inputs
+from .namespace import sigmoid
 
 
 def tanh(z: Array) -> tuple[Array, Pullback]:

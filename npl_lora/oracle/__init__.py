@@ -7,11 +7,12 @@
 Reading order: case, contracts/lora_linear, rounding, judge, check, subjects.
 """
 
-from .capture import capture
 from .case import Case
-from .check import CaseReport, ContractReport, Report, check, overall
+from .check import check
 from .contracts import CONTRACTS
 from .dtypes import DTYPES
+from .dumps.capture import capture
+from .report import CaseReport, ContractReport, Report, overall
 from .subjects import TargetError
 from .subjects.shipped import open_subject
 

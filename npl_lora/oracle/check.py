@@ -1,112 +1,19 @@
 """Checking a subject: every case of every contract that it bears, one by one, and the report of it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from .case import Case
 from .contracts import CONTRACTS
-from .diagnosis import NOTHING, Diagnosis, Observed, diagnose
+from .contracts.judging import judge_case
+from .diagnosis import diagnose
 from .dtypes import DTYPES, askable, computable
-from .judge import OutputVerdict, Right, judge, right_answer
-from .measured import tightened
-from .rounding import INNER
+from .report import CaseReport, ContractReport, Observed, Report
 from .subjects import Answer, Subject
-
-
-@dataclass(frozen=True)
-class CaseReport:
-    """One case's verdict ("pass", "fail", "absent", or "expected": it fails, as was said beforehand), one line of what
-    there is to say, and each output's verdict."""
-
-    id: str
-    dtype: str
-    verdict: str
-    message: str
-    outputs: dict[str, OutputVerdict] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        outputs = {
-            name: {"verdict": o.verdict, "error": o.error, "allowed": o.allowed, "note": o.note}
-            for name, o in self.outputs.items()
-        }
-        return {
-            "id": self.id,
-            "dtype": self.dtype,
-            "verdict": self.verdict,
-            "message": self.message,
-            "outputs": outputs,
-        }
-
-
-@dataclass(frozen=True)
-class ContractReport:
-    """A contract's cases. It fails when one fails, passes when one passes, and else is expected to fail or absent."""
-
-    contract: str
-    cases: tuple[CaseReport, ...]
-    diagnosis: Diagnosis = NOTHING
-    observed: tuple[Observed, ...] = field(default=(), repr=False)  # the failing cases that were answered
-
-    @property
-    def verdict(self) -> str:
-        return _overall([case.verdict for case in self.cases], nothing="absent")
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict,
-            "diagnosis": list(self.diagnosis.ids),
-            "cases": [case.as_json() for case in self.cases],
-        }
-
-
-@dataclass(frozen=True)
-class Report:
-    """A target's contracts. Its verdict is "error" when nothing could be checked; `problem` says why, if it is
-    known. unexpected: what was said to fail, and does not."""
-
-    target: str
-    contracts: tuple[ContractReport, ...] = ()
-    problem: str = ""
-    unexpected: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> str:
-        verdict = _overall([contract.verdict for contract in self.contracts], nothing="error")
-        return "fail" if self.unexpected else "pass" if verdict == "expected" else verdict
-
-    @property
-    def diagnosis(self) -> tuple[str, ...]:
-        """The ids that some contract's diagnosis claims: those that explain most contracts first."""
-        claims = [contract.diagnosis.ids for contract in self.contracts]
-        ids = dict.fromkeys(id_ for claim in claims for id_ in claim)
-        return tuple(sorted(ids, key=lambda id_: -sum(id_ in claim for claim in claims)))
-
-    def as_json(self) -> dict[str, Any]:
-        """The report as the protocol has it."""
-        contracts = {contract.contract: contract.as_json() for contract in self.contracts}
-        report = {
-            "protocol": 1,
-            "target": self.target,
-            "verdict": self.verdict,
-            "diagnosis": list(self.diagnosis),
-            "contracts": contracts,
-        }
-        more = {"message": self.problem, "unexpected": list(self.unexpected)}
-        return {**report, **{name: what for name, what in more.items() if what}}
-
-
-def _overall(verdicts: Iterable[str], nothing: str) -> str:
-    verdicts = set(verdicts)
-    return next((verdict for verdict in ("fail", "pass", "expected") if verdict in verdicts), nothing)
-
-
-def overall(reports: Iterable[Report]) -> str:
-    """The verdict on several targets: one that could not be checked at all is an error, unless another is wrong."""
-    verdicts = {report.verdict for report in reports}
-    return "fail" if "fail" in verdicts else "error" if "error" in verdicts or not verdicts else "pass"
+from .tolerance.judge import right_answer
+from .tolerance.rounding import INNER
 
 
 def check(
@@ -173,17 +80,6 @@ def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[
 def _objections(report: CaseReport) -> tuple[str, ...]:
     """What was said of outputs that have no wrong number."""
     return tuple(o.note for o in report.outputs.values() if o.verdict == "fail" and o.error is None)
-
-
-def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
-    """A verdict for every output of a case, as its contract judges."""
-    contract = CONTRACTS[case.contract]
-    if contract.judge is not None:
-        return contract.judge(case, outputs)
-    right = right_answer(case, contract.answer)
-    if not all(np.isfinite(output.value).all() for output in right.values() if isinstance(output, Right)):
-        raise OverflowError("the right answer is not finite")
-    return judge(tightened(case, right, contract.answer), outputs)
 
 
 def check_case(case: Case, answer: Answer) -> CaseReport:

@@ -11,8 +11,7 @@ from functools import update_wrapper
 from types import SimpleNamespace
 from typing import Any
 
-from .. import ops, training
-from .low_rank import low_rank
+from .. import lora, ops
 
 Config = dict[str, Any]
 Wrap = Callable[[Any], Any]
@@ -20,8 +19,7 @@ Wrap = Callable[[Any], Any]
 
 def scale(config: Config, sqrt: Callable[[Any], Any] = math.sqrt) -> Any:
     """s = alpha / r, or alpha / sqrt(r) with rsLoRA."""
-    r, alpha = config["r"], config["alpha"]
-    return alpha / sqrt(r) if config["use_rslora"] else alpha / r
+    return lora.lora_scale(config["r"], config["alpha"], config["use_rslora"], sqrt)
 
 
 class Definition(SimpleNamespace):
@@ -40,4 +38,4 @@ def _named_alike(changed: Any, part: Any) -> Any:
 
 _OPS = {name: getattr(ops, name) for name in ops.__all__ if name != "Pullback"}
 
-RIGHT = Definition(**_OPS, scale=scale, low_rank=low_rank, sgd=training.sgd, adamw=training.adamw)
+RIGHT = Definition(**_OPS, scale=scale, low_rank=lora.low_rank, sgd=lora.sgd, adamw=lora.adamw)

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .._tensor_file import TensorFileError, json_object
-from .check import CaseReport, ContractReport, Report
+from ..support.tensor_file import TensorFileError, json_object
+from .report import CaseReport, ContractReport, Report
 from .subjects.one_line import first_line
 
 Reasons = Mapping[str, str]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from .._extras import require
+from ..support.extras import require
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 

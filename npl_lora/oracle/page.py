@@ -6,10 +6,9 @@ from html import escape
 
 import numpy as np
 
-from .check import ContractReport, Report
-from .diagnosis import Observed
 from .faults import FAULTS
-from .judge import Right
+from .report import ContractReport, Observed, Report
+from .tolerance.judge import Right
 
 _LARGEST = 40  # rows and columns of a picture: of more, blocks are shown, each by its worst number
 _CELL = 14  # pixels

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from .._ranks import ALONE, Ranks
 from ..ops import Pullback
+from ..support.ranks import ALONE, Ranks
 from .case import Case
 from .contracts import CONTRACTS
-from .contracts._contract import Draw
+from .contracts.contract import Draw
 from .definition import RIGHT, Wrap
-from .diagnosis.catalogue import relevant_to
 from .dtypes import computable, dtype_named
-from .injected import Injected
-from .judge import Right, judge, right_answer
-from .measured import MARGIN, tightened
+from .faults.relevant import relevant_to
+from .subjects.injected import Injected
+from .tolerance.judge import Right, judge, right_answer
+from .tolerance.measured import MARGIN, tightened
 
 CLEAR = 10.0  # a change of so many times the spread of right answers has to be seen
 

@@ -1,4 +1,4 @@
-"""Training: optimisers as pure functions, schedules, a step on a batch, data, the loop, checkpoints, and whole runs.
+"""Training: schedules, a step on a batch, data, the loop, checkpoints, and whole runs.
 
     from npl_lora.adapters import LoRAConfig
     from npl_lora.models import load, load_tokenizer
@@ -12,13 +12,11 @@
         print(event.step, event.metrics, event.held_out)
     run.state.adapter                                       # trained; PEFT's files of it are in "hamlet"
 
-The optimisers are for whoever has a parameter and its gradient; the rest trains a model's adapter. Reading order:
-optimizers, schedule, step, data, loop, checkpoint, metrics, run, curve.
+The optimisers are in lora. Reading order: schedule, step, data, loop, checkpoint, metrics, run, curve.
 """
 
 from .data import read
-from .optimizers import AdamWState, adamw, sgd
 from .run import Run
 from .step import Recipe
 
-__all__ = ["AdamWState", "Recipe", "Run", "adamw", "read", "sgd"]
+__all__ = ["Recipe", "Run", "read"]

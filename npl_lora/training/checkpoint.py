@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import require
-from .._shown import named, shown
-from .._tensor_file import TensorFileError, json_object, open_tensors
 from ..adapters import LoRA
-from ..adapters.files import write_whole
-from .optimizers import AdamWState
+from ..lora.optimizers import AdamWState
+from ..support.extras import require
+from ..support.files import write_whole
+from ..support.quoting import named, shown
+from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from .step import Best, State
 
 _KIND = "npl-lora checkpoint 2"

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._tensor_file import TensorFileError, json_object
-from ..adapters.files import write_whole
+from ..support.files import write_whole
+from ..support.tensor_file import TensorFileError, json_object
 from .data import DataError
 
 CLASSES = "classes.json"

@@ -4,8 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-from .._extras import require
-from ..adapters.files import write_whole
+from ..support.extras import require
+from ..support.files import write_whole
 
 
 def draw(folder: Path) -> Path:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
-from .._ranks import ALONE, Ranks
 from ..adapters import LoRA
 from ..models import Classifier, Pretrained
+from ..support.ranks import ALONE, Ranks
 from .data import Row, batch_at, in_order
 from .nonfinite import origin
 from .step import Batch, Metrics, NonFiniteError, Recipe, State, train_step

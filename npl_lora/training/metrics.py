@@ -4,7 +4,7 @@ fared before the first step."""
 import csv
 from pathlib import Path
 
-from ..adapters.files import write_whole
+from ..support.files import write_whole
 from .loop import Evaluation
 from .step import Metrics
 

@@ -14,8 +14,7 @@ import numpy as np
 from .. import ops as reference
 from ..models import PlacedOps, Pretrained
 from ..ops import Pullback
-
-Array = Any
+from ..support.array import Array
 
 
 def origin(run: Callable[[Any], object], model: Pretrained, adapter: Any = None) -> str:

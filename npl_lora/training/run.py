@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .._ranks import ALONE, Ranks
 from ..adapters import Full, LoRA, files
 from ..models import Classifier, Pretrained
+from ..support.ranks import ALONE, Ranks
 from . import checkpoint, loop
 from .classes import write_classes
 from .data import Row, check

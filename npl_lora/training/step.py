@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
-from .._ranks import ALONE, Ranks
 from ..adapters import LoRA
-from ..layers.masks import counter_rng, dropout_mask
+from ..lora.masks import counter_rng, dropout_mask
+from ..lora.optimizers import AdamWState, adamw, sgd
 from ..models import Pretrained
+from ..support.array import Array
+from ..support.ranks import ALONE, Ranks
 from .nonfinite import origin
-from .optimizers import AdamWState, adamw, sgd
 from .schedule import rate
 
 OPTIMIZERS = ("adamw", "sgd")
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def main(how: str, name: str, runs: str, folder: str) -> None:
         import atheris
 
         with atheris.instrument_imports(
-            include=["npl_lora.oracle", "npl_lora._tensor_file", "npl_lora.models", "npl_lora.training", "json"]
+            include=["npl_lora.oracle", "npl_lora.support.tensor_file", "npl_lora.models", "npl_lora.training", "json"]
         ):
             from fuzz.targets import TARGETS, WORDS
     else:

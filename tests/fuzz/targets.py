@@ -19,6 +19,7 @@ from oracle.dump_files import metadata, step
 from oracle.variants import right_of
 
 from npl_lora.adapters import AdapterError, LoRAConfig, files
+from npl_lora.lora.optimizers import AdamWState
 from npl_lora.models import ModelError, load, load_tokenizer
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.check import check_case
@@ -31,7 +32,6 @@ from npl_lora.oracle.subjects.result_file import read_arrays
 from npl_lora.oracle.vectors import judging
 from npl_lora.oracle.vectors.safetensors import encode
 from npl_lora.training import checkpoint
-from npl_lora.training.optimizers import AdamWState
 from npl_lora.training.step import State
 
 WORDS = (

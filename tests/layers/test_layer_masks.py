@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from npl_lora.layers import counter_rng, dropout_mask
+from npl_lora.lora import counter_rng, dropout_mask
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

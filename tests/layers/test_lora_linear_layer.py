@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npl_lora import ops
-from npl_lora.layers import LoRALinear, counter_rng, dropout_mask
+from npl_lora.layers import LoRALinear
+from npl_lora.lora import counter_rng, dropout_mask
 
 SIZE = st.integers(1, 9)
 LEADING = st.lists(st.integers(0, 4), max_size=3).map(tuple)

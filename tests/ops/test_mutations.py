@@ -20,7 +20,7 @@ from npl_lora import ops
 
 FOLDER = Path(ops.__file__).parent
 MODULES = {name: getattr(ops, name).__module__ for name in OPS}
-SHARED = {"lora_mlp": "npl_lora.ops._projections", "lora_attention": "npl_lora.ops._projections"}
+COMPOSED = {"gated_mlp", "lora_attention", "lora_mlp"}  # of stages (see test_compose): no backward of their own
 
 
 class Mutate(ast.NodeTransformer):
@@ -113,7 +113,6 @@ def places(op, module):
 
 
 CASES = [(name, MODULES[name], k) for name in OPS for k in range(places(name, MODULES[name]))]
-CASES += [(name, SHARED[name], k) for name in SHARED for k in range(places(name, SHARED[name]))]
 
 
 def op_from(name, module, changed, monkeypatch):
@@ -138,6 +137,6 @@ def test_the_op_itself_is_not_wrong(name):
     assert not wrong_somewhere(name, getattr(ops, name))
 
 
-def test_every_op_has_places_for_a_fault():
+def test_every_op_but_the_composed_ones_has_places_for_a_fault():
     without = {name for name in OPS if not any(case[0] == name for case in CASES)}
-    assert not without
+    assert without == COMPOSED

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from oracle.test_verdicts import draw_case, dtypes, failures, seeds
 from oracle.variants import right_of, scale, wide_matmul
 
+from npl_lora.lora.low_rank import amplification, low_rank
 from npl_lora.oracle import CONTRACTS, DTYPES
-from npl_lora.oracle.low_rank import amplification, low_rank
-from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
+from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace
 
 NAMES = list(CONTRACTS["adapter_combine"].draws)
 

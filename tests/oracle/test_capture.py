@@ -6,9 +6,8 @@ import sys
 import pytest
 from safetensors import safe_open
 
-from npl_lora.oracle import capture
-from npl_lora.oracle.dumps import judge_dump
-from npl_lora.oracle.rounding import PRECISIONS
+from npl_lora.oracle.dumps import capture, judge_dump
+from npl_lora.oracle.tolerance.rounding import PRECISIONS
 
 pytestmark = [
     pytest.mark.torch,

@@ -8,7 +8,7 @@ from npl_lora.oracle import CONTRACTS, DTYPES
 from npl_lora.oracle.case import widened
 from npl_lora.oracle.contracts.train_steps import least_gradients
 from npl_lora.oracle.dtypes import dtype_named
-from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace, rounded
+from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace, rounded
 
 ALL = [case for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype)]
 LORA = [case for case in ALL if "alpha" in case.config]

@@ -6,7 +6,7 @@ from npl_lora.oracle import CONTRACTS, CaseReport, ContractReport, Report, check
 from npl_lora.oracle.deviations import DeviationsError, expecting, read_deviations
 from npl_lora.oracle.diagnosis import Diagnosis
 from npl_lora.oracle.faults import FAULTS
-from npl_lora.oracle.injected import Injected
+from npl_lora.oracle.subjects.injected import Injected
 
 CASES = [case.id for case in CONTRACTS["lora_merge"].cases("float32")]
 

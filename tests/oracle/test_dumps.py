@@ -16,8 +16,8 @@ from npl_lora.oracle.dumps import step as steps
 from npl_lora.oracle.dumps.file import open_dump
 from npl_lora.oracle.dumps.gradients import right_dA, right_dB, rows_of_dh, rows_of_h
 from npl_lora.oracle.dumps.progress import Progress
-from npl_lora.oracle.judge import right_answer
 from npl_lora.oracle.subjects.self_ops import SelfSubject
+from npl_lora.oracle.tolerance.judge import right_answer
 
 INPUTS = ("x", "W", "A", "B", "dy", "b", "mask")
 

@@ -14,8 +14,8 @@ from npl_lora.oracle import CONTRACTS, DTYPES
 from npl_lora.oracle.contracts import Contract, train_steps
 from npl_lora.oracle.contracts._exact import largest_sum
 from npl_lora.oracle.definition import RIGHT
-from npl_lora.oracle.judge import judge, right_answer
-from npl_lora.oracle.rounding import PRECISIONS
+from npl_lora.oracle.tolerance.judge import judge, right_answer
+from npl_lora.oracle.tolerance.rounding import PRECISIONS
 
 EXACT = [case for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype) if case.exact]
 LINEAR_EXACT = [case for case in EXACT if case.contract == "lora_linear"]

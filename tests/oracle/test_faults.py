@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 from npl_lora.oracle import CONTRACTS, DTYPES, check
 from npl_lora.oracle.case import Case
 from npl_lora.oracle.check import check_case
-from npl_lora.oracle.contracts._contract import Draw
+from npl_lora.oracle.contracts.contract import Draw
 from npl_lora.oracle.definition import RIGHT
-from npl_lora.oracle.diagnosis import Observed, diagnose
-from npl_lora.oracle.diagnosis.catalogue import all_reproduced, matches, relevant_to
+from npl_lora.oracle.diagnosis import diagnose
+from npl_lora.oracle.diagnosis.catalogue import all_reproduced, matches
 from npl_lora.oracle.dtypes import computable
 from npl_lora.oracle.faults import FAULTS
-from npl_lora.oracle.injected import Injected, caught_by
-from npl_lora.oracle.judge import judge, right_answer
-from npl_lora.oracle.measured import tightened
+from npl_lora.oracle.faults.relevant import relevant_to
+from npl_lora.oracle.report import Observed
+from npl_lora.oracle.subjects.injected import Injected
+from npl_lora.oracle.tolerance.judge import judge, right_answer
+from npl_lora.oracle.tolerance.measured import tightened
+from npl_lora.oracle.vectors.caught import caught_by
 
 # Faults of a part that a contract uses, in a way that it does not: no mask is given there, or no dx asked.
 NOT_SHOWN = {

@@ -9,9 +9,9 @@ import pytest
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.case import widened
-from npl_lora.oracle.high_precision import HighPrecisionNamespace, UncertainError, correctly_rounded
-from npl_lora.oracle.judge import right_answer
-from npl_lora.oracle.statistics import Distribution
+from npl_lora.oracle.tolerance.judge import right_answer
+from npl_lora.oracle.tolerance.statistics import Distribution
+from npl_lora.oracle.vectors.high_precision import HighPrecisionNamespace, UncertainError, correctly_rounded
 
 
 def case_of(contract, name, dtype="float64"):

@@ -16,9 +16,9 @@ from oracle.variants import right_of
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
 from npl_lora.oracle.dtypes import dtype_named
-from npl_lora.oracle.judge import judge
-from npl_lora.oracle.known import FLOAT32_LOSS, LORALIB_RSLORA, NO_LABELS, PEFT_INHERITED, PEFT_NOT_CUT, known
+from npl_lora.oracle.libraries.known import FLOAT32_LOSS, LORALIB_RSLORA, NO_LABELS, PEFT_INHERITED, PEFT_NOT_CUT, known
 from npl_lora.oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
+from npl_lora.oracle.tolerance.judge import judge
 
 pytestmark = pytest.mark.torch
 
@@ -81,7 +81,7 @@ def ask(library, case):
     """What the library answers, as NumPy arrays."""
     from npl_lora.oracle.subjects.convert import to_arrays
 
-    module = importlib.import_module(f"npl_lora.oracle.subjects.{library}_library")
+    module = importlib.import_module(f"npl_lora.oracle.libraries.{library}")
     return to_arrays(getattr(module, case.contract)(case))
 
 

@@ -9,9 +9,10 @@ import pytest
 import npl_lora
 from npl_lora.cli import main
 from npl_lora.cli import matrix as command
-from npl_lora.oracle import CONTRACTS, DTYPES, known
-from npl_lora.oracle.check import CaseReport, ContractReport, Report
-from npl_lora.oracle.matrix import cell, document, known_throughout, library, matrix, table
+from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.oracle.libraries import known
+from npl_lora.oracle.libraries.matrix import cell, document, known_throughout, library, matrix, table
+from npl_lora.oracle.report import CaseReport, ContractReport, Report
 from npl_lora.oracle.subjects.shipped import SHIPPED, open_subject
 
 ROOT = Path(npl_lora.__file__).parents[1]

@@ -1,7 +1,7 @@
 """torchtune, Keras, mlx-lm and torch.compile: the recorded verdicts, and the grounds for calling them what they are.
 
 A disagreement is a convention when the library's gradients are those of its own forward, by complex step, and a fault
-when they are not, or when digits are lost. Versions: see npl_lora/oracle/known.py.
+when they are not, or when digits are lost. Versions: see npl_lora/oracle/libraries/known.py.
 """
 
 import importlib
@@ -15,13 +15,14 @@ import pytest
 
 import npl_lora
 from npl_lora import ops
-from npl_lora.oracle import CONTRACTS, Case, known
-from npl_lora.oracle.check import judge_case
+from npl_lora.oracle import CONTRACTS, Case
 from npl_lora.oracle.contracts import train_steps
+from npl_lora.oracle.contracts.judging import judge_case
 from npl_lora.oracle.definition import RIGHT
-from npl_lora.oracle.judge import judge, right_answer
+from npl_lora.oracle.libraries import known
 from npl_lora.oracle.subjects.convert import to_arrays
 from npl_lora.oracle.subjects.self_ops import complex_step
+from npl_lora.oracle.tolerance.judge import judge, right_answer
 
 pytestmark = [
     pytest.mark.libraries,
@@ -89,7 +90,7 @@ def test_the_example_prints_what_is_recorded(name):
 
 
 def ask(library, case):
-    module = importlib.import_module(f"npl_lora.oracle.subjects.{library.replace('-', '_')}_library")
+    module = importlib.import_module(f"npl_lora.oracle.libraries.{library.replace('-', '_')}")
     return to_arrays(getattr(module, case.contract)(case))
 
 

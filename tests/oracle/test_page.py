@@ -7,8 +7,8 @@ import pytest
 
 from npl_lora.oracle import CONTRACTS, Report, check
 from npl_lora.oracle.faults import FAULTS
-from npl_lora.oracle.injected import Injected
 from npl_lora.oracle.page import _LARGEST, _picture, page
+from npl_lora.oracle.subjects.injected import Injected
 
 
 class Tags(HTMLParser):

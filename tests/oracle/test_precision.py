@@ -8,11 +8,12 @@ from oracle.test_verdicts import draw_case
 from oracle.variants import plain, right_of
 
 from npl_lora.oracle import CONTRACTS
-from npl_lora.oracle.check import judge_case
-from npl_lora.oracle.diagnosis import Observed, diagnose
-from npl_lora.oracle.judge import judge, right_answer
-from npl_lora.oracle.measured import rounded
-from npl_lora.oracle.rounding import INNER, PRECISIONS, Precision, precision_of
+from npl_lora.oracle.contracts.judging import judge_case
+from npl_lora.oracle.diagnosis import diagnose
+from npl_lora.oracle.report import Observed
+from npl_lora.oracle.tolerance.judge import judge, right_answer
+from npl_lora.oracle.tolerance.measured import rounded
+from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, Precision, precision_of
 
 FORMATS = {name: Precision(store, tiny, 2.0**-24) for name, (store, tiny) in INNER.items()}
 

@@ -10,7 +10,7 @@ from oracle.variants import in_dtype, right_of, with_masks
 
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.case import widened
-from npl_lora.oracle.rounding import PRECISIONS, Rounded, RoundingNamespace
+from npl_lora.oracle.tolerance.rounding import PRECISIONS, Rounded, RoundingNamespace
 
 
 @pytest.mark.parametrize("contract", NUMBERS)

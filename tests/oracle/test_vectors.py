@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case, vectors
 from npl_lora.oracle.faults import FAULTS
-from npl_lora.oracle.injected import Injected
-from npl_lora.oracle.judge import Right, right_answer
+from npl_lora.oracle.subjects.injected import Injected
+from npl_lora.oracle.tolerance.judge import Right, right_answer
 from npl_lora.oracle.vectors import VectorsError, judge_vectors, write_vectors
 from npl_lora.oracle.vectors.safetensors import encode
 from npl_lora.oracle.vectors.writing import coarse

@@ -6,11 +6,11 @@ import math
 import numpy as np
 
 from npl_lora.oracle import CONTRACTS
-from npl_lora.oracle.injected import Injected
-from npl_lora.oracle.judge import right_answer
-from npl_lora.oracle.measured import tightened
-from npl_lora.oracle.merged import merged
-from npl_lora.oracle.rounding import PRECISIONS, RoundingNamespace
+from npl_lora.oracle.subjects.injected import Injected
+from npl_lora.oracle.tolerance.judge import right_answer
+from npl_lora.oracle.tolerance.measured import tightened
+from npl_lora.oracle.tolerance.merged import merged
+from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace
 
 
 def right_of(case):

@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 
-from npl_lora._ranks import started
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load
+from npl_lora.support.ranks import started
 from npl_lora.training import data, loop
 from npl_lora.training.step import Recipe, State
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npl_lora.training import AdamWState, adamw, sgd
+from npl_lora.lora import AdamWState, adamw, sgd
 
 HOW = {"lr": 0.125, "weight_decay": 0.25}
 ADAM = {"betas": (0.875, 0.96875), "eps": 2.0**-12}

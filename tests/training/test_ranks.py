@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from models import tiny
 
 import npl_lora
-from npl_lora import _ranks
-from npl_lora._extras import MissingExtraError
-from npl_lora._ranks import ALONE, ManyRanks, RanksError
 from npl_lora.adapters import LoRAConfig
 from npl_lora.cli import matrix
 from npl_lora.models import load
 from npl_lora.oracle.power import Counts, false_alarms, misses
+from npl_lora.support import ranks as _ranks
+from npl_lora.support.extras import MissingExtraError
+from npl_lora.support.ranks import ALONE, ManyRanks, RanksError
 from npl_lora.training import data, loop
 from npl_lora.training.run import Run
 from npl_lora.training.step import Recipe, State, gradients

@@ -18,7 +18,7 @@ from . import (
     lora_mlp,
     train_steps,
 )
-from ._contract import Contract
+from .contract import Contract
 
 CONTRACTS: dict[str, Contract] = {
     contract.name: contract

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
-from ..judge import Right, right_answer
-from ..rounding import PRECISIONS
+from ..tolerance.judge import Right, right_answer
+from ..tolerance.rounding import PRECISIONS
 
 
 def largest_sum(case: Case, proof: Callable[..., dict[str, Any]]) -> float:

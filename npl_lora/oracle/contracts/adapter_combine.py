@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw
+from .contract import Array, Config, Contract, Draw
 
 _GAP = 1.75  # the protocol's 1.5 between the singular values at r_new, and room for rounding to the case's dtype
 

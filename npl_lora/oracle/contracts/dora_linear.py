@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
+from .contract import Array, Config, Contract, Draw, gradients, inputs, lora
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:

@@ -8,12 +8,12 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
+from .contract import Array, Config, Contract, Draw, gradients, inputs, lora
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
     how = {name: config[name] for name in ("stride", "padding", "dilation")}
-    return d.lora_conv2d(**inputs(arrays), scale=d.scale(config), parts=d, **how)
+    return d.lora_conv2d(**inputs(arrays), scale=d.scale(config), ops=d, **how)
 
 
 def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:

@@ -24,10 +24,10 @@ from ...ops import Pullback
 from ..case import Case, widened
 from ..definition import RIGHT, Definition
 from ..dtypes import dtype_named
-from ..judge import OutputVerdict, judge, right_answer
-from ..measured import tightened
-from ..statistics import dependence, pairs, tolerated
-from ._contract import Array, Config, Contract, Draw, lora
+from ..tolerance.judge import OutputVerdict, judge, right_answer
+from ..tolerance.measured import tightened
+from ..tolerance.statistics import dependence, pairs, tolerated
+from .contract import Array, Config, Contract, Draw, lora
 
 SAME_MASK = "the mask is not drawn anew in every training pass"
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..definition import RIGHT, Definition
-from ..statistics import Distribution
-from ._contract import Array, Config, Contract, Draw, lora
+from ..tolerance.statistics import Distribution
+from .contract import Array, Config, Contract, Draw, lora
 
 
 def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array | Distribution]:

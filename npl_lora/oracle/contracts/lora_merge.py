@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, lora, without_base
+from .contract import Array, Config, Contract, Draw, lora, without_base
 
 
 def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:

@@ -6,11 +6,11 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, gradients, inputs, lora
+from .contract import Array, Config, Contract, Draw, gradients, inputs, lora
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
-    return d.lora_mlp(**inputs(arrays), scale=d.scale(config), activation=config["activation"], parts=d)
+    return d.lora_mlp(**inputs(arrays), scale=d.scale(config), activation=config["activation"], ops=d)
 
 
 def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:

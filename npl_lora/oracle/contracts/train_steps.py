@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ...training import AdamWState
+from ...lora import AdamWState
 from ..definition import RIGHT, Definition
-from ._contract import Array, Config, Contract, Draw, lora
+from .contract import Array, Config, Contract, Draw, lora
 
 Gradients = Callable[[Mapping[str, Array], Config, Definition, tuple[str, ...]], tuple[Array, dict[str, Array]]]
 

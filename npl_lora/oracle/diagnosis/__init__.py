@@ -8,29 +8,13 @@ Each says nothing rather than something that does not fit every wrong case.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ..judge import Right
-from ..rounding import PRECISIONS
+from ..report import NOTHING, Diagnosis, Observed
+from ..tolerance.judge import Right
+from ..tolerance.rounding import PRECISIONS
 from . import catalogue, fit, precision
-from ._observed import Observed
-
-__all__ = ["NOTHING", "Diagnosis", "Observed", "diagnose"]
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """ids: of the catalogue, best first; () when none fits. says: one or two sentences; "" when there is nothing to
-    say that the cases' own messages do not. matches: the ids that explain everything together, best first."""
-
-    ids: tuple[str, ...] = ()
-    says: str = ""
-    matches: tuple[tuple[str, ...], ...] = ()
-
-
-NOTHING = Diagnosis()
 
 
 def diagnose(observed: Sequence[Observed]) -> Diagnosis:

@@ -9,19 +9,17 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from ..case import widened
-from ..contracts import CONTRACTS
-from ..definition import RIGHT, Definition
 from ..faults import FAULTS, Fault, wrong_answer
-from ..faults._fault import Answer
-from ..judge import Right, judge_output, right_answer
-from ..rounding import PRECISIONS
-from ..statistics import Distribution
-from ._observed import Observed
+from ..faults.fault import Answer
+from ..faults.relevant import relevant_to
+from ..report import Observed
+from ..tolerance.judge import Right, judge_output, right_answer
+from ..tolerance.rounding import PRECISIONS
+from ..tolerance.statistics import Distribution
 
 _SUSPECTS = 64  # pairs looked at closely, the nearest first
 
@@ -47,29 +45,6 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
 def _is_all_there_is(objection: str, observed: Sequence[Observed]) -> bool:
     """Whether every case was answered with right numbers, and this is said of how they were drawn, and nothing else."""
     return all(set(one.objections) == {objection} and len(one.failed) == len(one.objections) for one in observed)
-
-
-def relevant_to(contract: str, faults: Iterable[Fault] = FAULTS) -> list[Fault]:
-    """The faults that change something which the contract uses."""
-    used = parts_used(contract)
-    return [fault for fault in faults if fault.parts.keys() & used or contract in fault.answers]
-
-
-@cache
-def parts_used(contract: str) -> frozenset[str]:
-    """The parts of the definition that a contract's answer takes, over its cases."""
-    used: set[str] = set()
-
-    class Recorder(Definition):
-        def __getattribute__(self, name: str) -> object:
-            used.add(name)
-            return super().__getattribute__(name)
-
-    recorder, asked = Recorder(**vars(RIGHT)), CONTRACTS[contract]
-    for case in asked.cases("float64"):
-        case = asked.settle(case, {}) if asked.settle else case
-        asked.answer(case.arrays, case.config, recorder)
-    return frozenset(used & vars(RIGHT).keys())
 
 
 def _sharpness(one: Observed) -> tuple[bool, float, int, int]:

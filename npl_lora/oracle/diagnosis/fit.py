@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..case import Case
-from ..judge import Right
-from ..judge import shown as number
+from ..tolerance.judge import Right
+from ..tolerance.judge import shown as number
 from . import expressions
 from .terms import terms
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..rounding import PRECISIONS
+from ..tolerance.rounding import PRECISIONS
 from .fit import Wrong
 
 _ENOUGH = 8  # numbers, to judge their distribution by

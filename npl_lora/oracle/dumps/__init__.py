@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..._extras import MissingExtraError
-from ..._tensor_file import TensorFileError
+from ...support.extras import MissingExtraError
+from ...support.tensor_file import TensorFileError
 from ..case import Case
-from ..check import CaseReport, ContractReport, Report, judge_case, observe
+from ..check import observe
 from ..contracts import CONTRACTS
-from ..diagnosis import NOTHING, Diagnosis, diagnose
-from ..judge import OutputVerdict, Right
+from ..contracts.judging import judge_case
+from ..diagnosis import diagnose
+from ..report import NOTHING, CaseReport, ContractReport, Diagnosis, Report
 from ..subjects import Answer
 from ..subjects.one_line import describe
+from ..tolerance.judge import OutputVerdict, Right
 from .file import Dump, DumpError, open_dump
 from .linear import judge_step
 from .progress import Progress

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..._tensor_file import TensorFileError, json_object, open_tensors
+from ...support.tensor_file import TensorFileError, json_object, open_tensors
 from ..contracts import CONTRACTS
-from ..rounding import PRECISIONS
 from ..subjects import one_line
+from ..tolerance.rounding import PRECISIONS
 
 _HEADER_LIMIT = 1 << 20  # bytes; a dump has some ten arrays
 _KEYS = ("protocol", "contract", "id", "dtype", "config")

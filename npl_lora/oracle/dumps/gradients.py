@@ -9,8 +9,8 @@ cut into blocks, for the op would hold everything at once: h and dh by rows, dA 
 sum is cut, so values and what is allowed are the op's own. All of it is r columns wide: 8 N r (in + out) operations.
 """
 
-from ..judge import Right, right_output
-from ..rounding import Rounded
+from ..tolerance.judge import Right, right_output
+from ..tolerance.rounding import Rounded
 from .parts import join
 from .progress import Progress
 from .step import Step

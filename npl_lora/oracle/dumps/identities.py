@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..judge import OutputVerdict, Right, constant_factor, judge_output, shown
+from ..tolerance.judge import OutputVerdict, Right, constant_factor, judge_output, shown
 from .step import Step
 
 _MANY = 1 << 20  # rows, where nothing says how many there were

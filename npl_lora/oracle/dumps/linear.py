@@ -3,7 +3,7 @@ be seen is said."""
 
 import numpy as np
 
-from ..judge import OutputVerdict, Right, judge_output
+from ..tolerance.judge import OutputVerdict, Right, judge_output
 from .gradients import right_dA, right_dB, rows_of_dh, rows_of_h
 from .identities import judge_J1, judge_J3
 from .parts import factor_of, with_note

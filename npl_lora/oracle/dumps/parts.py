@@ -6,7 +6,7 @@ import numpy as np
 
 from ..case import Case
 from ..diagnosis.expressions import name_of
-from ..judge import OutputVerdict, Right, constant_factor, shown
+from ..tolerance.judge import OutputVerdict, Right, constant_factor, shown
 from .step import Step
 
 _PLAIN = ("0", "-1", "2", "1/2")  # expressions that say no more than the number does

@@ -38,8 +38,8 @@ from operator import itemgetter
 import numpy as np
 
 from ..contracts.lora_linear import forward
-from ..judge import OutputVerdict, Right, judge_output, right_output
-from ..rounding import Rounded
+from ..tolerance.judge import OutputVerdict, Right, judge_output, right_output
+from ..tolerance.rounding import Rounded
 from .parts import each, factor_of, join, with_note
 from .progress import Progress
 from .step import Step, slices

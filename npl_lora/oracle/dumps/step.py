@@ -10,7 +10,7 @@ import numpy as np
 
 from ..definition import scale
 from ..dtypes import is_narrow
-from ..rounding import Precision, Rounded, RoundingNamespace, precision_of
+from ..tolerance.rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .file import Dump, DumpError
 from .reach import check_reach
 

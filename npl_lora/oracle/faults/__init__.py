@@ -20,7 +20,7 @@ from . import (
     scaling,
     training,
 )
-from ._fault import Fault, wrong_answer
+from .fault import Fault, wrong_answer
 
 _KINDS = (scaling, layout, initialisation, dropout, merging, combining, dora, convolution, embedding, backwards)
 FAULTS: tuple[Fault, ...] = tuple(fault for kind in (*_KINDS, attention, loss, training) for fault in kind.FAULTS)

@@ -1,7 +1,7 @@
 """Faults of attention and of the gated MLP around LoRA."""
 
 from ...ops import Pullback
-from ._fault import Fault, backward, given
+from .fault import Fault, backward, given
 
 
 def _tiled(op):

@@ -1,7 +1,7 @@
 """Faults of hand-written backwards."""
 
-from ...ops._namespace import rows
-from ._fault import Array, Fault, backward
+from ...ops.namespace import rows
+from .fault import Array, Fault, backward
 
 _LAYERS = ("lora_linear", "lora_embedding", "dora_linear")  # a convolution is lora_linear on patches
 

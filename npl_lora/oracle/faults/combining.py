@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ._fault import Fault, asked, outputs
+from .fault import Fault, asked, outputs
 
 
 def _total(terms):

@@ -1,16 +1,16 @@
 """Faults of convolutions with LoRA."""
 
 from ...ops import Pullback
-from ._fault import Fault, given
+from .fault import Fault, given
 
 
 def _apart(**low_rank_path):
     """A's convolution with some settings of its own, where W has those that are asked."""
 
     def wrap(op):
-        def wrong(x, W, A, B, *, scale, parts, **how):
-            base, base_pullback = op(x, W, A, B * 0.0, scale=scale, parts=parts, **how)
-            low, low_pullback = op(x, W * 0.0, A, B, scale=scale, parts=parts, **{**how, **low_rank_path})
+        def wrong(x, W, A, B, *, scale, ops, **how):
+            base, base_pullback = op(x, W, A, B * 0.0, scale=scale, ops=ops, **how)
+            low, low_pullback = op(x, W * 0.0, A, B, scale=scale, ops=ops, **{**how, **low_rank_path})
             if low.shape != base.shape:
                 raise ValueError(f"the paths have shapes {base.shape} and {low.shape}")
             y = base + low

@@ -1,8 +1,8 @@
 """Faults of DoRA."""
 
 from ...ops import Pullback
-from ...ops._namespace import rows
-from ._fault import Array, Fault, backward, given
+from ...ops.namespace import rows
+from .fault import Array, Fault, backward, given
 
 
 def _norms(V: Array, axis: int) -> Array:

@@ -1,7 +1,7 @@
 """Faults of dropout. lora_linear is given the mask; in lora_dropout the subject draws its own."""
 
 from ..contracts import lora_dropout
-from ._fault import Array, Fault, asked, backward, given, in_steps
+from .fault import Array, Fault, asked, backward, given, in_steps
 
 
 def _unmasked(a) -> Array:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._fault import Array, Fault, as_numpy, backward, given
+from .fault import Array, Fault, as_numpy, backward, given
 
 
 def _last_of_each(ids) -> np.ndarray:

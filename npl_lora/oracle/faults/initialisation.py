@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from ..statistics import Distribution
-from ._fault import Fault
+from ..tolerance.statistics import Distribution
+from .fault import Fault
 
 
 def _other(drawn=None, zero=None):

@@ -1,7 +1,7 @@
 """Faults of layout: factors read in another order, slots exchanged, adapters that are not there."""
 
 from ...ops import Pullback
-from ._fault import Array, Fault, asked, backward, given, in_steps
+from .fault import Array, Fault, asked, backward, given, in_steps
 
 
 def _misread(t: Array) -> Array:

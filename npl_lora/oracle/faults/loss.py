@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ._fault import Fault, as_numpy, asked
+from .fault import Fault, as_numpy, asked
 
 
 def _labels(change):

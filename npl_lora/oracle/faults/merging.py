@@ -1,6 +1,6 @@
 """Faults of merging and unmerging."""
 
-from ._fault import Fault, given
+from .fault import Fault, given
 
 
 def _does_nothing(op):

@@ -2,8 +2,8 @@
 
 import math
 
-from ._fault import Fault, asked, backward, given
 from .backwards import low_rank_dx
+from .fault import Fault, asked, backward, given
 
 _LAYERS = ("lora_linear", "lora_embedding", "dora_linear")  # a convolution is lora_linear on patches
 

@@ -2,8 +2,8 @@
 
 import functools
 
-from ...training import AdamWState
-from ._fault import Fault, backward
+from ...lora import AdamWState
+from .fault import Fault, backward
 
 
 def _optimizer(change):

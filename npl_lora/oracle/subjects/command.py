@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..._extras import MissingExtraError, require
+from ...support.extras import MissingExtraError, require
 from ..case import Case
 from . import Answer, TargetError
 from .children import LastWords, ending, kill_group, with_words

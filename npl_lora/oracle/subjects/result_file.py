@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..._extras import require
+from ...support.extras import require
 from .convert import AnswerError, to_numpy
 from .one_line import describe
 

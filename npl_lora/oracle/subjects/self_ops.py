@@ -15,15 +15,15 @@ import numpy as np
 from ... import ops
 from ...gradcheck import gradcheck
 from ...gradcheck.exact import draw
-from ...layers import dropout_mask
-from ...layers.init import factors as init_factors
+from ...lora import dropout_mask
+from ...lora import factors as init_factors
 from ..case import Case, widened
-from ..check import CaseReport
 from ..contracts import CONTRACTS, adapter_combine, lora_dropout, train_steps
-from ..contracts._contract import Array, Config, Draw, inputs
+from ..contracts.contract import Array, Config, Draw, inputs
 from ..definition import RIGHT, Definition, scale
-from ..judge import OutputVerdict
-from ..merged import merged
+from ..report import CaseReport
+from ..tolerance.judge import OutputVerdict
+from ..tolerance.merged import merged
 from . import Answer
 
 _STEP = 2.0**-664  # about 1e-200, and a power of two: the derivative of whole numbers is a whole number

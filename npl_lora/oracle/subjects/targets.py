@@ -88,7 +88,7 @@ def _instance(kind: type, target: str) -> Any:
 def _find(target: str) -> tuple[Any, str]:
     """What a target names, and the last part of its name."""
     if target in _LIBRARIES:
-        return _import(f"{__package__}.{target.replace('-', '_')}_library", target), target
+        return _import(f"npl_lora.oracle.libraries.{target.replace('-', '_')}", target), target
     if Path(target).is_file():  # even with a colon in its name
         return _load_file(Path(target)), target
     where, colon, attribute = target.rpartition(":")

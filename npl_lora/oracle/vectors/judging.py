@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..case import Case
-from ..check import CaseReport, ContractReport, Report, check_case, observe
+from ..check import check_case, observe
 from ..contracts import CONTRACTS
 from ..diagnosis import diagnose
 from ..dtypes import askable
+from ..report import CaseReport, ContractReport, Report
 from ..subjects import Answer
 from ..subjects.convert import AnswerError
 from ..subjects.result_file import read_arrays

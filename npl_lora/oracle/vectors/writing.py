@@ -11,10 +11,10 @@ from ..case import Case, widened
 from ..contracts import CONTRACTS
 from ..dtypes import askable
 from ..faults import FAULTS
-from ..high_precision import correctly_rounded
-from ..injected import caught_by as _caught_by
-from ..judge import Right, right_answer
-from ..statistics import Distribution
+from ..tolerance.judge import Right, right_answer
+from ..tolerance.statistics import Distribution
+from .caught import caught_by as _caught_by
+from .high_precision import correctly_rounded
 from .safetensors import encode
 
 SCHEMA = "manifest.schema.json"

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
-from ..._extras import MissingExtraError
+from ...support.extras import MissingExtraError
 from .child import Child
 from .settings import SIDES, BenchError, Settings
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..._tensor_file import TensorFileError, json_object
 from ...models import ChatTemplate, ModelError, Tokenizer
+from ...support.tensor_file import TensorFileError, json_object
 from .rows import IGNORED, Data, DataError, Row, learned
 
 

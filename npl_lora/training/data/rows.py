@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...layers.masks import counter_rng
+from ...lora.masks import counter_rng
 from ..step import Batch
 
 _ORDER = 2**64 - 1  # the counter's layer that no dropout mask is drawn from

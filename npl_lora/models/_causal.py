@@ -1,0 +1,32 @@
+"""What the causal language models share: attention that goes on from a cache, and the output layer."""
+
+from typing import Any
+
+from ..ops import Pullback
+from ..ops.compose import Stage
+from ..support.array import Array
+from ._cache import Cache
+from ._scope import Scope
+
+
+def cached_attention(
+    ops: Any,
+    i: int,  # the layer
+    start: int,  # the position of the first query
+    cache: Cache | None,
+    q: Array,  # (B, H, T, D)
+    k: Array,  # (B, G, T, D)
+    v: Array,  # (B, G, T, D)
+    *,
+    window: int | None = None,
+    key_mask: Array | None = None,
+) -> tuple[Array, Pullback]:
+    """Causal attention over the keys and values in the cache and these, which the cache then holds too."""
+    if cache is not None:
+        k, v = cache.extend(i, k, v)
+    return ops.attention(q, k, v, causal=True, offset=start, window=window, key_mask=key_mask)
+
+
+def output_layer(model: Scope, head: str, embedding: str) -> Stage:
+    """x (..., C) -> logits (..., V), by the head's own weight, or by the embedding's table where it has none."""
+    return model.linear(head) if f"{head}.weight" in model else model.tied(embedding)

@@ -1,0 +1,146 @@
+"""A place in a model: the tensors whose names begin alike, the adapter on them, and the ops that compute with them.
+
+A model's functions take a Scope and give stages (see `ops.compose`): functions of one array that return y and its
+pullback, whose gradients bear the tensors' full names. Where the adapter has a tensor of the same name, trained in
+full, it stands before the base model's.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from .. import ops as reference
+from ..adapters import LoRA
+from ..ops import Pullback
+from ..ops.compose import Stage, over_rows, renamed
+from ..ops.namespace import rows
+from ..support.array import Array
+from ._weights import ReadOnce
+
+
+class PlacedOps(ABC):
+    """Ops that are told where in the model they are."""
+
+    @abstractmethod
+    def at(self, path: str) -> "PlacedOps":
+        """The ops at this path."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """base: {full name: array}. masks(path, x): the dropout mask on a module's input, or None in evaluation. wrt: the
+    full names that gradients may be asked for, None for all: nothing is kept for the others."""
+
+    base: Mapping[str, Array]
+    adapter: LoRA | None = None
+    ops: Any = reference
+    masks: Callable[[str, Array], Array] | None = None
+    prefix: str = ""
+    wrt: frozenset[str] | None = None
+
+    def at(self, name: str) -> "Scope":
+        """The place of this name within this one."""
+        full = self.prefix + name
+        ops = self.ops.at(full) if isinstance(self.ops, PlacedOps) else self.ops
+        return replace(self, prefix=f"{full}.", ops=ops)
+
+    def reading_once(self) -> "Scope":
+        """The same, with tensors decoded once and kept as long as it is."""
+        return replace(self, base=ReadOnce(self.base))
+
+    def __contains__(self, name: str) -> bool:
+        full = self.prefix + name
+        return full in self.base or full in self._trained
+
+    def __getitem__(self, name: str) -> Array:
+        full = self.prefix + name
+        return self._trained[full] if full in self._trained else self.base[full]
+
+    @property
+    def _trained(self) -> Mapping[str, Array]:
+        return {} if self.adapter is None else self.adapter.parameters
+
+    def optional(self, name: str) -> Array | None:
+        return self[name] if self.__contains__(name) else None
+
+    def linear(self, name: str, transposed: bool = False) -> Stage:
+        """The linear layer of this name, its bias if it has one, and the adapter if one sits there.
+
+        transposed: its weight is stored (in, out), as GPT-2's are.
+        """
+        return partial(self._linear, name, transposed)
+
+    def _linear(self, name: str, transposed: bool, x: Array) -> tuple[Array, Pullback]:
+        path, at = self.prefix + name, self.at(name)
+        W, b = at["weight"], at.optional("bias")
+        W = W.T if transposed else W
+        if self.adapter is None or path not in self.adapter.places:
+            layer: Stage = partial(at.ops.linear, W=W, b=b, frozen=self._is_frozen(path))
+        else:
+            mask = rows(self.masks(path, x)) if self.masks else None
+            layer = partial(self.adapter.linear, path, W=W, b=b, mask=mask, ops=at.ops)
+        layer = renamed(over_rows(layer), {"W": f"{path}.weight", "b": f"{path}.bias"})
+        return _transposed(layer, f"{path}.weight")(x) if transposed else layer(x)
+
+    def embedding(self, name: str, padding_idx: int | None = None) -> Stage:
+        """Rows of the table of this name, with the adapter if one sits there: a stage from token ids."""
+        path, at = self.prefix + name, self.at(name)
+
+        def look_up(ids: Array) -> tuple[Array, Pullback]:
+            E = at["weight"]
+            if self.adapter is None:
+                return at.ops.embedding(ids, E, padding_idx=padding_idx)
+            return self.adapter.embedding(path, ids, E, padding_idx=padding_idx, ops=at.ops)
+
+        return renamed(look_up, {"E": f"{path}.weight"})
+
+    def tied(self, name: str) -> Stage:
+        """A head that shares an embedding's table: the base model's, whatever an adapter trains in that embedding's
+        place, as PEFT has it (unless told to keep the two alike). Where all is trained in full, the two are one."""
+        return partial(self._tied, name)
+
+    def _tied(self, name: str, x: Array) -> tuple[Array, Pullback]:
+        full = f"{self.prefix}{name}.weight"
+        apart = full in self._trained and self.adapter is not None and self.adapter.unties
+        E = self.base[full] if apart else self[f"{name}.weight"]
+        layer = partial(self.at(name).ops.linear, W=E, frozen=apart or self._is_frozen(f"{self.prefix}{name}"))
+        return renamed(over_rows(layer), {"W": full})(x)
+
+    def activation(self, name: str) -> Stage:
+        """The op of this name on each entry."""
+        return renamed(getattr(self.ops, name), {"z": "x"})
+
+    def rms_norm(self, name: str, eps: float) -> Stage:
+        at = self.at(name)
+        return renamed(
+            lambda x: at.ops.rms_norm(x, at["weight"], eps=eps),
+            {"w": f"{self.prefix}{name}.weight"},
+        )
+
+    def layer_norm(self, name: str, eps: float) -> Stage:
+        at = self.at(name)
+        return renamed(
+            lambda x: at.ops.layer_norm(x, at["weight"], at["bias"], eps=eps),
+            {"w": f"{self.prefix}{name}.weight", "b": f"{self.prefix}{name}.bias"},
+        )
+
+    def _is_frozen(self, path: str) -> bool:
+        """Whether nobody will ask for the gradients of a linear layer's own tensors."""
+        return self.wrt is not None and self.wrt.isdisjoint((f"{path}.weight", f"{path}.bias"))
+
+
+def _transposed(stage: Stage, weight: str) -> Stage:
+    """A layer whose weight is stored (in, out): its gradient is, too."""
+
+    def run(x: Array) -> tuple[Array, Pullback]:
+        y, pullback = stage(x)
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = pullback(dy, wrt=wrt)
+            return grads | ({weight: grads[weight].T} if weight in grads else {})
+
+        return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
+
+    return run

@@ -1,0 +1,51 @@
+"""Subjects that have faults of the catalogue, and which faults a case would catch."""
+
+from typing import Any
+
+import numpy as np
+
+from ...lora import dropout_mask
+from ..case import Case
+from ..contracts import CONTRACTS
+from ..dtypes import computable, dtype_named
+from ..faults import Fault, wrong_answer
+from ..tolerance.statistics import Distribution
+from . import Answer
+
+
+class Injected:
+    """The definition with these faults in it, computed in the case's own dtype. With none it is a right subject."""
+
+    def __init__(self, *faults: Fault, seed: int = 0) -> None:
+        self.name = " and ".join(fault.name for fault in faults) or "no fault"
+        self.contracts = tuple(CONTRACTS)
+        self._faults = faults
+        self._rng = np.random.default_rng(seed)
+
+    def ask(self, case: Case) -> Answer:
+        try:
+            with np.errstate(all="ignore"):
+                asked = self.question(case)
+                outputs = wrong_answer(case.contract, *self._faults)(computable(asked.arrays), case.config)
+                numbers = {name: self._numbers(output) for name, output in outputs.items()}
+                return Answer(outputs=({name: t.astype(dtype_named(case.dtype)) for name, t in numbers.items()},))
+        except (ValueError, IndexError) as error:
+            return Answer(error=str(error))
+
+    def question(self, case: Case) -> Case:
+        """The case with what a subject draws for itself, drawn."""
+        settle = CONTRACTS[case.contract].settle
+        if settle is None:
+            return case
+        shown = settle(case, {})
+        masks = {
+            name: dropout_mask(shown[name].shape, case.config["p"], self._rng, np.float32).astype(shown[name].dtype)
+            for name in shown.arrays.keys() - case.arrays.keys()
+        }
+        return case.with_arrays(masks)
+
+    def _numbers(self, output: Any) -> np.ndarray:
+        return output.draw(self._rng) if isinstance(output, Distribution) else np.asarray(output)
+
+    def close(self) -> None:
+        """Nothing runs."""

@@ -1,0 +1,25 @@
+"""The same question with the low-rank update moved into the weights: another road to the same value."""
+
+import math
+from collections.abc import Mapping
+
+from ... import ops
+from ...support.array import Array
+
+
+def merged(arrays: Mapping[str, Array], s: Array) -> dict[str, Array]:
+    """arrays with W + s B A in the place of every W, and B = 0. (Not where dropout parts the two paths.)"""
+    changed = dict(arrays)
+    for weight in [] if "mask" in arrays else [name for name in arrays if name[0] in "WE"]:
+        n = weight[1:].lstrip("_")
+        A, B = (f"{factor}_{n}" if n else factor for factor in "AB")
+        matrices = (_matrix(arrays[name]) for name in (weight, A, B))
+        update, _ = ops.merge(*matrices, scale=s, fan_in_fan_out=weight == "E")
+        changed[weight] = update.__array_namespace__().reshape(update, arrays[weight].shape)
+        changed[B] = arrays[B] * 0
+    return changed
+
+
+def _matrix(t: Array) -> Array:
+    """A kernel (out, in, kh, kw) as the matrix (out, in kh kw) that it is on patches."""
+    return t.__array_namespace__().reshape(t, (t.shape[0], math.prod(t.shape[1:])))
