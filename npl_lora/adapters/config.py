@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..support.quoting import shown
+from ..support.quoting import quote_value
 
 INITS = (True, False, "gaussian")
 BIASES = ("none", "all", "lora_only")
@@ -102,7 +102,7 @@ class LoRAConfig:
     def from_json(cls, found: Mapping[str, Any]) -> "LoRAConfig":
         """From the object in an adapter_config.json."""
         if found.get("peft_type", "LORA") != "LORA":
-            raise ConfigError(f"peft_type is {shown(found['peft_type'])}, expected 'LORA'")
+            raise ConfigError(f"peft_type is {quote_value(found['peft_type'])}, expected 'LORA'")
         known = {f.name for f in fields(cls)} - {"other"}
         other = {name: value for name, value in found.items() if name not in known | _ALWAYS.keys()}
         return cls(**{name: value for name, value in found.items() if name in known}, other=other)
@@ -121,17 +121,19 @@ def check_names(found: Mapping[str, Any]) -> None:
     own = [f.name for f in fields(LoRAConfig) if f.name != "other"]
     for name in sorted(found.keys() - {*own, *_NOT_HERE, *_CARRIED}):
         if found[name]:
-            raise ConfigError(f"{shown(name)} is no field of PEFT's LoraConfig; those used here are {', '.join(own)}")
+            raise ConfigError(
+                f"{quote_value(name)} is no field of PEFT's LoraConfig; those used here are {', '.join(own)}"
+            )
 
 
 def _check(config: LoRAConfig) -> None:
     _natural("r", config.r)
     _real("lora_alpha", config.lora_alpha)
     if not (_is_number(config.lora_dropout) and 0 <= config.lora_dropout < 1):
-        raise ConfigError(f"lora_dropout is {shown(config.lora_dropout)}, expected 0 <= lora_dropout < 1")
+        raise ConfigError(f"lora_dropout is {quote_value(config.lora_dropout)}, expected 0 <= lora_dropout < 1")
     for name in ("use_rslora", "fan_in_fan_out"):
         if type(getattr(config, name)) is not bool:
-            raise ConfigError(f"{name} is {shown(getattr(config, name))}, expected true or false")
+            raise ConfigError(f"{name} is {quote_value(getattr(config, name))}, expected true or false")
     for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
         _texts(name, getattr(config, name))
     _indices(config.layers_to_transform)
@@ -140,14 +142,16 @@ def _check(config: LoRAConfig) -> None:
         if not isinstance(pattern, Mapping):
             raise ConfigError(f"{name} is a {type(pattern).__name__}, expected values by regular expressions")
         for key, value in pattern.items():
-            check(f"{name}[{shown(key)}]", value)
+            check(f"{name}[{quote_value(key)}]", value)
     if config.bias not in BIASES:
-        raise ConfigError(f"bias is {shown(config.bias)}, expected one of {', '.join(BIASES)}")
+        raise ConfigError(f"bias is {quote_value(config.bias)}, expected one of {', '.join(BIASES)}")
     if not isinstance(config.init_lora_weights, bool | str) or config.init_lora_weights not in INITS:
-        raise ConfigError(f"init_lora_weights is {shown(config.init_lora_weights)}, expected true, false or 'gaussian'")
+        raise ConfigError(
+            f"init_lora_weights is {quote_value(config.init_lora_weights)}, expected true, false or 'gaussian'"
+        )
     for name in _NOT_HERE:
         if config.other.get(name):
-            raise ConfigError(f"{name} is {shown(config.other[name])}: not supported here")
+            raise ConfigError(f"{name} is {quote_value(config.other[name])}: not supported here")
 
 
 def _is_number(value: Any) -> bool:
@@ -156,22 +160,22 @@ def _is_number(value: Any) -> bool:
 
 def _natural(name: str, value: Any) -> None:
     if type(value) is not int or not 1 <= value < 1 << 31:
-        raise ConfigError(f"{name} is {shown(value)}, expected an integer of at least 1")
+        raise ConfigError(f"{name} is {quote_value(value)}, expected an integer of at least 1")
 
 
 def _real(name: str, value: Any) -> None:
     if not _is_number(value) or value == 0:
-        raise ConfigError(f"{name} is {shown(value)}, expected a number that is not 0")
+        raise ConfigError(f"{name} is {quote_value(value)}, expected a number that is not 0")
 
 
 def _texts(name: str, value: Any) -> None:
     if value is None or (isinstance(value, str) and name != "modules_to_save"):
         return
     if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
-        raise ConfigError(f"{name} is {shown(value)}, expected a list of names")
+        raise ConfigError(f"{name} is {quote_value(value)}, expected a list of names")
 
 
 def _indices(value: Any) -> None:
     values = value if isinstance(value, tuple) else () if value is None else (value,)
     if not all(type(index) is int and index >= 0 for index in values):
-        raise ConfigError(f"layers_to_transform is {shown(value)}, expected indices of layers")
+        raise ConfigError(f"layers_to_transform is {quote_value(value)}, expected indices of layers")

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..support.extras import require
-from ..support.files import write_whole
-from ..support.quoting import named
+from ..support.files import write_atomically
+from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from .config import ConfigError, LoRAConfig
 from .lora import LoRA, places, shapes, trained_in_full
@@ -36,11 +36,11 @@ def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_key(name, adapter): np.ascontiguousarray(array) for name, array in adapter.parameters.items()}
     encode = require("safetensors.numpy", "models", "an adapter's file").save
-    write_whole(folder / TENSORS, encode(tensors, {"format": "pt"}))
+    write_atomically(folder / TENSORS, encode(tensors, {"format": "pt"}))
     about = adapter.config.as_json()
     if base_model is not None:
         about["base_model_name_or_path"] = base_model
-    write_whole(folder / CONFIG, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+    write_atomically(folder / CONFIG, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
 
 
 def load_config(folder: Path) -> LoRAConfig:
@@ -112,7 +112,7 @@ def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(named(name) for name in names[:5])
+    shown = ", ".join(quote_name(name) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 

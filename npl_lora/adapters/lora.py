@@ -22,7 +22,7 @@ from ..lora.scale import lora_scale
 from ..ops import Pullback
 from ..ops.compose import renamed
 from ..support.array import Array
-from ..support.quoting import shown
+from ..support.quoting import quote_value
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 from .targets import alpha_of, is_saved, rank_of, targeted
@@ -133,7 +133,7 @@ def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Map
         if name not in optional and not any(
             is_saved(replace(config, modules_to_save=(name,)), path) for path in modules
         ):
-            raise ConfigError(f"modules_to_save has {shown(name)}, which is the name of no module")
+            raise ConfigError(f"modules_to_save has {quote_value(name)}, which is the name of no module")
     saved = {name for path, module in modules.items() if is_saved(config, path) for name in module.tensors}
     biases = {name for name in base if name == "bias" or name.endswith(".bias")}
     if config.bias == "none":

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TypeVar
 
-from ..support.quoting import named, shown
+from ..support.quoting import quote_name, quote_value
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 
@@ -35,9 +35,11 @@ def targeted(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
     if isinstance(config.target_modules, tuple):
         idle = [t for t in config.target_modules if not any(_ends_in(path, (t,)) for path in paths)]
         if idle:
-            raise ConfigError(f"target_modules has {shown(idle[0])}, which is the name of no module: {_some(paths)}")
+            raise ConfigError(
+                f"target_modules has {quote_value(idle[0])}, which is the name of no module: {_some(paths)}"
+            )
     if not found:
-        raise ConfigError(f"target_modules, {shown(config.target_modules)}, leaves no module: {_some(paths)}")
+        raise ConfigError(f"target_modules, {quote_value(config.target_modules)}, leaves no module: {_some(paths)}")
     return found
 
 
@@ -67,8 +69,8 @@ def alpha_of(config: LoRAConfig, path: str) -> float:
 
 def _excluded(config: LoRAConfig, path: str) -> bool:
     exclude = config.exclude_modules
-    named = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
-    return bool(named) or is_saved(config, path)
+    quote_name = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
+    return bool(quote_name) or is_saved(config, path)
 
 
 def _ends_in(path: str, names: tuple[str, ...]) -> bool:
@@ -85,7 +87,9 @@ def _in_layers(config: LoRAConfig, path: str) -> bool:
     if match is None:
         return False
     if match.lastindex is None or not re.fullmatch("[0-9]+", index := str(match[1]), re.ASCII):
-        raise ConfigError(f"layers_pattern is {shown(config.layers_pattern)}, whose first group is no number in {path}")
+        raise ConfigError(
+            f"layers_pattern is {quote_value(config.layers_pattern)}, whose first group is no number in {path}"
+        )
     return int(index) in (wanted if isinstance(wanted, tuple) else (wanted,))
 
 
@@ -101,7 +105,7 @@ def _match(expression: str, path: str, whole: bool = False) -> re.Match[str] | N
         return compiled.fullmatch(path) if whole else compiled.match(path)
     except (re.error, RecursionError, OverflowError) as error:
         said = str(error).split("\n")[0]
-        raise ConfigError(f"{shown(expression)} is no regular expression: {named(said)}") from None
+        raise ConfigError(f"{quote_value(expression)} is no regular expression: {quote_name(said)}") from None
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..support.extras import require
-from ..support.files import write_whole
+from ..support.files import write_atomically
 from ..training.bench import Settings, measure
 from ..training.bench.table import table
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = measure(settings, sides, arguments.threads, seen=console.print)
         print(table(found))
         if arguments.json is not None:
-            write_whole(arguments.json, (json.dumps(found, indent=2) + "\n").encode())
+            write_atomically(arguments.json, (json.dumps(found, indent=2) + "\n").encode())
     except ValueError as error:
         print(f"npl-lora bench: {error}", file=sys.stderr)
         return 2

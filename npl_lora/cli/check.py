@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
 from ..oracle.deviations import DeviationsError, expecting, read_deviations
-from ..oracle.dtypes import askable, dtype_named
+from ..oracle.dtypes import askable, dtype_by_name
 from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.subjects import Subject
@@ -17,7 +17,7 @@ from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
 from ..oracle.tolerance.rounding import INNER
 from ..support.extras import MissingExtraError, require
-from ..support.ranks import Ranks, started
+from ..support.ranks import Ranks, join_ranks
 from ._many import together
 
 _EXIT = {"pass": 0, "fail": 1, "error": 2}
@@ -97,7 +97,7 @@ def _not_askable() -> list[str]:
     sentences = []
     for name in DTYPES:
         try:
-            dtype_named(name)
+            dtype_by_name(name)
         except MissingExtraError as error:
             sentences.append(str(error))
     return sentences
@@ -119,10 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
     from .report import Screen
 
     for name in arguments.dtype or ():
-        dtype_named(name)  # says so now if it needs an extra
+        dtype_by_name(name)  # says so now if it needs an extra
 
     if arguments.power is not None:
-        ranks = started()
+        ranks = join_ranks()
         with together("check", ranks):
             return _power(arguments, Screen(quiet=ranks.rank > 0), ranks)
     if arguments.command and arguments.targets:

@@ -10,7 +10,7 @@ from typing import Any
 from ..adapters import LoRA
 from ..models import Pretrained, load, load_classifier, load_tokenizer
 from ..support.extras import require
-from ..support.files import write_whole
+from ..support.files import write_atomically
 from ..training import data
 from ..training.classes import read_classes
 from ..training.loop import Evaluation, judged
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_data.described(found, arguments.length), file=sys.stderr)
         print(_line(result))
         if arguments.json is not None:
-            write_whole(arguments.json, (json.dumps(_figures(arguments, found, result), indent=2) + "\n").encode())
+            write_atomically(arguments.json, (json.dumps(_figures(arguments, found, result), indent=2) + "\n").encode())
     except ValueError as error:
         print(f"npl-lora eval: {error}", file=sys.stderr)
         return 2

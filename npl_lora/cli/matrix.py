@@ -10,7 +10,7 @@ from ..oracle.libraries.matrix import document, known_throughout, library, matri
 from ..oracle.report import Report
 from ..oracle.subjects.shipped import SHIPPED, missing_sentence
 from ..support.extras import require
-from ..support.ranks import Ranks, started
+from ..support.ranks import Ranks, join_ranks
 from ._many import together
 
 _TIMEOUT = 300.0  # seconds a case: a cold compiler is slow
@@ -41,7 +41,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check the libraries, print the table, write the files, and return the exit status."""
     require("rich", "cli", "the command line")
-    ranks = started()
+    ranks = join_ranks()
     with together("matrix", ranks):
         return _run(arguments, ranks)
 

@@ -12,7 +12,7 @@ from ..adapters import ConfigError, LoRA, LoRAConfig
 from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..support.extras import MissingExtraError, require
-from ..support.ranks import Ranks, RanksError, started
+from ..support.ranks import Ranks, RanksError, join_ranks
 from ..support.tensor_file import TensorFileError, json_object
 from ..training.curve import draw
 from ..training.run import CHECKPOINT, Event, Run
@@ -95,7 +95,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and say what happened."""
     require("rich", "cli", "the command line")
-    ranks = started()
+    ranks = join_ranks()
     with together("train", ranks):
         return _run(arguments, ranks)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..support.quoting import shown
+from ..support.quoting import quote_value
 
 MOST = 1 << 16  # layers, heads, and numbers in a head: what is made for each of them must fit in memory
 
@@ -19,9 +19,9 @@ def whole(
     value = found.get(name)
     value = default if value is None else value
     if type(value) is not int or value < least:
-        raise ModelError(f"config.json has {name} = {shown(value)}, expected an integer of at least {least}")
+        raise ModelError(f"config.json has {name} = {quote_value(value)}, expected an integer of at least {least}")
     if value > most:
-        raise ModelError(f"config.json has {name} = {shown(value)}, expected at most {most:,}")
+        raise ModelError(f"config.json has {name} = {quote_value(value)}, expected at most {most:,}")
     return value
 
 
@@ -30,7 +30,7 @@ def number(found: Mapping[str, Any], name: str, default: float | None = None) ->
     value = found.get(name)
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or not 1e-30 < value < 1e30:
-        raise ModelError(f"config.json has {name} = {shown(value)}, expected a number above 0 and below 1e30")
+        raise ModelError(f"config.json has {name} = {quote_value(value)}, expected a number above 0 and below 1e30")
     return float(value)
 
 
@@ -38,7 +38,7 @@ def field_of(found: Mapping[str, Any], name: str, default: str, known: tuple[str
     """A field that is one of a few names."""
     value = found.get(name, default)
     if not isinstance(value, str) or value not in known:
-        raise ModelError(f"config.json has {name} = {shown(value)}, expected one of {', '.join(known)}")
+        raise ModelError(f"config.json has {name} = {quote_value(value)}, expected one of {', '.join(known)}")
     return value
 
 

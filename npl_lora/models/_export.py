@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..support.extras import require
-from ..support.files import write_whole
+from ..support.files import write_atomically
 from ._config import ModelError
 from ._pretrained import Pretrained
 from ._tokenizer import load_tokenizer
@@ -65,7 +65,7 @@ def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str
     new.mkdir(parents=True)
     try:
         encode = require("safetensors.numpy", "models", "a checkpoint").save
-        write_whole(new / "model.safetensors", encode(dict(_narrowed(model, dtype)), {"format": "pt"}))
+        write_atomically(new / "model.safetensors", encode(dict(_narrowed(model, dtype)), {"format": "pt"}))
         about = {**model.about, "dtype": dtype}
         about.pop("torch_dtype", None)  # its older name
         if path_is_gguf := source.suffix == ".gguf":
@@ -104,7 +104,7 @@ def _special_ids(file: GGUF) -> dict[str, int]:
 def _write_tokenizer(source: Path, folder: Path) -> None:
     """tokenizer.json, and a tokenizer_config.json that has transformers read it."""
     tokenizer = load_tokenizer(source)
-    write_whole(folder / "tokenizer.json", tokenizer.as_json().encode())
+    write_atomically(folder / "tokenizer.json", tokenizer.as_json().encode())
     about: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if tokenizer.template is not None:
         about |= {**tokenizer.template.names, "chat_template": tokenizer.template.source}
@@ -112,4 +112,4 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _write_json(path: Path, found: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..support.quoting import named
+from ..support.quoting import quote_name
 
 _VERSIONS = (2, 3)
 _LIMIT = 100_000_000  # bytes of the head; a vocabulary of 256,000 tokens has 10 million
@@ -134,7 +134,7 @@ def _by_name(count: int, read: Callable[[], tuple[str, Any]]) -> dict[str, Any]:
     for _ in range(count):
         name, value = read()
         if name in found:
-            raise GGUFError(f"has {named(name)} twice")
+            raise GGUFError(f"has {quote_name(name)} twice")
         found[name] = value
     return found
 

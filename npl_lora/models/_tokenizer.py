@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..support.extras import require
-from ..support.quoting import shown
+from ..support.quoting import quote_value
 from ._chat import ChatTemplate
 from ._config import ModelError
 from .gguf import GGUF
@@ -91,7 +91,7 @@ def _of_folder(folder: Path) -> Tokenizer:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises no narrower type
-        raise ModelError(f"{file} is no tokenizer: {shown(str(error), 200)}") from None
+        raise ModelError(f"{file} is no tokenizer: {quote_value(str(error), 200)}") from None
     inner.no_padding()
     inner.no_truncation()
     return Tokenizer(inner, _ends_of(folder), _template_of(folder))
@@ -131,7 +131,7 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     tokenizers = require("tokenizers", "models", "a tokenizer")
     kind, before = file.field("tokenizer.ggml.model"), file.field("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or before not in ("smollm", "gpt-2"):
-        said = f"a tokenizer {shown(kind)}, {shown(before)}"
+        said = f"a tokenizer {quote_value(kind)}, {quote_value(before)}"
         raise ModelError(f"{file.path} has {said}, that is not read from GGUF: take a folder")
     names, pairs = file.texts("tokenizer.ggml.tokens"), [tuple(m.split(" ", 1)) for m in file.texts(_MERGES)]
     if not all(len(pair) == 2 for pair in pairs):
@@ -139,7 +139,7 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     try:
         inner = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, pairs))
     except Exception as error:  # the library raises no narrower type
-        raise ModelError(f"{file.path} has no tokenizer: {shown(str(error), 200)}") from None
+        raise ModelError(f"{file.path} has no tokenizer: {quote_value(str(error), 200)}") from None
     pre = tokenizers.pre_tokenizers
     steps = [pre.Digits(individual_digits=True)] if before == "smollm" else []
     inner.pre_tokenizer = pre.Sequence([*steps, pre.ByteLevel(add_prefix_space=False)])
@@ -160,5 +160,5 @@ def _ends(found: Any, path: Path) -> list[int]:
     """eos_token_id: a token, some, or none."""
     stop = found if isinstance(found, list) else [] if found is None else [found]
     if not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
-        raise ModelError(f"{path} has eos_token_id = {shown(found)}, expected tokens")
+        raise ModelError(f"{path} has eos_token_id = {quote_value(found)}, expected tokens")
     return stop

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..support.extras import require
-from ..support.quoting import named, shown
+from ..support.quoting import quote_name, quote_value
 from ._config import ModelError
 from ._gguf_file import Entry, GGUFError, open_file, read_head
 from ._weights import Stored, Weights
@@ -89,7 +89,7 @@ class GGUF:
         """A field that is a list of texts, empty where it is not there."""
         found = self.field(name, [])
         if not isinstance(found, list):
-            raise ModelError(f"{self.path}: {name} is {shown(found)}, expected a list of texts")
+            raise ModelError(f"{self.path}: {name} is {quote_value(found)}, expected a list of texts")
         return found
 
     def weights(self, dtype: Any = np.float32) -> Weights:
@@ -152,5 +152,5 @@ def _renamed(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
     found = re.fullmatch(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
     if found is None or found[2] not in _NAMES:
-        raise ModelError(f"a GGUF tensor is named {named(name)}, which belongs to no part of the model")
+        raise ModelError(f"a GGUF tensor is named {quote_name(name)}, which belongs to no part of the model")
     return f"{'' if found[1] is None else f'model.layers.{found[1]}.'}{_NAMES[found[2]]}.{found[3]}"

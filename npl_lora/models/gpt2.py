@@ -22,7 +22,7 @@ from ..adapters import Module
 from ..ops import Pullback
 from ..ops.compose import Op, Stage, added, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
-from ..support.quoting import shown
+from ..support.quoting import quote_value
 from ._cache import Cache
 from ._causal import cached_attention
 from ._config import MOST, ModelError, field_of, number, whole
@@ -55,7 +55,7 @@ class Config:
             raise ModelError(f"config.json has n_embd = {width} and n_head = {n_heads}, expected a multiple")
         for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
             if found.get(name, usual) is not usual:
-                raise ModelError(f"config.json has {name} = {shown(found[name])}, expected {usual}")
+                raise ModelError(f"config.json has {name} = {quote_value(found[name])}, expected {usual}")
         return cls(
             n_layers=whole(found, "n_layer", most=MOST),
             width=width,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..support.quoting import named
+from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
 from ._weights import Weights, stored
@@ -45,7 +45,7 @@ def _floating(folder: Path) -> dict[str, np.ndarray]:
         except TensorFileError as error:
             raise ModelError(f"{path} {error}") from None
         if twice := sorted(arrays.keys() & found.keys()):
-            raise ModelError(f"{path} has {named(twice[0])}, which another shard has too")
+            raise ModelError(f"{path} has {quote_name(twice[0])}, which another shard has too")
         arrays |= found
     return {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
 

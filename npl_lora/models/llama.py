@@ -24,7 +24,7 @@ from typing import Any
 from ..adapters import Module
 from ..ops.compose import Stage, branch, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
-from ..support.quoting import shown
+from ..support.quoting import quote_value
 from ._cache import Cache
 from ._causal import cached_attention
 from ._config import MOST, ModelError, field_of, number, padding, whole
@@ -164,7 +164,7 @@ def _frequencies(found: Mapping[str, Any], head_size: int, positions: int) -> tu
     """The angle per position of each pair: theta^(-2i / D), stretched as rope_scaling says."""
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise ModelError(f"config.json has {shown(rope)} for rope, expected an object")
+        raise ModelError(f"config.json has {quote_value(rope)} for rope, expected an object")
     theta = number({**found, **rope}, "rope_theta", 10000.0)
     plain = [theta ** (-2.0 * i / head_size) for i in range(head_size // 2)]
     kind = field_of(rope, "rope_type", rope.get("type", "default"), ("default", "linear", "llama3"))
@@ -196,7 +196,7 @@ def _windows(found: Mapping[str, Any], n_layers: int) -> tuple[int | None, ...]:
     if kinds:
         if not isinstance(kinds, list) or len(kinds) != n_layers:
             raise ModelError(
-                f"config.json has layer_types = {shown(kinds)}, expected one for each of {n_layers} layers"
+                f"config.json has layer_types = {quote_value(kinds)}, expected one for each of {n_layers} layers"
             )
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     first = whole(found, "max_window_layers", 0, least=0) if "use_sliding_window" in found else 0

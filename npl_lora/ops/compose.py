@@ -37,7 +37,7 @@ def chain(*stages: Stage) -> Stage:
     The backward stops at the lowest stage that somebody asks about.
     """
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         pullbacks: list[Pullback] = []
         for stage in stages:
             x, pullback = stage(x)
@@ -54,7 +54,7 @@ def chain(*stages: Stage) -> Stage:
         inputs = _united(pullbacks[0].inputs, *[_weights(p.inputs) for p in pullbacks[1:]])
         return x, Pullback(backward, x, inputs, _united(*[p.frozen for p in pullbacks]))
 
-    return run
+    return forward
 
 
 def branch(op: Op, **stages: Stage) -> Stage:
@@ -63,7 +63,7 @@ def branch(op: Op, **stages: Stage) -> Stage:
     No input of the op is differentiated unless something in its stage is asked for.
     """
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         values, pullbacks = {}, {}
         for name, stage in stages.items():
             values[name], pullbacks[name] = stage(x)
@@ -80,7 +80,7 @@ def branch(op: Op, **stages: Stage) -> Stage:
         inputs, frozen = ([getattr(p, kind) for p in pullbacks.values()] for kind in ("inputs", "frozen"))
         return y, Pullback(backward, y, _united(*inputs), _united(*frozen))
 
-    return run
+    return forward
 
 
 def added(*stages: Stage) -> Stage:
@@ -98,7 +98,7 @@ def added(*stages: Stage) -> Stage:
 def residual(stage: Stage) -> Stage:
     """y = x + stage(x): the gradient of x is dy itself, and what comes back through the stage."""
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         inner, pullback = stage(x)
         y = x + inner
 
@@ -108,7 +108,7 @@ def residual(stage: Stage) -> Stage:
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
 
-    return run
+    return forward
 
 
 def recompute(stage: Stage) -> Stage:
@@ -117,7 +117,7 @@ def recompute(stage: Stage) -> Stage:
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
     """
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         y, once = stage(x)
         inputs, frozen = once.inputs, once.frozen  # and not `once` itself, which holds what is to be forgotten
 
@@ -126,13 +126,13 @@ def recompute(stage: Stage) -> Stage:
 
         return y, Pullback(backward, y, inputs, frozen)
 
-    return run
+    return forward
 
 
 def renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
     """The same stage, with its pullback's inputs under other names: {its own: another}. The others keep theirs."""
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         y, pullback = stage(x)
         full = {name: names.get(name, name) for name in pullback.inputs}
 
@@ -142,7 +142,7 @@ def renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
 
         return y, Pullback(backward, y, tuple(full.values()), tuple(full[name] for name in pullback.frozen))
 
-    return run
+    return forward
 
 
 def reopened(pullback: Pullback, y: Array, inputs: Iterable[str], frozen: Iterable[str] = ()) -> Pullback:
@@ -156,7 +156,7 @@ def over_rows(stage: Stage) -> Stage:
     NumPy multiplies a stack of matrices one after another, and short texts make small ones.
     """
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         y, pullback = stage(rows(x))
         y = _reshaped(y, (*x.shape[:-1], y.shape[-1]))
         shape = x.shape
@@ -167,17 +167,17 @@ def over_rows(stage: Stage) -> Stage:
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
 
-    return run
+    return forward
 
 
 def split_heads(head_size: int) -> Stage:
     """(..., T, H D) -> (..., H, T, D): the features of a token, cut into heads of head_size = D."""
 
-    def run(x: Array) -> tuple[Array, Pullback]:
+    def forward(x: Array) -> tuple[Array, Pullback]:
         y = _split(x, head_size)
         return y, Pullback(lambda dy, wrt: {"x": _joined(dy)} if "x" in wrt else {}, y, ("x",))
 
-    return run
+    return forward
 
 
 def join_heads(x: Array) -> tuple[Array, Pullback]:

@@ -40,6 +40,6 @@ class Case:
         return replace(self, arrays={**self.arrays, **arrays})
 
 
-def widened(case: Case) -> dict[str, np.ndarray]:
+def widen(case: Case) -> dict[str, np.ndarray]:
     """The case's arrays with every number in float64; integers and booleans as they are."""
     return {name: a if a.dtype.kind in "biu" else a.astype(np.float64) for name, a in case.arrays.items()}

@@ -15,7 +15,7 @@ def askable() -> tuple[str, ...]:
     return DTYPES if find_spec("ml_dtypes") else DTYPES[:-1]
 
 
-def dtype_named(name: str) -> np.dtype:
+def dtype_by_name(name: str) -> np.dtype:
     """NumPy's own, or ml_dtypes'. Raises MissingExtraError without ml_dtypes, AttributeError for no such name."""
     if not str.isidentifier(name):  # NumPy would parse "i4,(2,3)f8" as Python
         raise AttributeError(f"no dtype has the name {name[:40]!r}")

@@ -22,11 +22,11 @@ from .case import Case
 from .contracts import CONTRACTS
 from .contracts.contract import Draw
 from .definition import RIGHT, Wrap
-from .dtypes import computable, dtype_named
+from .dtypes import computable, dtype_by_name
 from .faults.relevant import relevant_to
 from .subjects.injected import Injected
 from .tolerance.judge import Right, judge, right_answer
-from .tolerance.measured import MARGIN, tightened
+from .tolerance.measured import MARGIN, tighten
 
 CLEAR = 10.0  # a change of so many times the spread of right answers has to be seen
 
@@ -86,11 +86,11 @@ def _alarms_of(asked: _Asked, on: Callable[[str, int], None]) -> Counts:
     counts, contract = Counts(), CONTRACTS[of]
     arrays, config = contract.draws[name](Draw(f"{contract.name}/{name}/{seed}", dtype))
     case = Case(contract.name, f"{contract.name}/{name}/{dtype}", dtype, config, arrays)
-    right = tightened(case, right_answer(case, contract.answer), contract.answer)
+    right = tighten(case, right_answer(case, contract.answer), contract.answer)
     for way, wrap in ways(np.random.default_rng(seed)):
         on(f"{case.id}, {way}", before + counts.answers)
         answer = contract.answer(computable(case.arrays), config, RIGHT.wrapped(lora_linear=wrap))
-        outputs = {output: np.asarray(t).astype(dtype_named(dtype)) for output, t in answer.items()}
+        outputs = {output: np.asarray(t).astype(dtype_by_name(dtype)) for output, t in answer.items()}
         verdicts = judge(right, outputs)
         counts.answers += 1
         for output, verdict in verdicts.items():
@@ -115,7 +115,7 @@ def misses(dtypes: tuple[str, ...], counts: Counts, on: Progress, ranks: Ranks =
 
 def _misses_of(contract: str, dtype: str) -> Counts:
     counts, cases = Counts(), CONTRACTS[contract].cases(dtype)
-    rights = [tightened(c, right_answer(c, CONTRACTS[contract].answer), CONTRACTS[contract].answer) for c in cases]
+    rights = [tighten(c, right_answer(c, CONTRACTS[contract].answer), CONTRACTS[contract].answer) for c in cases]
     for fault in relevant_to(contract):
         subject, clear, failed = Injected(fault), False, False
         for case, right in zip(cases, rights, strict=True):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, raw: bytes) -> None:
+def write_atomically(path: Path, raw: bytes) -> None:
     """Write a file beside the one that it is to be, and put it in place when it is on the disk. What a process that was
     killed has left there is written over by the next."""
     new = path.with_name(f".{path.name}.new")

@@ -3,12 +3,12 @@
 from typing import Any
 
 
-def shown(value: Any, length: int = 60) -> str:
+def quote_value(value: Any, length: int = 60) -> str:
     """A value as Python writes it."""
     return _cut(" ".join(repr(value).split()), length)
 
 
-def named(name: str, length: int = 100) -> str:
+def quote_name(name: str, length: int = 100) -> str:
     """A name as it is, where it is printable."""
     return _cut(name if name.isprintable() else repr(name), length)
 

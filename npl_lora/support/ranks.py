@@ -79,7 +79,7 @@ class ManyRanks(Ranks):
 ALONE = Ranks()
 
 
-def started() -> Ranks:
+def join_ranks() -> Ranks:
     """The ranks that mpiexec started, which share this machine's cores; `ALONE` where it did not.
 
     Raises MissingExtraError under mpiexec without mpi4py.

@@ -16,8 +16,8 @@ import numpy as np
 from ..adapters import LoRA
 from ..lora.optimizers import AdamWState
 from ..support.extras import require
-from ..support.files import write_whole
-from ..support.quoting import named, shown
+from ..support.files import write_atomically
+from ..support.quoting import quote_name, quote_value
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from .step import Best, State
 
@@ -41,7 +41,7 @@ def save(path: Path, state: State, about: dict[str, Any]) -> None:
     numbers = {"step": state.step, "micro_batches": state.micro_batches, "steps": steps, "about": about, "best": best}
     metadata = {"kind": _KIND, "numbers": json.dumps(numbers, sort_keys=True)}
     encode = require("safetensors.numpy", "models", "a checkpoint").save
-    write_whole(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
+    write_atomically(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
 
 
 def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
@@ -70,15 +70,15 @@ def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None
         elif before != value and name in _DIGESTS and not within:
             raise _UnusableError(f"was made with {_DIGESTS[name]}")
         elif before != value:
-            said = f"{within}{name} = {shown(before, 80)}"
-            raise _UnusableError(f"was made with {said}, this run has {shown(value, 80)}")
+            said = f"{within}{name} = {quote_value(before, 80)}"
+            raise _UnusableError(f"was made with {said}, this run has {quote_value(value, 80)}")
 
 
 def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: LoRA) -> State:
     steps, step = _object(numbers, "steps"), _natural(numbers, "step")
     parameters, means, own = {}, {}, adapter.parameters
     if foreign := next((n for n in tensors if n.partition(" ")[2] not in own), None):
-        raise _UnusableError(f"has {named(foreign)}, which belongs to nothing in this run")
+        raise _UnusableError(f"has {quote_name(foreign)}, which belongs to nothing in this run")
     for name, like in own.items():
         parameters[name] = _like(tensors, f"parameter {name}", like)
         if taken := _natural(steps, name, 0):
@@ -92,20 +92,20 @@ def _best(numbers: dict[str, Any]) -> Best:
     if not best:
         return Best()
     if type(best.get("loss")) is not float or not math.isfinite(best["loss"]):
-        raise _UnusableError(f"has a best loss of {shown(best.get('loss'))}, expected a number")
+        raise _UnusableError(f"has a best loss of {quote_value(best.get('loss'))}, expected a number")
     return Best(best["loss"], _natural(best, "step"), _natural(best, "worse_since"))
 
 
 def _object(numbers: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(numbers.get(name), dict):
-        raise _UnusableError(f"has {name} = {shown(numbers.get(name))}, expected an object")
+        raise _UnusableError(f"has {name} = {quote_value(numbers.get(name))}, expected an object")
     return dict(numbers[name])
 
 
 def _natural(numbers: dict[str, Any], name: str, default: int | None = None) -> int:
     value = numbers.get(name, default)
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise _UnusableError(f"has {name} = {shown(value)}, expected a natural number")
+        raise _UnusableError(f"has {name} = {quote_value(value)}, expected a natural number")
     return value
 
 

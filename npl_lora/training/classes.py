@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..support.files import write_whole
+from ..support.files import write_atomically
 from ..support.tensor_file import TensorFileError, json_object
 from .data import DataError
 
@@ -17,7 +17,7 @@ CLASSES = "classes.json"
 def write_classes(folder: Path, classes: Sequence[str], pooling: str) -> None:
     """Write the file whole."""
     about = {"classes": list(classes), "pooling": pooling}
-    write_whole(folder / CLASSES, (json.dumps(about, ensure_ascii=False) + "\n").encode())
+    write_atomically(folder / CLASSES, (json.dumps(about, ensure_ascii=False) + "\n").encode())
 
 
 def read_classes(folder: Path) -> tuple[tuple[str, ...], str]:

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from ..support.extras import require
-from ..support.files import write_whole
+from ..support.files import write_atomically
 
 
 def draw(folder: Path) -> Path:
@@ -27,7 +27,7 @@ def draw(folder: Path) -> Path:
     axes.legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    write_whole(folder / "curve.png", picture.getvalue())
+    write_atomically(folder / "curve.png", picture.getvalue())
     return folder / "curve.png"
 
 

@@ -4,7 +4,7 @@ fared before the first step."""
 import csv
 from pathlib import Path
 
-from ..support.files import write_whole
+from ..support.files import write_atomically
 from .loop import Evaluation
 from .step import Metrics
 
@@ -19,7 +19,7 @@ class MetricsFile:
         kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
         steps = range(step + 1) if step else ()  # one that has taken none says row 0 again
         kept = [line for line in kept if line.endswith("\n") and _step(line) in steps]  # a kill may cut the last one
-        write_whole(path, "".join([",".join(FIELDS) + "\n", *kept]).encode())
+        write_atomically(path, "".join([",".join(FIELDS) + "\n", *kept]).encode())
 
     def add(self, step: int, metrics: Metrics | None, held_out: Evaluation | None, rate: float) -> None:
         judged = (None, None) if held_out is None else (held_out.loss, held_out.accuracy)

@@ -5,10 +5,10 @@ import pytest
 from oracle.variants import with_masks
 
 from npl_lora.oracle import CONTRACTS, DTYPES
-from npl_lora.oracle.case import widened
+from npl_lora.oracle.case import widen
 from npl_lora.oracle.contracts.train_steps import least_gradients
-from npl_lora.oracle.dtypes import dtype_named
-from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace, rounded
+from npl_lora.oracle.dtypes import dtype_by_name
+from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace, round_to
 
 ALL = [case for contract in CONTRACTS.values() for dtype in DTYPES for case in contract.cases(dtype)]
 LORA = [case for case in ALL if "alpha" in case.config]
@@ -25,12 +25,12 @@ def numbers(value):
 @pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
 def test_the_configuration_is_exact_in_the_cases_dtype(case):
     for number in numbers(case.config):
-        assert float(dtype_named(case.dtype).type(number)) == number
+        assert float(dtype_by_name(case.dtype).type(number)) == number
 
 
 def stored(numbers, dtype):
     """Rounded once: ml_dtypes goes from float64 to bfloat16 by way of float32."""
-    return numbers if numbers.dtype.kind in "biu" else rounded(numbers, PRECISIONS[dtype]).astype(dtype_named(dtype))
+    return numbers if numbers.dtype.kind in "biu" else round_to(numbers, PRECISIONS[dtype]).astype(dtype_by_name(dtype))
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda c: c.id)
@@ -78,8 +78,8 @@ def test_some_case_of_each_contract_breaks_what_the_others_leave():
 def test_no_gradient_that_adamw_makes_a_step_of_is_tiny(dtype):
     """Rounding is some units of the dtype's of the root mean square: far below a sixteenth in half precision."""
     (case,) = [case for case in CONTRACTS["train_steps"].cases(dtype) if case.config["optimizer"] == "adamw"]
-    assert min(least_gradients(widened(case), case.config)) > 1 / 17
-    assert case.config["eps"] == float(np.asarray(case.config["eps"], dtype_named(dtype)))
+    assert min(least_gradients(widen(case), case.config)) > 1 / 17
+    assert case.config["eps"] == float(np.asarray(case.config["eps"], dtype_by_name(dtype)))
 
 
 @pytest.mark.parametrize("contract", ["lora_linear", "lora_merge", "lora_embedding"])

@@ -22,7 +22,7 @@ from npl_lora.oracle.faults.relevant import relevant_to
 from npl_lora.oracle.report import Observed
 from npl_lora.oracle.subjects.injected import Injected
 from npl_lora.oracle.tolerance.judge import judge, right_answer
-from npl_lora.oracle.tolerance.measured import tightened
+from npl_lora.oracle.tolerance.measured import tighten
 from npl_lora.oracle.vectors.caught import caught_by
 
 # Faults of a part that a contract uses, in a way that it does not: no mask is given there, or no dx asked.
@@ -78,7 +78,7 @@ def asked(contract, dtype):
     found = []
     for case in CONTRACTS[contract].cases(dtype):
         right, derived = (right_answer(c, CONTRACTS[contract].answer) for c in (case, replace(case, exact=False)))
-        found.append((case, derived, tightened(case, right, CONTRACTS[contract].answer)))
+        found.append((case, derived, tighten(case, right, CONTRACTS[contract].answer)))
     return found
 
 

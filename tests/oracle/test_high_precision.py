@@ -8,7 +8,7 @@ import pytest
 
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS
-from npl_lora.oracle.case import widened
+from npl_lora.oracle.case import widen
 from npl_lora.oracle.tolerance.judge import right_answer
 from npl_lora.oracle.tolerance.statistics import Distribution
 from npl_lora.oracle.vectors.high_precision import HighPrecisionNamespace, UncertainError, correctly_rounded
@@ -24,7 +24,7 @@ def rounded(case):
 
 def fractions(case):
     """The case's numbers as object arrays of fractions."""
-    arrays = widened(case)
+    arrays = widen(case)
     return {n: a if a.dtype.kind in "biu" else np.vectorize(Fraction, otypes=[object])(a) for n, a in arrays.items()}
 
 

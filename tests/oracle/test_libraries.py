@@ -15,7 +15,7 @@ from oracle.variants import right_of
 
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
-from npl_lora.oracle.dtypes import dtype_named
+from npl_lora.oracle.dtypes import dtype_by_name
 from npl_lora.oracle.libraries.known import FLOAT32_LOSS, LORALIB_RSLORA, NO_LABELS, PEFT_INHERITED, PEFT_NOT_CUT, known
 from npl_lora.oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
 from npl_lora.oracle.tolerance.judge import judge
@@ -89,7 +89,7 @@ def make(contract, dtype, shapes, more=None, **config):
     """Normal numbers of half the usual size, of these shapes; more: the arrays that are chosen."""
     rng = np.random.default_rng(11)
     arrays = {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()} | (more or {})
-    arrays = {name: a if a.dtype.kind in "biu" else a.astype(dtype_named(dtype)) for name, a in arrays.items()}
+    arrays = {name: a if a.dtype.kind in "biu" else a.astype(dtype_by_name(dtype)) for name, a in arrays.items()}
     return Case(contract, f"{contract}/hand-made/{dtype}", dtype, config, arrays)
 
 

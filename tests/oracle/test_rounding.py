@@ -9,14 +9,14 @@ from oracle.test_verdicts import NUMBERS, draw_case
 from oracle.variants import in_dtype, right_of, with_masks
 
 from npl_lora.oracle import CONTRACTS
-from npl_lora.oracle.case import widened
+from npl_lora.oracle.case import widen
 from npl_lora.oracle.tolerance.rounding import PRECISIONS, Rounded, RoundingNamespace
 
 
 @pytest.mark.parametrize("contract", NUMBERS)
 def test_the_values_and_sizes_are_the_ops_own(contract):
     for case in map(with_masks, CONTRACTS[contract].cases("float32")):
-        wide = widened(case)
+        wide = widen(case)
         plain = CONTRACTS[contract].answer(wide, case.config)
         for name, right in right_of(case).items():
             assert np.all(np.abs(right.value - plain[name]) <= 1e-14 * right.size), name

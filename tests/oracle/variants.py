@@ -8,15 +8,15 @@ import numpy as np
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.subjects.injected import Injected
 from npl_lora.oracle.tolerance.judge import right_answer
-from npl_lora.oracle.tolerance.measured import tightened
-from npl_lora.oracle.tolerance.merged import merged
+from npl_lora.oracle.tolerance.measured import tighten
+from npl_lora.oracle.tolerance.merging import merge_weights
 from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace
 
 
 def right_of(case):
     """The right answer of a case, with what is allowed."""
     answer = CONTRACTS[case.contract].answer
-    return tightened(case, right_answer(case, answer), answer)
+    return tighten(case, right_answer(case, answer), answer)
 
 
 def with_masks(case, seed=0):
@@ -149,7 +149,7 @@ def in_dtype_merged(case):
         return answer
     arrays, plain_array = native(case)
     first = next(iter(answer))
-    return {**answer, first: plain_array(contract.forward(merged(arrays, scale(case.config)), case.config)[0])}
+    return {**answer, first: plain_array(contract.forward(merge_weights(arrays, scale(case.config)), case.config)[0])}
 
 
 ANY = [in_dtype, in_dtype_merged]

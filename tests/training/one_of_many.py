@@ -8,12 +8,12 @@ import numpy as np
 
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load
-from npl_lora.support.ranks import started
+from npl_lora.support.ranks import join_ranks
 from npl_lora.training import data, loop
 from npl_lora.training.step import Recipe, State
 
 folder, dtype, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
-ranks, rng = started(), np.random.default_rng(0)
+ranks, rng = join_ranks(), np.random.default_rng(0)
 rows = [data.Row(tokens, tokens) for tokens in (rng.integers(0, 13, rng.integers(3, 16)) for _ in range(40))]
 model = load(folder, dtype=np.dtype(dtype))
 lora = LoRAConfig(r=4, lora_alpha=8, lora_dropout=0.2, target_modules="all-linear")

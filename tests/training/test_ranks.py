@@ -218,7 +218,7 @@ def test_a_plain_run_never_asks_for_mpi(monkeypatch, environment):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert _ranks.started() is ALONE
+    assert _ranks.join_ranks() is ALONE
 
 
 @pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
@@ -226,7 +226,7 @@ def test_under_mpiexec_mpi4py_is_missed_in_one_sentence(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.setenv(name, "2")
     with pytest.raises(MissingExtraError, match=r"a run under mpiexec needs mpi4py: pip install 'npl-lora\[mpi\]'"):
-        _ranks.started()
+        _ranks.join_ranks()
 
 
 def test_the_command_line_does_not_import_mpi():

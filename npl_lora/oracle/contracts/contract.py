@@ -12,9 +12,9 @@ import numpy as np
 from ...ops import Pullback
 from ...support.array import Array
 from ..case import Case
-from ..dtypes import dtype_named
+from ..dtypes import dtype_by_name
 from ..tolerance.judge import OutputVerdict
-from ..tolerance.rounding import PRECISIONS, rounded
+from ..tolerance.rounding import PRECISIONS, round_to
 from ._exact import largest_sum
 
 Config = dict[str, Any]
@@ -36,7 +36,7 @@ class Draw:
     def __init__(self, name: str, dtype: str) -> None:
         self._stream = np.random.PCG64(zlib.crc32(name.encode()))
         self._precision = PRECISIONS[dtype]
-        self.dtype = dtype_named(dtype)
+        self.dtype = dtype_by_name(dtype)
 
     def widened(self) -> "Draw":
         """The same stream in float64: for drawing until something holds, the same numbers in every dtype."""
@@ -46,7 +46,7 @@ class Draw:
 
     def stored(self, numbers: np.ndarray) -> np.ndarray:
         """float64 rounded to the case's dtype, ties to even: exactly, and not by way of a third dtype."""
-        return np.asarray(rounded(numbers, self._precision), dtype=np.float64).astype(self.dtype)
+        return np.asarray(round_to(numbers, self._precision), dtype=np.float64).astype(self.dtype)
 
     def integers(self, n: int, *shape: int) -> np.ndarray:
         """int64 in 0 ... n - 1. (Of 2^64 words, as many more than n - 1 leave 0 as leave n - 1: nobody can tell.)"""

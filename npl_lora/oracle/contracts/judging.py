@@ -6,7 +6,7 @@ import numpy as np
 
 from ..case import Case
 from ..tolerance.judge import OutputVerdict, Right, judge, right_answer
-from ..tolerance.measured import tightened
+from ..tolerance.measured import tighten
 from . import CONTRACTS
 
 
@@ -18,4 +18,4 @@ def judge_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, Outpu
     right = right_answer(case, contract.answer)
     if not all(np.isfinite(output.value).all() for output in right.values() if isinstance(output, Right)):
         raise OverflowError("the right answer is not finite")
-    return judge(tightened(case, right, contract.answer), outputs)
+    return judge(tighten(case, right, contract.answer), outputs)

@@ -21,11 +21,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...ops import Pullback
-from ..case import Case, widened
+from ..case import Case, widen
 from ..definition import RIGHT, Definition
-from ..dtypes import dtype_named
+from ..dtypes import dtype_by_name
 from ..tolerance.judge import OutputVerdict, judge, right_answer
-from ..tolerance.measured import tightened
+from ..tolerance.measured import tighten
 from ..tolerance.statistics import dependence, pairs, tolerated
 from .contract import Array, Config, Contract, Draw, lora
 
@@ -58,22 +58,22 @@ def settled(case: Case, outputs: Mapping[str, np.ndarray]) -> Case:
 
 def _read(case: Case, y: np.ndarray | None) -> np.ndarray:
     """Solve y - base = s (what is dropped o M) K for M, and tell 0 from 1 / (1 - p)."""
-    t, config = widened(case), case.config
+    t, config = widen(case), case.config
     if config["layer"] == "linear":
         dropped, base, K = t["x"], t["x"] @ t["W"].T, (t["B"] @ t["A"]).T
     else:
         dropped, base, K = t["A"].T[t["ids"]], t["E"][t["ids"]], t["B"].T
     kept = 1.0 / (1.0 - config["p"])
     if y is None or y.shape != base.shape or not np.all(np.isfinite(y)):
-        return np.full(dropped.shape, kept).astype(dtype_named(case.dtype))
+        return np.full(dropped.shape, kept).astype(dtype_by_name(case.dtype))
     mask = (y.astype(np.float64) - base) @ np.linalg.pinv(RIGHT.scale(config) * K) / dropped
-    return np.where(mask > kept / 6.0, kept, 0.0).astype(dtype_named(case.dtype))
+    return np.where(mask > kept / 6.0, kept, 0.0).astype(dtype_by_name(case.dtype))
 
 
 def judged(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
     """Every output for the masks that were read; and the masks themselves."""
     known = settled(case, outputs)
-    verdicts = judge(tightened(known, right_answer(known, answer), answer), outputs)
+    verdicts = judge(tighten(known, right_answer(known, answer), answer), outputs)
     for name, note in _objections(known).items():
         if verdicts[name].verdict == "pass":
             verdicts[name] = OutputVerdict("fail", None, None, note)

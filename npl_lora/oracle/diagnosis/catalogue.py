@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..case import widened
+from ..case import widen
 from ..faults import FAULTS, Fault, wrong_answer
-from ..faults.fault import Answer
+from ..faults.fault import AnswerFunction
 from ..faults.relevant import relevant_to
 from ..report import Observed
 from ..tolerance.judge import Right, judge_output, right_answer
@@ -88,7 +88,7 @@ def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.nda
     assert one.outputs is not None
     try:
         with np.errstate(all="ignore"):
-            answer = wrong_answer(one.case.contract, *faults)(widened(one.case), one.case.config)
+            answer = wrong_answer(one.case.contract, *faults)(widen(one.case), one.case.config)
     except (ValueError, IndexError):
         return {}
     if answer.keys() != one.outputs.keys():
@@ -181,7 +181,7 @@ def all_reproduced(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> b
     return all(_is_reproduced(answer, one) for one in observed)
 
 
-def _is_reproduced(answer: Answer, one: Observed) -> bool:
+def _is_reproduced(answer: AnswerFunction, one: Observed) -> bool:
     try:
         with np.errstate(all="ignore"):
             predicted = right_answer(one.case, answer)

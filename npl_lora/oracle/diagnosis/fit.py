@@ -12,7 +12,7 @@ import numpy as np
 
 from ..case import Case
 from ..tolerance.judge import Right
-from ..tolerance.judge import shown as number
+from ..tolerance.judge import format_factor as number
 from . import expressions
 from .terms import terms
 
@@ -152,8 +152,8 @@ def _permuted(observations: Sequence[Wrong]) -> str | None:
     for axis in range(observations[0].got.ndim):
         orders = [_order(one, axis) if axis < one.got.ndim else None for one in observations]
         if all(order is not None for order in orders):
-            shown = ", ".join(map(str, orders[0] or ()))
-            return f"has its slices along axis {axis} in another order ({shown} in {observations[0].case.id})"
+            order = ", ".join(map(str, orders[0] or ()))
+            return f"has its slices along axis {axis} in another order ({order} in {observations[0].case.id})"
     return None
 
 
@@ -172,9 +172,9 @@ def _order(one: Wrong, axis: int) -> list[int] | None:
 def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
     """got = c_i right along one axis: rows, columns or heads with factors of their own."""
     for axis in range(observations[0].got.ndim):
-        shown = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
-        if all(factors is not None for factors in shown):
-            first = ", ".join(number(c) for c in (shown[0] or [])[:6])
+        format_factor = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
+        if all(factors is not None for factors in format_factor):
+            first = ", ".join(number(c) for c in (format_factor[0] or [])[:6])
             return f"has a factor of its own for every index of axis {axis} ({first} ... in {observations[0].case.id})"
     return None
 
@@ -216,8 +216,8 @@ def _positions(observations: Sequence[Wrong], places: Sequence[list[int] | None]
         return "at the last index"
     if all(p == [one.case.config.get("padding_idx")] for one, p in zip(observations, places, strict=True)):
         return "at padding_idx"
-    shown = ", ".join(map(str, (places[0] or [])[:8]))
-    return f"at index {shown} ({observations[0].case.id})"
+    indices = ", ".join(map(str, (places[0] or [])[:8]))
+    return f"at index {indices} ({observations[0].case.id})"
 
 
 EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (

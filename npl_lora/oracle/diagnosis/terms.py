@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..case import Case, widened
+from ..case import Case, widen
 from ..contracts import CONTRACTS
 from ..definition import scale
 
@@ -33,13 +33,13 @@ def terms(case: Case, output: str) -> dict[str, np.ndarray]:
 
 
 def _answer(case: Case, output: str, **changed: np.ndarray | None) -> np.ndarray:
-    arrays = {name: a for name, a in {**widened(case), **changed}.items() if a is not None}
+    arrays = {name: a for name, a in {**widen(case), **changed}.items() if a is not None}
     return np.asarray(CONTRACTS[case.contract].answer(arrays, case.config)[output])
 
 
 def _base_and_low_rank(case: Case, output: str) -> dict[str, np.ndarray]:
     base, low = _NAMES[case.contract, output]
-    zero = np.zeros_like(widened(case)["B"])
+    zero = np.zeros_like(widen(case)["B"])
     if output == "W_unmerged":
         merged, plain = _answer(case, "W_merged"), _answer(case, "W_merged", B=zero)
         return {base: plain, low: merged - plain}
@@ -53,7 +53,7 @@ def _base_and_low_rank(case: Case, output: str) -> dict[str, np.ndarray]:
 
 def _tokens(case: Case, output: str) -> dict[str, np.ndarray]:
     """s dy_n h_n^T for every token n; too many to be told apart where tokens outnumber half the numbers."""
-    arrays = widened(case)
+    arrays = widen(case)
     x = arrays["x"] * arrays.get("mask", 1.0)
     x, dy = (t.reshape(-1, t.shape[-1]) for t in (x, arrays["dy"]))
     left, right = (dy @ arrays["B"], x) if output == "dA" else (dy, x @ arrays["A"].T)

@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..tolerance.judge import OutputVerdict, Right, constant_factor, judge_output, shown
+from ..tolerance.judge import OutputVerdict, Right, constant_factor, format_factor, judge_output
 from .step import Step
 
 _MANY = 1 << 20  # rows, where nothing says how many there were
@@ -78,5 +78,5 @@ def _compared(
         return verdict
     factor = constant_factor(other, got)
     said = f"{left} against {right}: {verdict.note}"
-    note = said if factor is None else f"{left} is {shown(factor)} times {right}, everywhere"
+    note = said if factor is None else f"{left} is {format_factor(factor)} times {right}, everywhere"
     return replace(verdict, note=note)

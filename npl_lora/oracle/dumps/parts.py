@@ -6,7 +6,7 @@ import numpy as np
 
 from ..case import Case
 from ..diagnosis.expressions import name_of
-from ..tolerance.judge import OutputVerdict, Right, constant_factor, shown
+from ..tolerance.judge import OutputVerdict, Right, constant_factor, format_factor
 from .step import Step
 
 _PLAIN = ("0", "-1", "2", "1/2")  # expressions that say no more than the number does
@@ -37,7 +37,7 @@ def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
     error = float(np.sum(np.abs(right.value) * right.allowed)) / float(np.sum(right.value**2))
     case = Case("lora_linear", "", step.dtype, step.config, step.arrays)
     expression = name_of([(case, factor, error)])
-    return shown(factor) + (f" = {expression}" if expression and expression not in _PLAIN else "")
+    return format_factor(factor) + (f" = {expression}" if expression and expression not in _PLAIN else "")
 
 
 def with_note(verdict: OutputVerdict, note: str) -> OutputVerdict:

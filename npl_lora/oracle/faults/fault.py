@@ -24,7 +24,7 @@ from ..contracts import CONTRACTS
 from ..definition import RIGHT, Definition, Wrap
 
 Change = Callable[..., Any]
-Answer = Callable[..., dict[str, Array]]
+AnswerFunction = Callable[..., dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Fault:
         return f"{self.id}/{self.variant}" if self.variant else self.id
 
 
-def wrong_answer(contract: str, *faults: Fault) -> Answer:
+def wrong_answer(contract: str, *faults: Fault) -> AnswerFunction:
     """answer(arrays, config) of the contract with these faults in it."""
     definition, answer = RIGHT, CONTRACTS[contract].answer
     for fault in faults:
@@ -121,7 +121,7 @@ def backward(**changes: Change) -> Wrap:
 def outputs(**changes: Change) -> Wrap:
     """A contract's answers are name = change(right output, arrays, config)."""
 
-    def wrap(answer: Answer) -> Answer:
+    def wrap(answer: AnswerFunction) -> AnswerFunction:
         def wrong(arrays: Mapping[str, Array], config: dict[str, Any], d: Definition) -> dict[str, Array]:
             right = answer(arrays, config, d)
             return {
@@ -137,7 +137,7 @@ def outputs(**changes: Change) -> Wrap:
 def asked(arrays: Change | None = None, config: Change | None = None) -> Wrap:
     """A contract is answered for other arrays(arrays, config) or another config(arrays, config)."""
 
-    def wrap(answer: Answer) -> Answer:
+    def wrap(answer: AnswerFunction) -> AnswerFunction:
         def wrong(given: Mapping[str, Array], how: dict[str, Any], d: Definition) -> dict[str, Array]:
             changed = {**given, **arrays(given, how)} if arrays else given
             return answer(changed, {**how, **config(given, how)} if config else how, d)

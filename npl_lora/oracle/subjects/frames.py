@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..dtypes import dtype_named
+from ..dtypes import dtype_by_name
 
 _LENGTH = struct.Struct("<Q")
 LIMIT = 1 << 30  # bytes; an answer to a case is a few kilobytes
@@ -41,7 +41,7 @@ def read_frame(pipe: IO[bytes]) -> Frame:
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
     try:
         header = json.loads(_exactly(pipe, length))
-        described = [(name, dtype_named(dtype), _shape(shape)) for name, dtype, shape in header.pop("arrays")]
+        described = [(name, dtype_by_name(dtype), _shape(shape)) for name, dtype, shape in header.pop("arrays")]
         sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape in described]
         _check_size(sum(sizes))
         arrays = {

@@ -7,7 +7,7 @@ import numpy as np
 from ...lora import dropout_mask
 from ..case import Case
 from ..contracts import CONTRACTS
-from ..dtypes import computable, dtype_named
+from ..dtypes import computable, dtype_by_name
 from ..faults import Fault, wrong_answer
 from ..tolerance.statistics import Distribution
 from . import Answer
@@ -28,7 +28,7 @@ class Injected:
                 asked = self.question(case)
                 outputs = wrong_answer(case.contract, *self._faults)(computable(asked.arrays), case.config)
                 numbers = {name: self._numbers(output) for name, output in outputs.items()}
-                return Answer(outputs=({name: t.astype(dtype_named(case.dtype)) for name, t in numbers.items()},))
+                return Answer(outputs=({name: t.astype(dtype_by_name(case.dtype)) for name, t in numbers.items()},))
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
 

@@ -17,13 +17,13 @@ from ...gradcheck import gradcheck
 from ...gradcheck.exact import draw
 from ...lora import dropout_mask
 from ...lora import factors as init_factors
-from ..case import Case, widened
+from ..case import Case, widen
 from ..contracts import CONTRACTS, adapter_combine, lora_dropout, train_steps
 from ..contracts.contract import Array, Config, Draw, inputs
 from ..definition import RIGHT, Definition, scale
 from ..report import CaseReport
 from ..tolerance.judge import OutputVerdict
-from ..tolerance.merged import merged
+from ..tolerance.merging import merge_weights
 from . import Answer
 
 _STEP = 2.0**-664  # about 1e-200, and a power of two: the derivative of whole numbers is a whole number
@@ -38,7 +38,7 @@ class SelfSubject:
     contracts = tuple(CONTRACTS)
 
     def ask(self, case: Case) -> Answer:
-        return Answer(outputs=(_ROADS.get(case.contract, _differentiate)(case, widened(case)),))
+        return Answer(outputs=(_ROADS.get(case.contract, _differentiate)(case, widen(case)),))
 
     def proof(self, contract: str) -> list[CaseReport]:
         """The exact check over the integers, for a contract whose op is a polynomial of its inputs."""
@@ -82,7 +82,7 @@ def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     arrays = {**arrays, **_held(case, arrays)}
     _, pullback = forward(arrays, case.config)
     lora, dy = "alpha" in case.config, arrays.get("dy", 1.0)
-    value, _ = forward(merged(arrays, scale(case.config)) if lora else arrays, case.config)
+    value, _ = forward(merge_weights(arrays, scale(case.config)) if lora else arrays, case.config)
     outputs = {"y" if lora else "loss": value}
     for name in pullback.inputs:
         if name not in pullback.frozen:
@@ -209,6 +209,6 @@ def _same_roads(op: Callable[..., tuple[Array, ops.Pullback]], arrays: Arrays, h
     rng = np.random.default_rng(0)
     drawn = draw({**arrays, "scale": 1.0}, rng)
     s = drawn.pop("scale")
-    apart, together = (op(**a, scale=s, **how)[0] for a in (drawn, merged(drawn, s)))
+    apart, together = (op(**a, scale=s, **how)[0] for a in (drawn, merge_weights(drawn, s)))
     same = np.array_equal(apart, together)
     return OutputVerdict("pass" if same else "fail", 0.0 if same else None, 0.0, "" if same else "merged differs")

@@ -153,7 +153,7 @@ def root_mean_squares(error: np.ndarray, deviation: np.ndarray) -> tuple[float, 
 def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> str:
     factor = constant_factor(right, got)
     if factor is not None:
-        return f"{shown(factor)} times the right answer, everywhere"
+        return f"{format_factor(factor)} times the right answer, everywhere"
     error = abs(float(got.flat[worst]) - right.value.flat[worst])
     if error < 1e-5 * right.size.flat[worst]:
         relative, allowed = (t / right.size.flat[worst] for t in (error, right.allowed.flat[worst]))
@@ -166,7 +166,7 @@ def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> s
     )
 
 
-def shown(factor: float) -> str:
+def format_factor(factor: float) -> str:
     """A factor as it is read: near 1, what it is off by."""
     off = factor - 1.0
     return f"1 {'+' if off > 0 else '-'} {abs(off):.2g}" if 0 < abs(off) < 1e-3 else f"{factor:.6g}"

@@ -32,25 +32,27 @@ from typing import Any
 import numpy as np
 
 from ...ops.namespace import normal_cdf, normal_pdf, sigmoid
-from ..case import Case, widened
+from ..case import Case, widen
 from ..definition import RIGHT
 from .judge import Right, root_mean_squares
-from .merged import merged
-from .rounding import Precision, precision_of, rounded
+from .merging import merge_weights
+from .rounding import Precision, precision_of, round_to
 from .statistics import Distribution
 
 RUNS = 12
 MARGIN = 3.0
 FEW = 16  # of fewer numbers, a dozen runs do not know the spread: it is taken to be a deviation at least
 
-Answer = Callable[..., dict[str, Any]]
+AnswerFunction = Callable[..., dict[str, Any]]
 
 
 class NotMeasured(Exception):
     """What is asked is computed by algorithms that have nothing in common: what is derived must do."""
 
 
-def tightened(case: Case, right: Mapping[str, Right | Distribution], answer: Answer) -> dict[str, Right | Distribution]:
+def tighten(
+    case: Case, right: Mapping[str, Right | Distribution], answer: AnswerFunction
+) -> dict[str, Right | Distribution]:
     """The right answers with what is measured, where that is less than what is derived."""
     numbers = {name: one for name, one in right.items() if isinstance(one, Right)}
     if case.exact or len(numbers) < len(right):  # nothing is rounded, or what is drawn at random is judged otherwise
@@ -76,17 +78,17 @@ def _tightened(right: Right, runs: list[np.ndarray]) -> Right:
     return replace(right, allowed=allowed, rms=rms, row_rms=row_rms)
 
 
-def _evaluate(case: Case, answer: Answer, seed: int, merge: bool) -> dict[str, np.ndarray]:
+def _evaluate(case: Case, answer: AnswerFunction, seed: int, merge: bool) -> dict[str, np.ndarray]:
     """answer(arrays, config) computed once, in one of the ways that a right implementation may."""
     precision, rng = precision_of(case.dtype, case.inner), np.random.default_rng(seed)
     array_type = evaluation(precision, rng)
-    arrays = {name: array.view(array_type) for name, array in widened(case).items()}
+    arrays = {name: array.view(array_type) for name, array in widen(case).items()}
     merge = merge and "dy" in case and "mask" not in case
     off = 1.0 + rng.uniform(-3.0, 3.0) * precision.store
     d = RIGHT.wrapped(scale=lambda scale: lambda config: off * scale(config))
-    outputs = answer(merged(arrays, d.scale(case.config)) if merge else arrays, case.config, d)
+    outputs = answer(merge_weights(arrays, d.scale(case.config)) if merge else arrays, case.config, d)
     kept: tuple[str, ...] = ("y", "dx") if merge else tuple(outputs)  # the other gradients are lost in a merged weight
-    return {name: rounded(np.asarray(outputs[name]), precision) for name in kept if name in outputs}
+    return {name: round_to(np.asarray(outputs[name]), precision) for name in kept if name in outputs}
 
 
 def evaluation(precision: Precision, rng: np.random.Generator) -> type[np.ndarray]:
@@ -148,13 +150,13 @@ def evaluation(precision: Precision, rng: np.random.Generator) -> type[np.ndarra
         return result.view(Evaluated) if isinstance(result, np.ndarray) else result
 
     def _constant(c: float) -> float:
-        return float(rounded(np.float64(c), precision)) if rng.random() < 0.5 else c
+        return float(round_to(np.float64(c), precision)) if rng.random() < 0.5 else c
 
     def _stored(exact: Any) -> Any:
         if np.asarray(exact).dtype.kind != "f":
             return np.asarray(exact).view(Evaluated)
         fused = rng.random() < 0.5
-        kept = np.asarray(exact, dtype=wide).astype(np.float64) if fused else rounded(np.asarray(exact), precision)
+        kept = np.asarray(exact, dtype=wide).astype(np.float64) if fused else round_to(np.asarray(exact), precision)
         return kept.view(Evaluated)
 
     def _sum(t: np.ndarray, axis: int | None, keepdims: bool) -> np.ndarray:
@@ -174,7 +176,7 @@ def evaluation(precision: Precision, rng: np.random.Generator) -> type[np.ndarra
 
     def _as_factor(t: np.ndarray) -> np.ndarray:
         return (
-            rounded(t, replace(precision, store=precision.factors, tiny=precision.factors_tiny))
+            round_to(t, replace(precision, store=precision.factors, tiny=precision.factors_tiny))
             if precision.factors
             else t
         )

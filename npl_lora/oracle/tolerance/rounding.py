@@ -90,7 +90,7 @@ def precision_of(dtype: str, inner: str | None = None) -> Precision:
     return replace(precision, factors=INNER[inner][0], factors_tiny=INNER[inner][1])
 
 
-def rounded(t: Any, precision: Precision) -> Any:
+def round_to(t: Any, precision: Precision) -> Any:
     """The nearest number whose significand has unit roundoff `store`, ties to even; subnormals are as far apart as the
     smallest ones."""
     _, exponent = np.frexp(t)

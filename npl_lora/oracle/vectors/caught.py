@@ -1,6 +1,6 @@
 """Which faults of the catalogue a case would catch."""
 
-from ..case import Case, widened
+from ..case import Case, widen
 from ..contracts import CONTRACTS
 from ..contracts.judging import judge_case
 from ..faults import Fault
@@ -19,7 +19,7 @@ def caught_by(case: Case) -> list[str]:
 
 
 def _shows(case: Case, fault: Fault, right: dict[str, Right | Distribution] | None) -> bool:
-    wide = case.with_arrays(widened(case))
+    wide = case.with_arrays(widen(case))
     answer = Injected(fault).ask(wide)
     if answer.outputs is None:
         return True

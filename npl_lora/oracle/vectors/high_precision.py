@@ -27,7 +27,7 @@ from ..tolerance.statistics import Distribution
 
 FIRST_BITS, LAST_BITS = 128, 4096
 
-Answer = Callable[[Mapping[str, Array], dict[str, Any], Definition], dict[str, Array | Distribution]]
+AnswerFunction = Callable[[Mapping[str, Array], dict[str, Any], Definition], dict[str, Array | Distribution]]
 
 
 class UncertainError(ArithmeticError):
@@ -35,7 +35,7 @@ class UncertainError(ArithmeticError):
 
 
 def correctly_rounded(
-    answer: Answer, arrays: Mapping[str, np.ndarray], config: dict[str, Any]
+    answer: AnswerFunction, arrays: Mapping[str, np.ndarray], config: dict[str, Any]
 ) -> dict[str, np.ndarray | Distribution]:
     """answer(arrays, config, definition), every number of it the float64 nearest to the exact one, ties to even.
 
@@ -52,7 +52,9 @@ def correctly_rounded(
     raise UncertainError(f"{open_ones}: {LAST_BITS} bits do not say how it rounds")
 
 
-def _evaluate(answer: Answer, arrays: Mapping[str, np.ndarray], config: dict[str, Any], bits: int) -> dict[str, Any]:
+def _evaluate(
+    answer: AnswerFunction, arrays: Mapping[str, np.ndarray], config: dict[str, Any], bits: int
+) -> dict[str, Any]:
     xp = HighPrecisionNamespace(bits)
     exact = {name: xp.exact(array) for name, array in arrays.items()}
     return answer(exact, {name: xp.setting(value) for name, value in config.items()}, xp.definition())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..case import Case, widened
+from ..case import Case, widen
 from ..contracts import CONTRACTS
 from ..dtypes import askable
 from ..faults import FAULTS
@@ -120,8 +120,8 @@ def _dependent(case: Case, shown: Case) -> set[str]:
     answer, drawn = CONTRACTS[case.contract].answer, shown.arrays.keys() - case.arrays.keys()
     if not drawn:
         return set()
-    one = answer(widened(shown), case.config)
-    other = answer(widened(shown.with_arrays({name: 0 * shown[name] for name in drawn})), case.config)
+    one = answer(widen(shown), case.config)
+    other = answer(widen(shown.with_arrays({name: 0 * shown[name] for name in drawn})), case.config)
     return {name for name in one if not np.array_equal(one[name], other[name])}
 
 

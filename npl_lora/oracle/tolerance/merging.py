@@ -7,7 +7,7 @@ from ... import ops
 from ...support.array import Array
 
 
-def merged(arrays: Mapping[str, Array], s: Array) -> dict[str, Array]:
+def merge_weights(arrays: Mapping[str, Array], s: Array) -> dict[str, Array]:
     """arrays with W + s B A in the place of every W, and B = 0. (Not where dropout parts the two paths.)"""
     changed = dict(arrays)
     for weight in [] if "mask" in arrays else [name for name in arrays if name[0] in "WE"]:
