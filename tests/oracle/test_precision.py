@@ -12,8 +12,7 @@ from npl_lora.oracle.contracts.judging import judge_case
 from npl_lora.oracle.diagnosis import diagnose
 from npl_lora.oracle.report import Observed
 from npl_lora.oracle.tolerance.judge import judge, right_answer
-from npl_lora.oracle.tolerance.measured import rounded
-from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, Precision, precision_of
+from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, Precision, precision_of, round_to
 
 FORMATS = {name: Precision(store, tiny, 2.0**-24) for name, (store, tiny) in INNER.items()}
 
@@ -25,7 +24,7 @@ def coarse(inner):
         def __array_ufunc__(self, ufunc, method, *inputs, **how):
             plain = [np.asarray(a) if isinstance(a, np.ndarray) else a for a in inputs]
             if ufunc is np.matmul:
-                plain = [rounded(a.astype(np.float64), FORMATS[inner]).astype(np.float32) for a in plain]
+                plain = [round_to(a.astype(np.float64), FORMATS[inner]).astype(np.float32) for a in plain]
             result = getattr(ufunc, method)(*plain, **how)
             return result.view(Coarse) if isinstance(result, np.ndarray) else result
 
