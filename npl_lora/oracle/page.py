@@ -60,7 +60,7 @@ def _failure(contract: ContractReport) -> str:
     for fault in (
         fault for fault in FAULTS if fault.id in contract.diagnosis.ids and fault.says in contract.diagnosis.says
     ):
-        parts.append(f"<p>{fault.id} hides with {escape(fault.hidden)}. Seen in {escape(fault.source)}.</p>")
+        parts.append(f"<p>{fault.id}: hidden when {escape(fault.hidden_when)}. Seen in: {escape(fault.seen_in)}.</p>")
     failed = [case for case in contract.cases if case.verdict == "fail"]
     first = escape(f"{failed[0].id}: {failed[0].message}")
     parts.append(f"<p>{len(failed)} of {len(contract.cases)} cases fail. First: {first}</p>")

@@ -108,7 +108,7 @@ def test_the_catalogue_is_large_and_every_entry_whole():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     for fault in FAULTS:
         assert not fault.says.endswith(".")
-        assert all((fault.says, fault.wrong, fault.right, fault.hidden, fault.source)), fault.name
+        assert all((fault.says, fault.wrong, fault.right, fault.hidden_when, fault.seen_in)), fault.name
         assert fault.wrong != fault.right
         assert fault.parts or fault.answers
         assert fault.parts.keys() <= vars(RIGHT).keys(), fault.name

@@ -46,7 +46,7 @@ def test_a_failure_has_its_diagnosis_its_source_and_three_pictures_an_output():
     tags = read(page([report]))
     words = " ".join(tags.text)
     assert "dB lacks s = alpha / r" in words
-    assert "S5 hides with s = 1." in words
+    assert "S5: hidden when s = 1. Seen in: hand-written backward passes." in words
     assert sum(tag == "svg" for tag, _ in tags.seen) == 3
     size = CONTRACTS["lora_linear"].cases("float32")[0]["B"].size
     assert sum(tag == "rect" for tag, _ in tags.seen) == 3 * size

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..case import widen
 from ..faults import FAULTS, Fault, wrong_answer
-from ..faults.fault import AnswerFunction
 from ..faults.relevant import relevant_to
+from ..faults.wraps import AnswerFunction
 from ..report import Observed
 from ..tolerance.judge import Right, judge_output, right_answer
 from ..tolerance.rounding import PRECISIONS

@@ -1,17 +1,18 @@
 """Faults of attention and of the gated MLP around LoRA."""
 
 from ...ops import Pullback
-from .fault import Fault, backward, given
+from .fault import Fault
+from .wraps import with_arguments, with_gradients
 
 
-def _tiled(op):
-    """Head h takes key/value head h mod G, where it should take h // (H / G)."""
+def _tile_heads(op):
+    """Query head h uses key/value head h mod G instead of h // (H / G)."""
 
-    def wrong(q, k, v, **how):
+    def wrong(q, k, v, **settings):
         H, G = q.shape[-3], k.shape[-3]
         order = sorted(range(H), key=lambda h: (h % G, h // G))
         back = sorted(range(H), key=lambda i: order[i])
-        y, pullback = op(q[..., order, :, :], k, v, **how)
+        y, pullback = op(q[..., order, :, :], k, v, **settings)
 
         def gradients(dy, wrt):
             grads = pullback(dy[..., order, :, :], wrt=wrt)
@@ -22,24 +23,24 @@ def _tiled(op):
     return wrong
 
 
-def _no_rotation(op):
-    def wrong(x, **how):
+def _skip_rotation(op):
+    def wrong(x, **settings):
         return x, Pullback(lambda dy, wrt: {"x": dy} if "x" in wrt else {}, x, inputs=("x",))
 
     return wrong
 
 
-def _mirrored(x):
-    """The second half negated: turning by phi between two of these is turning by -phi."""
+def _mirror(x):
+    """Negate the second half. A rotation by phi between two mirrors is a rotation by -phi."""
     half = x.shape[-1] // 2
     return x.__array_namespace__().concat((x[..., :half], -x[..., half:]), axis=-1)
 
 
-def _turned_back(op):
-    def wrong(x, **how):
-        y, pullback = op(_mirrored(x), **how)
-        gradients = lambda dy, wrt: {"x": _mirrored(pullback(_mirrored(dy))["x"])}  # noqa: E731
-        return _mirrored(y), Pullback(gradients, y, inputs=("x",))
+def _rotate_backwards(op):
+    def wrong(x, **settings):
+        y, pullback = op(_mirror(x), **settings)
+        gradients = lambda dy, wrt: {"x": _mirror(pullback(_mirror(dy))["x"])}  # noqa: E731
+        return _mirror(y), Pullback(gradients, y, inputs=("x",))
 
     return wrong
 
@@ -48,144 +49,144 @@ def _default_scale(a):
     return a.q.shape[-1] ** -0.5
 
 
+def _rotate_forwards_in_backward(op):
+    def wrong(x, **settings):
+        y, right = op(x, **settings)
+        return y, Pullback(lambda dy, wrt: {"x": op(dy, **settings)[0]}, y, right.inputs)
+
+    return wrong
+
+
 FAULTS = [
     Fault(
         "T11",
-        "with a padding mask the causal mask is lost: the future is visible",
-        "visible = key_mask",
-        "visible = key_mask and causal",
-        "no padding, or no causal mask",
-        "unslothai/unsloth-zoo#963",
-        parts={"attention": given(causal=lambda a: a.causal and a.key_mask is None)},
+        says="the causal mask is lost when there is a padding mask, so queries see the future",
+        wrong="visible = key_mask",
+        right="visible = key_mask and causal",
+        hidden_when="there is no padding, or no causal mask",
+        seen_in="unslothai/unsloth-zoo#963",
+        parts={"attention": with_arguments(causal=lambda a: a.causal and a.key_mask is None)},
     ),
     Fault(
         "T13",
-        "key/value heads are tiled over the heads, h mod G, where consecutive heads share one, h // (H / G)",
-        "[kv0, kv1, kv0, kv1]",
-        "[kv0, kv0, kv1, kv1]",
-        "G = 1 or G = H",
-        "apple/axlearn#842; ekzhang/jax-js#180; onnx/onnx#7274",
-        parts={"attention": _tiled},
+        says="query head h uses key/value head h mod G instead of h // (H / G)",
+        wrong="[kv0, kv1, kv0, kv1]",
+        right="[kv0, kv0, kv1, kv1]",
+        hidden_when="G = 1 or G = H",
+        seen_in="apple/axlearn#842; ekzhang/jax-js#180; onnx/onnx#7274",
+        parts={"attention": _tile_heads},
     ),
     Fault(
         "T14",
-        "scores are not divided by sqrt(D)",
-        "softmax(q k^T)",
-        "softmax(q k^T / sqrt(D))",
-        "D = 1",
-        "NVIDIA/Megatron-LM#848",
-        parts={"attention": given(scale=lambda a: 1.0)},
+        says="the scores are not divided by sqrt(D)",
+        wrong="softmax(q k^T)",
+        right="softmax(q k^T / sqrt(D))",
+        hidden_when="D = 1",
+        seen_in="NVIDIA/Megatron-LM#848",
+        parts={"attention": with_arguments(scale=lambda a: 1.0)},
     ),
     Fault(
         "T14",
-        "scores are divided by sqrt(D) twice",
-        "softmax(q k^T / D)",
-        "softmax(q k^T / sqrt(D))",
-        "D = 1",
-        "NVIDIA/Megatron-LM#848",
         variant="twice",
-        parts={"attention": given(scale=lambda a: 1.0 / a.q.shape[-1])},
+        says="the scores are divided by sqrt(D) twice",
+        wrong="softmax(q k^T / D)",
+        right="softmax(q k^T / sqrt(D))",
+        hidden_when="D = 1",
+        seen_in="NVIDIA/Megatron-LM#848",
+        parts={"attention": with_arguments(scale=lambda a: 1.0 / a.q.shape[-1])},
     ),
     Fault(
         "T14",
-        "the backward of attention lacks 1 / sqrt(D)",
-        "dq = dS k",
-        "dq = dS k / sqrt(D)",
-        "D = 1",
-        "ServiceNow/Fast-LLM#228",
         variant="backward",
+        says="the backward of attention lacks the factor 1 / sqrt(D)",
+        wrong="dq = dS k, dk = dS^T q",
+        right="dq = dS k / sqrt(D), dk = dS^T q / sqrt(D)",
+        hidden_when="D = 1",
+        seen_in="ServiceNow/Fast-LLM#228",
         parts={
-            "attention": backward(q=lambda g, a: g / _default_scale(a), k=lambda g, a: g / _default_scale(a)),
+            "attention": with_gradients(q=lambda g, a: g / _default_scale(a), k=lambda g, a: g / _default_scale(a)),
         },
     ),
     Fault(
         "A1",
-        "the causal mask is not applied",
-        "every key visible",
-        "keys up to the query's position visible",
-        "no test with causal",
-        "unslothai/unsloth-zoo#963",
-        parts={"attention": given(causal=lambda a: False)},
+        says="the causal mask is not applied",
+        wrong="visible = all keys",
+        right="visible = keys up to the query's position",
+        hidden_when="no test is causal",
+        seen_in="unslothai/unsloth-zoo#963",
+        parts={"attention": with_arguments(causal=lambda a: False)},
     ),
     Fault(
         "A2",
-        "key_mask is ignored: padding is attended to",
-        "every key visible",
-        "keys with key_mask true visible",
-        "no padding",
-        "MeetKai/functionary#265",
-        parts={"attention": given(key_mask=lambda a: None)},
+        says="key_mask is ignored, so queries attend to padding",
+        wrong="visible = all keys",
+        right="visible = keys whose key_mask is true",
+        hidden_when="there is no padding",
+        seen_in="MeetKai/functionary#265",
+        parts={"attention": with_arguments(key_mask=lambda a: None)},
     ),
     Fault(
         "A3",
-        "rope is not applied",
-        "q k^T",
-        "(R q) (R k)^T",
-        "rope_theta null",
-        "hand-written attention invites it",
-        parts={"rope": _no_rotation},
+        says="rope is not applied",
+        wrong="q k^T",
+        right="(R q) (R k)^T",
+        hidden_when="rope_theta is null",
+        seen_in="hand-written attention",
+        parts={"rope": _skip_rotation},
     ),
     Fault(
         "A4",
-        "rope turns the other way: the signs of sin are exchanged",
-        "u_a cos + u_b sin",
-        "u_a cos - u_b sin",
-        "one position",
-        "hand-written attention invites it",
-        parts={"rope": _turned_back},
+        says="rope rotates the other way: the signs of sin are swapped",
+        wrong="u_a cos + u_b sin",
+        right="u_a cos - u_b sin",
+        hidden_when="there is only one position",
+        seen_in="hand-written attention",
+        parts={"rope": _rotate_backwards},
     ),
     Fault(
         "A5",
-        "rope's own backward turns forwards: it should turn by -phi",
-        "dx = R dy",
-        "dx = R^T dy",
-        "a test that asks for the value only",
-        "hand-written attention invites it",
-        parts={"rope": lambda op: _forward_again(op)},
+        says="the backward of rope rotates forwards by phi instead of back by -phi",
+        wrong="dx = R dy",
+        right="dx = R^T dy",
+        hidden_when="the test checks the value only",
+        seen_in="hand-written attention",
+        parts={"rope": _rotate_forwards_in_backward},
     ),
     Fault(
         "A6",
-        "rope's base is 10000 whatever rope_theta says",
-        "theta = 10000",
-        "theta = rope_theta",
-        "rope_theta = 10000",
-        "hand-written attention invites it",
-        parts={"rope": given(theta=lambda a: 10000.0)},
+        says="rope's base is 10000 whatever rope_theta is",
+        wrong="theta = 10000",
+        right="theta = rope_theta",
+        hidden_when="rope_theta = 10000",
+        seen_in="hand-written attention",
+        parts={"rope": with_arguments(theta=lambda a: 10000.0)},
     ),
     Fault(
         "G1",
-        "GELU is computed by its tanh approximation where the exact one is asked",
-        "z (1 + tanh(...)) / 2",
-        "z Phi(z)",
-        "activation gelu_tanh",
-        "hand-written MLPs invite it",
-        parts={"glu": given(activation=lambda a: {"gelu": "gelu_tanh"}.get(a.activation, a.activation))},
+        says="GELU is computed by its tanh approximation, but the exact one is asked for",
+        wrong="z (1 + tanh(...)) / 2",
+        right="z Phi(z)",
+        hidden_when="the activation is gelu_tanh",
+        seen_in="hand-written MLPs",
+        parts={"glu": with_arguments(activation=lambda a: {"gelu": "gelu_tanh"}.get(a.activation, a.activation))},
     ),
     Fault(
         "G1",
-        "GELU is computed exactly where its tanh approximation is asked",
-        "z Phi(z)",
-        "z (1 + tanh(...)) / 2",
-        "activation gelu",
-        "hand-written MLPs invite it",
         variant="exact",
-        parts={"glu": given(activation=lambda a: {"gelu_tanh": "gelu"}.get(a.activation, a.activation))},
+        says="GELU is computed exactly, but its tanh approximation is asked for",
+        wrong="z Phi(z)",
+        right="z (1 + tanh(...)) / 2",
+        hidden_when="the activation is gelu",
+        seen_in="hand-written MLPs",
+        parts={"glu": with_arguments(activation=lambda a: {"gelu_tanh": "gelu"}.get(a.activation, a.activation))},
     ),
     Fault(
         "G2",
-        "the activation is SiLU whatever the configuration says",
-        "silu(gate) o up",
-        "act(gate) o up",
-        "activation silu",
-        "foundation-model-stack/fms-acceleration#97",
-        parts={"glu": given(activation=lambda a: "silu")},
+        says="the activation is SiLU whatever the configuration says",
+        wrong="silu(gate) o up",
+        right="act(gate) o up",
+        hidden_when="the activation is silu",
+        seen_in="foundation-model-stack/fms-acceleration#97",
+        parts={"glu": with_arguments(activation=lambda a: "silu")},
     ),
 ]
-
-
-def _forward_again(op):
-    def wrong(x, **how):
-        y, right = op(x, **how)
-        return y, Pullback(lambda dy, wrt: {"x": op(dy, **how)[0]}, y, right.inputs)
-
-    return wrong

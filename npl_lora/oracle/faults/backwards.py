@@ -1,27 +1,17 @@
-"""Faults of hand-written backwards."""
+"""Faults of hand-written backward passes."""
 
 from ...ops.namespace import rows
-from .fault import Array, Fault, backward
+from .fault import Fault
+from .lora_path import dropped_x, in_lora_ops, low_rank_dx
+from .wraps import with_gradients
 
-_LAYERS = ("lora_linear", "lora_embedding", "dora_linear")  # a convolution is lora_linear on patches
 
-
-def _nothing(grad, a):
+def _zero(grad, a):
     return grad * 0.0
 
 
-def _in_layers(wrap):
-    return dict.fromkeys(_LAYERS, wrap)
-
-
-def low_rank_dx(a) -> Array:
-    """What the low-rank path of lora_linear adds to dx: mask o (s dy B A)."""
-    low = (a.scale * (a.dy @ a.B)) @ a.A
-    return low if a.mask is None else low * a.mask
-
-
-def _from_overwritten_x(name):
-    """dA or dB as they come out when dx has been written over x before."""
+def _gradient_after_overwriting(name):
+    """dA or dB computed after dx has overwritten x."""
 
     def change(grad, a):
         x = a.right(a.dy, wrt=("x",))["x"]
@@ -32,13 +22,13 @@ def _from_overwritten_x(name):
     return change
 
 
-def _of_first_batch_row(name):
-    """The gradient summed over the second to last axis alone, for the first index of the axes before it."""
+def _gradient_of_first_row(name):
+    """dA or dB summed over the tokens of the first batch row alone."""
 
     def change(grad, a):
         if a.dy.ndim < 3:
             return grad
-        x, dy = (t[(0,) * (t.ndim - 2)] for t in (a.x if a.mask is None else a.x * a.mask, a.dy))
+        x, dy = (t[(0,) * (t.ndim - 2)] for t in (dropped_x(a), a.dy))
         if name == "A":
             return a.scale * ((dy @ a.B).T @ x)
         return a.scale * (dy.T @ (x @ a.A.T))
@@ -46,15 +36,15 @@ def _of_first_batch_row(name):
     return change
 
 
-def _over_tokens(grad, a):
+def _mean_over_tokens(grad, a):
     tokens = 1
     for n in a.dy.shape[:-1]:
         tokens *= n
     return grad * (1.0 / tokens)
 
 
-def _other_activation(name):
-    """The gradient by gate with SiLU's derivative."""
+def _derivative_of(name):
+    """The gradient of gate, with the derivative of another activation."""
 
     def wrap(op):
         def wrong(gate, up, *, activation="silu"):
@@ -71,116 +61,116 @@ def _other_activation(name):
     return wrap
 
 
+def _derivative_of_tanh_for_gelu(op):
+    tanh = _derivative_of("gelu_tanh")(op)
+    return lambda gate, up, *, activation="silu": (tanh if activation == "gelu" else op)(
+        gate, up, activation=activation
+    )
+
+
 FAULTS = [
     Fault(
         "B1",
-        "dx is written over x before dA and dB are computed from it",
-        "dA = s (dy B)^T dx, dB = s dy^T (dx A^T)",
-        "dA = s (dy B)^T x, dB = s dy^T (x A^T)",
-        "a first backward that computes dA and dB before it writes",
-        "axolotl-ai-cloud/axolotl#3800; unslothai/unsloth#304, #895",
-        parts={"lora_linear": backward(A=_from_overwritten_x("A"), B=_from_overwritten_x("B"))},
+        says="dx overwrites x before dA and dB are computed from x",
+        wrong="dA = s (dy B)^T dx, dB = s dy^T (dx A^T)",
+        right="dA = s (dy B)^T x, dB = s dy^T (x A^T)",
+        hidden_when="the first backward computes dA and dB before it writes dx",
+        seen_in="axolotl-ai-cloud/axolotl#3800; unslothai/unsloth#304, #895",
+        parts={"lora_linear": with_gradients(A=_gradient_after_overwriting("A"), B=_gradient_after_overwriting("B"))},
     ),
     Fault(
         "B2",
-        "A and B get no gradient: the graph is cut between the loss and the adapter",
-        "dA = dB = 0",
-        "dA = s (dy B)^T x, dB = s dy^T (x A^T)",
-        "a test that asks for the value only",
-        "paiml/aprender#2232, #2092; huggingface/transformers#26221",
-        parts=_in_layers(backward(A=_nothing, B=_nothing)),
+        says="A and B get no gradient: the graph is cut between the loss and the adapter",
+        wrong="dA = dB = 0",
+        right="dA = s (dy B)^T x, dB = s dy^T (x A^T)",
+        hidden_when="the test checks the value only",
+        seen_in="paiml/aprender#2232, #2092; huggingface/transformers#26221",
+        parts=in_lora_ops(with_gradients(A=_zero, B=_zero)),
     ),
     Fault(
         "B2",
-        "no gradient comes back through rope: the adapters of q and k get none",
-        "dq = 0 before rope",
-        "dq = R^T dq",
-        "a test that asks for v and o only",
-        "paiml/aprender#2232",
         variant="rope",
-        parts={"rope": backward(x=_nothing)},
+        says="no gradient passes back through rope, so the adapters of q and k get none",
+        wrong="dq = 0 before rope",
+        right="dq = R^T dq",
+        hidden_when="the test checks v and o only",
+        seen_in="paiml/aprender#2232",
+        parts={"rope": with_gradients(x=_zero)},
     ),
     Fault(
         "B3",
-        "no gradient reaches x, A and B, as in a checkpointed block whose inputs are frozen",
-        "dx = dA = dB = 0",
-        "dx, dA, dB as they are",
-        "a test that asks for the value only",
-        "huggingface/transformers#26221; microsoft/LoRA#120",
+        says="no gradient reaches x, A and B, as in a checkpointed block whose inputs are all frozen",
+        wrong="dx = dA = dB = 0",
+        right="dx = dy W + s (dy B) A, dA = s (dy B)^T x, dB = s dy^T (x A^T)",
+        hidden_when="the test checks the value only",
+        seen_in="huggingface/transformers#26221; microsoft/LoRA#120",
         parts={
-            "lora_linear": backward(x=_nothing, A=_nothing, B=_nothing),
-            "dora_linear": backward(x=_nothing, A=_nothing, B=_nothing, m=_nothing),
+            "lora_linear": with_gradients(x=_zero, A=_zero, B=_zero),
+            "dora_linear": with_gradients(x=_zero, A=_zero, B=_zero, m=_zero),
         },
     ),
     Fault(
         "B4",
-        "the backward has SiLU's derivative whatever the activation is",
-        "dgate = dy up silu'(gate)",
-        "dgate = dy up act'(gate)",
-        "activation silu",
-        "foundation-model-stack/fms-acceleration#97",
-        parts={"glu": _other_activation("silu")},
+        says="the backward uses SiLU's derivative whatever the activation is",
+        wrong="dgate = dy o up o silu'(gate)",
+        right="dgate = dy o up o act'(gate)",
+        hidden_when="the activation is silu",
+        seen_in="foundation-model-stack/fms-acceleration#97",
+        parts={"glu": _derivative_of("silu")},
     ),
     Fault(
         "B4",
-        "the backward of the exact GELU has the derivative of the tanh approximation",
-        "dgate = dy up gelu_tanh'(gate)",
-        "dgate = dy up gelu'(gate)",
-        "activation gelu_tanh",
-        "foundation-model-stack/fms-acceleration#97",
         variant="tanh",
-        parts={"glu": lambda op: _tanh_backward(op)},
+        says="the backward of the exact GELU uses the derivative of the tanh approximation",
+        wrong="dgate = dy o up o gelu_tanh'(gate)",
+        right="dgate = dy o up o gelu'(gate)",
+        hidden_when="the activation is gelu_tanh",
+        seen_in="foundation-model-stack/fms-acceleration#97",
+        parts={"glu": _derivative_of_tanh_for_gelu},
     ),
     Fault(
         "B9",
-        "the base path is missing from dx",
-        "dx = s (dy B) A",
-        "dx = dy W + s (dy B) A",
-        "a single layer, whose dx nobody uses",
-        "hand-written backwards invite it",
-        parts={"lora_linear": backward(x=lambda dx, a: low_rank_dx(a))},
+        says="the base path is missing from dx",
+        wrong="dx = s (dy B) A",
+        right="dx = dy W + s (dy B) A",
+        hidden_when="there is a single layer, whose dx nobody uses",
+        seen_in="hand-written backward passes",
+        parts={"lora_linear": with_gradients(x=lambda dx, a: low_rank_dx(a))},
     ),
     Fault(
         "B10",
-        "the low-rank path is missing from dx",
-        "dx = dy W",
-        "dx = dy W + s (dy B) A",
-        "B = 0",
-        "hand-written backwards invite it",
-        parts={"lora_linear": backward(x=lambda dx, a: a.dy @ a.W)},
+        says="the low-rank path is missing from dx",
+        wrong="dx = dy W",
+        right="dx = dy W + s (dy B) A",
+        hidden_when="B = 0",
+        seen_in="hand-written backward passes",
+        parts={"lora_linear": with_gradients(x=lambda dx, a: a.dy @ a.W)},
     ),
     Fault(
         "B11",
-        "dA and dB are those of the first row of the batch alone",
-        "dA = s (dy_0 B)^T x_0",
-        "dA = sum over the batch of s (dy_n B)^T x_n",
-        "one row in the batch",
-        "hand-written backwards invite it",
-        parts={"lora_linear": backward(A=_of_first_batch_row("A"), B=_of_first_batch_row("B"))},
+        says="dA and dB come from the first row of the batch alone",
+        wrong="dA = s (dy_0 B)^T x_0",
+        right="dA = sum over the batch of s (dy_n B)^T x_n",
+        hidden_when="the batch has one row",
+        seen_in="hand-written backward passes",
+        parts={"lora_linear": with_gradients(A=_gradient_of_first_row("A"), B=_gradient_of_first_row("B"))},
     ),
     Fault(
         "B12",
-        "dA and dB are means over the tokens where they should be sums",
-        "dA = (s / N) (dy B)^T x",
-        "dA = s (dy B)^T x",
-        "one token",
-        "hand-written backwards invite it",
-        parts={"lora_linear": backward(A=_over_tokens, B=_over_tokens)},
+        says="dA and dB are means over the tokens instead of sums",
+        wrong="dA = (s / N) (dy B)^T x",
+        right="dA = s (dy B)^T x",
+        hidden_when="there is one token",
+        seen_in="hand-written backward passes",
+        parts={"lora_linear": with_gradients(A=_mean_over_tokens, B=_mean_over_tokens)},
     ),
     Fault(
         "B13",
-        "dA and dB have the wrong sign",
-        "dA = -s (dy B)^T x, dB = -s dy^T (x A^T)",
-        "dA = s (dy B)^T x, dB = s dy^T (x A^T)",
-        "none",
-        "hand-written backwards invite it",
-        parts=_in_layers(backward(A=lambda g, a: -g, B=lambda g, a: -g)),
+        says="dA and dB have the wrong sign",
+        wrong="dA = -s (dy B)^T x, dB = -s dy^T (x A^T)",
+        right="dA = s (dy B)^T x, dB = s dy^T (x A^T)",
+        hidden_when="the test compares only values, or only the norms of gradients",
+        seen_in="hand-written backward passes",
+        parts=in_lora_ops(with_gradients(A=lambda g, a: -g, B=lambda g, a: -g)),
     ),
 ]
-
-
-def _tanh_backward(op):
-    tanh = _other_activation("gelu_tanh")(op)
-    return lambda gate, up, *, activation="silu": (tanh if activation == "gelu" else op)(
-        gate, up, activation=activation
-    )

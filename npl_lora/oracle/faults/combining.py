@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from .fault import Fault, asked, outputs
+from .fault import Fault
+from .wraps import with_outputs, with_question
 
 
 def _total(terms):
@@ -41,16 +42,16 @@ def _root(share):
     return math.sqrt(abs(share))
 
 
-def _inherited(delta, arrays, config):
-    """The combined adapter has alpha = r_new, and the first one's rsLoRA: its scale is sqrt(r_new), not 1."""
+def _scale_by_root_of_rank(delta, arrays, config):
+    """The combined adapter has alpha = r_new and the first one's use_rslora, so it is scaled by sqrt(r_new)."""
     if not config["use_rslora"][0]:
         return delta
     rank = config["r_new"] if config["combination"] == "svd" and len(config["r"]) > 1 else sum(config["r"])
     return delta * math.sqrt(rank)
 
 
-def _float32_roots(combine):
-    """A single adapter's factors each get sqrt(|w s|), stored in float32."""
+def _round_roots_to_float32(combine):
+    """Each factor of a single adapter is scaled by sqrt(|w s|), rounded to float32."""
 
     def wrong(*, weights, scales, **factors):
         if len(weights) > 1:
@@ -64,60 +65,60 @@ def _float32_roots(combine):
 FAULTS = [
     Fault(
         "W1",
-        "the adapters' factors are summed before they are multiplied: cross terms B_i A_j come in",
-        "(sum_i sqrt(w_i s_i) B_i)(sum_i sqrt(w_i s_i) A_i)",
-        "sum_i w_i s_i B_i A_i",
-        "one adapter",
-        "huggingface/peft#3004, #3013; kohya-ss/sd-scripts#586",
+        says="the adapters' factors are summed before they are multiplied, which adds cross terms B_i A_j",
+        wrong="(sum_i sqrt(w_i s_i) B_i)(sum_i sqrt(w_i s_i) A_i)",
+        right="sum_i w_i s_i B_i A_i",
+        hidden_when="there is one adapter",
+        seen_in="huggingface/peft#3004, #3013; kohya-ss/sd-scripts#586",
         parts={"combine": _product_of_sums(_signed_root, _root)},
     ),
     Fault(
         "W2",
-        "the weights act on A alone, and both factors are summed before they are multiplied",
-        "(sum_i B_i)(sum_i w_i s_i A_i)",
-        "sum_i w_i s_i B_i A_i",
-        "one adapter",
-        "huggingface/peft#1155",
+        says="the weights act on A alone, and both factors are summed before they are multiplied",
+        wrong="(sum_i B_i)(sum_i w_i s_i A_i)",
+        right="sum_i w_i s_i B_i A_i",
+        hidden_when="there is one adapter",
+        seen_in="huggingface/peft#1155",
         parts={"combine": _product_of_sums(lambda share: share, lambda share: 1.0)},
     ),
     Fault(
         "W3",
-        "the sign of a negative weight is lost",
-        "|w_i| s_i B_i A_i",
-        "w_i s_i B_i A_i",
-        "no negative weight",
-        "huggingface/peft#3111",
-        answers={"adapter_combine": asked(config=lambda t, c: {"weights": [abs(w) for w in c["weights"]]})},
+        says="the sign of a negative weight is lost",
+        wrong="sum_i |w_i| s_i B_i A_i",
+        right="sum_i w_i s_i B_i A_i",
+        hidden_when="no weight is negative",
+        seen_in="huggingface/peft#3111",
+        answers={"adapter_combine": with_question(config=lambda t, c: {"weights": [abs(w) for w in c["weights"]]})},
     ),
     Fault(
         "W4",
-        "the combined adapter inherits use_rslora from the first one: it is scaled by sqrt(r_new) where 1 is right",
-        "sqrt(r_new) sum_i w_i s_i B_i A_i",
-        "sum_i w_i s_i B_i A_i",
-        "no rsLoRA, or r_new = 1",
-        "huggingface/peft#3449, #3473, #3761",
-        answers={"adapter_combine": outputs(delta=_inherited)},
+        says="the combined adapter inherits use_rslora from the first one: it is scaled by sqrt(r_new) instead of 1",
+        wrong="sqrt(r_new) sum_i w_i s_i B_i A_i",
+        right="sum_i w_i s_i B_i A_i",
+        hidden_when="no adapter uses rsLoRA, or r_new = 1",
+        seen_in="huggingface/peft#3449, #3473, #3761",
+        answers={"adapter_combine": with_outputs(delta=_scale_by_root_of_rank)},
     ),
     Fault(
         "W8",
-        "a single adapter is not brought down to the rank asked for: the svd is left out",
-        "w s B A, of rank r",
-        "its best approximation of rank r_new",
-        "several adapters",
-        "PEFT 0.21.2, add_weighted_adapter of one adapter with combination_type svd",
+        says="the svd of a single adapter is skipped, so its rank is not reduced to the one asked for",
+        wrong="w s B A, of rank r",
+        right="the best approximation of w s B A by a matrix of rank r_new",
+        hidden_when="there are several adapters",
+        seen_in="PEFT 0.21.2, add_weighted_adapter of one adapter with combination_type svd",
         answers={
-            "adapter_combine": asked(
+            "adapter_combine": with_question(
                 config=lambda t, c: {"combination": "cat" if len(c["r"]) == 1 else c["combination"]}
             )
         },
     ),
     Fault(
         "W9",
-        "a single adapter's share sqrt(|w s|) of each factor is stored in float32, whatever the adapter's dtype",
-        "float32(sqrt(|w s|))^2 B A",
-        "w s B A",
-        "float32 and coarser",
-        "PEFT 0.21.2, add_weighted_adapter, whose linear combination keeps the roots in a float32 tensor",
-        parts={"combine": _float32_roots},
+        says="a single adapter's factors are scaled by sqrt(|w s|) in float32, whatever the adapter's dtype",
+        wrong="float32(sqrt(|w s|))^2 B A",
+        right="w s B A",
+        hidden_when="the dtype is float32 or coarser",
+        seen_in="PEFT 0.21.2, add_weighted_adapter, whose linear combination keeps the roots in a float32 tensor",
+        parts={"combine": _round_roots_to_float32},
     ),
 ]

@@ -1,16 +1,17 @@
 """Faults of convolutions with LoRA."""
 
 from ...ops import Pullback
-from .fault import Fault, given
+from .fault import Fault
+from .wraps import with_arguments
 
 
-def _apart(**low_rank_path):
-    """A's convolution with some settings of its own, where W has those that are asked."""
+def _with_settings_of_A(**low_rank_path):
+    """A's convolution has some settings of its own; W's convolution has those of the question."""
 
     def wrap(op):
-        def wrong(x, W, A, B, *, scale, ops, **how):
-            base, base_pullback = op(x, W, A, B * 0.0, scale=scale, ops=ops, **how)
-            low, low_pullback = op(x, W * 0.0, A, B, scale=scale, ops=ops, **{**how, **low_rank_path})
+        def wrong(x, W, A, B, *, scale, ops, **settings):
+            base, base_pullback = op(x, W, A, B * 0.0, scale=scale, ops=ops, **settings)
+            low, low_pullback = op(x, W * 0.0, A, B, scale=scale, ops=ops, **{**settings, **low_rank_path})
             if low.shape != base.shape:
                 raise ValueError(f"the paths have shapes {base.shape} and {low.shape}")
             y = base + low
@@ -28,19 +29,19 @@ def _apart(**low_rank_path):
     return wrap
 
 
-def _flipped(t):
+def _flip(t):
     return t[:, :, ::-1, ::-1]
 
 
-def _convolution(op):
-    """A true convolution: the kernels turned by half a turn."""
+def _convolve(op):
+    """A true convolution: the kernels are rotated by half a turn."""
 
-    def wrong(x, W, A, B, **how):
-        y, pullback = op(x, _flipped(W), _flipped(A), B, **how)
+    def wrong(x, W, A, B, **settings):
+        y, pullback = op(x, _flip(W), _flip(A), B, **settings)
 
         def gradients(dy, wrt):
             grads = pullback(dy, wrt=wrt)
-            return {**grads, **{name: _flipped(grads[name]) for name in ("A", "W") if name in grads}}
+            return {**grads, **{name: _flip(grads[name]) for name in ("A", "W") if name in grads}}
 
         return y, Pullback(gradients, y, pullback.inputs, pullback.frozen)
 
@@ -50,38 +51,38 @@ def _convolution(op):
 FAULTS = [
     Fault(
         "M14",
-        "A's convolution is built without the dilation: it has dilation 1",
-        "conv(x, A) with dilation 1",
-        "conv(x, A) with W's dilation",
-        "dilation 1",
-        "huggingface/peft#3697, #3758",
-        parts={"lora_conv2d": _apart(dilation=(1, 1))},
+        says="A's convolution ignores the dilation: it is built with dilation 1",
+        wrong="conv(x, A) with dilation 1",
+        right="conv(x, A) with W's dilation",
+        hidden_when="the dilation is 1",
+        seen_in="huggingface/peft#3697, #3758",
+        parts={"lora_conv2d": _with_settings_of_A(dilation=(1, 1))},
     ),
     Fault(
         "C1",
-        "the kernels are turned by half a turn: a convolution in the strict sense, where cross-correlation is asked",
-        "sum over (i, j) of x[h - i, w - j] W[i, j]",
-        "sum over (i, j) of x[h + i, w + j] W[i, j]",
-        "a kernel of one",
-        "frameworks differ in the name",
-        parts={"lora_conv2d": _convolution},
+        says="the kernels are rotated by half a turn: a true convolution instead of a cross-correlation",
+        wrong="sum over (i, j) of x[h - i, w - j] W[i, j]",
+        right="sum over (i, j) of x[h + i, w + j] W[i, j]",
+        hidden_when="the kernel is 1 x 1",
+        seen_in="frameworks, which differ in what they call a convolution",
+        parts={"lora_conv2d": _convolve},
     ),
     Fault(
         "C2",
-        "strides for rows and columns are exchanged",
-        "stride (sw, sh)",
-        "stride (sh, sw)",
-        "equal strides",
-        "hand-written convolutions invite it",
-        parts={"lora_conv2d": given(stride=lambda a: tuple(reversed(a.stride)))},
+        says="the strides of rows and columns are swapped",
+        wrong="stride (sw, sh)",
+        right="stride (sh, sw)",
+        hidden_when="both strides are equal",
+        seen_in="hand-written convolutions",
+        parts={"lora_conv2d": with_arguments(stride=lambda a: tuple(reversed(a.stride)))},
     ),
     Fault(
         "C3",
-        "padding for rows and columns is exchanged",
-        "padding (pw, ph)",
-        "padding (ph, pw)",
-        "equal padding",
-        "hand-written convolutions invite it",
-        parts={"lora_conv2d": given(padding=lambda a: tuple(reversed(a.padding)))},
+        says="the padding of rows and columns is swapped",
+        wrong="padding (pw, ph)",
+        right="padding (ph, pw)",
+        hidden_when="both paddings are equal",
+        seen_in="hand-written convolutions",
+        parts={"lora_conv2d": with_arguments(padding=lambda a: tuple(reversed(a.padding)))},
     ),
 ]

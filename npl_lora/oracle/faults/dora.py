@@ -2,7 +2,9 @@
 
 from ...ops import Pullback
 from ...ops.namespace import rows
-from .fault import Array, Fault, backward, given
+from ...support.array import Array
+from .fault import Fault
+from .wraps import with_arguments, with_gradients
 
 
 def _norms(V: Array, axis: int) -> Array:
@@ -10,30 +12,30 @@ def _norms(V: Array, axis: int) -> Array:
     return xp.sqrt(xp.sum(V * V, axis=axis))
 
 
-def _updated(a, s) -> Array:
+def _adapted_weight(a, s) -> Array:
     return a.W + s * (a.B @ a.A)
 
 
-def _as_given(a) -> Array:
-    return _norms(_updated(a, a.scale), 1) if a.n is None else a.n
+def _norm(a) -> Array:
+    return _norms(_adapted_weight(a, a.scale), 1) if a.n is None else a.n
 
 
-def _unit_lengths(op):
-    """m is ignored: y = x V^T + b."""
+def _ignore_magnitude(op):
+    """Leave out m: y = x V^T + b."""
 
     def wrong(x, W, A, B, m, *, scale, b=None, n=None):
         y, pullback = op(x, W, A, B, m * 0.0 + 1.0, scale=scale, b=b, n=m * 0.0 + 1.0)
-        return y, Pullback(lambda dy, wrt: _no_dm(pullback(dy, wrt=wrt)), y, pullback.inputs, pullback.frozen)
+        return y, Pullback(lambda dy, wrt: _zero_dm(pullback(dy, wrt=wrt)), y, pullback.inputs, pullback.frozen)
 
     return wrong
 
 
-def _no_dm(grads):
+def _zero_dm(grads):
     return {**grads, "m": grads["m"] * 0.0} if "m" in grads else grads
 
 
-def _plain_gradient(name):
-    """A gradient as lora_linear has it, without c = m / n."""
+def _gradient_of_lora(name):
+    """The gradient of lora_linear, without c = m / n; 0 for m."""
 
     def change(grad, a):
         if name == "m":
@@ -46,13 +48,13 @@ def _plain_gradient(name):
     return change
 
 
-def _through_the_norm(name):
-    """The gradient with n differentiated: dV loses its part along V, row by row."""
+def _gradient_through_norm(name):
+    """The gradient with n differentiated: each row of dV loses its component along the same row of V."""
 
     def change(grad, a):
-        n = _as_given(a)
+        n = _norm(a)
         xp = grad.__array_namespace__()
-        c, V = a.m / n, _updated(a, a.scale)
+        c, V = a.m / n, _adapted_weight(a, a.scale)
         dV = rows(c * a.dy).T @ rows(a.x)
         direction = V / xp.expand_dims(n, axis=1)
         dV = dV - direction * xp.sum(dV * direction, axis=1, keepdims=True)
@@ -61,8 +63,8 @@ def _through_the_norm(name):
     return change
 
 
-def _scaled_bias(op):
-    """m / n acts on the bias too, and m gets its gradient through it."""
+def _scale_bias(op):
+    """m / n scales the bias as well, and dm has a term for that."""
 
     def wrong(x, W, A, B, m, *, scale, b=None, n=None):
         if b is None:
@@ -80,93 +82,93 @@ def _scaled_bias(op):
     return wrong
 
 
-def _along_the_other_axis(a):
-    """Lengths of columns in the place of lengths of rows: what fits only if W is square."""
+def _norm_of_columns(a):
+    """The lengths of the columns instead of the rows. They fit m only if W is square."""
     if a.W.shape[0] != a.W.shape[1]:
-        raise ValueError(f"m has shape {a.m.shape}, and the columns of W are {a.W.shape[1]}")
-    return _norms(_updated(a, a.scale), 0)
+        raise ValueError(f"m has shape {a.m.shape}, but W has {a.W.shape[1]} columns")
+    return _norms(_adapted_weight(a, a.scale), 0)
 
 
 FAULTS = [
     Fault(
         "R1",
-        "alpha is ignored in DoRA: V = W + B A",
-        "V = W + B A",
-        "V = W + s B A",
-        "alpha = r",
-        "AnswerDotAI/fsdp_qlora#68",
-        parts={"dora_linear": given(scale=lambda a: 1.0)},
+        says="DoRA ignores alpha: V lacks s = alpha / r",
+        wrong="V = W + B A",
+        right="V = W + s B A",
+        hidden_when="alpha = r",
+        seen_in="AnswerDotAI/fsdp_qlora#68",
+        parts={"dora_linear": with_arguments(scale=lambda a: 1.0)},
     ),
     Fault(
         "R2",
-        "DoRA's norm is taken along the wrong axis: one length for each input, where each output has one",
-        "n_i = |V[:, i]|",
-        "n_o = |V[o, :]|",
-        "m = n",
-        "huggingface/peft#1588",
-        parts={"dora_linear": given(n=_along_the_other_axis)},
+        says="DoRA's norm is taken along the wrong axis: one length for each input instead of one for each output",
+        wrong="n_i = |V[:, i]|",
+        right="n_o = |V[o, :]|",
+        hidden_when="m = n",
+        seen_in="huggingface/peft#1588",
+        parts={"dora_linear": with_arguments(n=_norm_of_columns)},
     ),
     Fault(
         "R3",
-        "the backward of DoRA is plain LoRA's: m / n is missing from dx, dA and dB, and m gets no gradient",
-        "dB = s dy^T (x A^T), dm = 0",
-        "dB = s (m / n o dy)^T (x A^T), dm = sum of dy o x V^T / n",
-        "m = n",
-        "ooples/AiDotNet#256",
-        parts={"dora_linear": backward(**{name: _plain_gradient(name) for name in ("x", "A", "B", "m")})},
+        says="the backward of DoRA is that of plain LoRA: dx, dA and dB lack m / n, and m gets no gradient",
+        wrong="dB = s dy^T (x A^T), dm = 0",
+        right="dB = s ((m / n) o dy)^T (x A^T), dm = sum of dy o x V^T / n",
+        hidden_when="m = n",
+        seen_in="ooples/AiDotNet#256",
+        parts={"dora_linear": with_gradients(**{name: _gradient_of_lora(name) for name in ("x", "A", "B", "m")})},
     ),
     Fault(
         "R4",
-        "DoRA's norm is differentiated, where it is a constant in the backward",
-        "dV loses its part along V",
-        "dV = (m / n) o dy^T x",
-        "a test of the value only",
-        "huggingface/peft#1474; the paper's section 4.3 has the norm detached",
-        parts={"dora_linear": backward(A=_through_the_norm("A"), B=_through_the_norm("B"))},
+        says="DoRA's norm is differentiated, but it should be a constant in the backward",
+        wrong="dV = ((m / n) o dy)^T x without its part along V",
+        right="dV = ((m / n) o dy)^T x",
+        hidden_when="the test checks the value only",
+        seen_in="huggingface/peft#1474; the paper's section 4.3 detaches the norm",
+        parts={"dora_linear": with_gradients(A=_gradient_through_norm("A"), B=_gradient_through_norm("B"))},
     ),
     Fault(
         "R6",
-        "the magnitude m gets no gradient",
-        "dm = 0",
-        "dm = sum of dy o x V^T / n",
-        "a test of A and B only",
-        "meta-pytorch/torchtune#2250",
-        parts={"dora_linear": backward(m=lambda dm, a: dm * 0.0)},
+        says="the magnitude m gets no gradient",
+        wrong="dm = 0",
+        right="dm = sum of dy o x V^T / n",
+        hidden_when="the test checks A and B only",
+        seen_in="meta-pytorch/torchtune#2250",
+        parts={"dora_linear": with_gradients(m=lambda dm, a: dm * 0.0)},
     ),
     Fault(
         "R7",
-        "DoRA scales the bias too",
-        "y = (m / n) o (x V^T + b)",
-        "y = (m / n) o (x V^T) + b",
-        "m = n, or no bias",
-        "huggingface/peft#2122, #2371",
-        parts={"dora_linear": _scaled_bias},
+        says="DoRA scales the bias as well",
+        wrong="y = (m / n) o (x V^T + b)",
+        right="y = (m / n) o (x V^T) + b",
+        hidden_when="m = n, or there is no bias",
+        seen_in="huggingface/peft#2122, #2371",
+        parts={"dora_linear": _scale_bias},
     ),
     Fault(
         "R8",
-        "dm is computed from the scaled output: it has m / n once too often",
-        "dm = sum of dy o (m / n) o x V^T / n",
-        "dm = sum of dy o x V^T / n",
-        "m = n",
-        "axolotl-ai-cloud/axolotl#3528",
-        parts={"dora_linear": backward(m=lambda dm, a: dm * (a.m / _as_given(a)))},
+        says="dm is computed from the scaled output: it has the factor m / n once too often",
+        wrong="dm = sum of dy o (m / n) o x V^T / n",
+        right="dm = sum of dy o x V^T / n",
+        hidden_when="m = n",
+        seen_in="axolotl-ai-cloud/axolotl#3528",
+        parts={"dora_linear": with_gradients(m=lambda dm, a: dm * (a.m / _norm(a)))},
     ),
     Fault(
         "R9",
-        "the magnitude is left out: DoRA computes what LoRA does",
-        "y = x V^T + b",
-        "y = (m / n) o (x V^T) + b",
-        "m = n",
-        "ml-explore/mlx-examples#891; unslothai/unsloth-zoo#828",
-        parts={"dora_linear": _unit_lengths},
+        says="the magnitude is left out, so DoRA computes what LoRA computes",
+        wrong="y = x V^T + b",
+        right="y = (m / n) o (x V^T) + b",
+        hidden_when="m = n",
+        seen_in="ml-explore/mlx-examples#891; unslothai/unsloth-zoo#828",
+        parts={"dora_linear": _ignore_magnitude},
     ),
     Fault(
         "R10",
-        "DoRA's norm is that of the base weight: it does not follow A and B",
-        "n = |W|",
-        "n = |W + s B A|",
-        "B = 0",
-        "hand-written DoRA invites it",
-        parts={"dora_linear": given(n=lambda a: _norms(a.W, 1))},
+        says="DoRA's norm is that of the base weight: it does not follow A and B",
+        wrong="n = |W|",
+        right="n = |W + s B A|",
+        hidden_when="B = 0",
+        seen_in="hand-written DoRA layers",
+        parts={"dora_linear": with_arguments(n=lambda a: _norms(a.W, 1))},
     ),
 ]

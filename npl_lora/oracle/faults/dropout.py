@@ -1,146 +1,24 @@
-"""Faults of dropout. lora_linear is given the mask; in lora_dropout the subject draws its own."""
+"""Faults of dropout. lora_linear takes the mask as an argument; in lora_dropout the subject draws its own."""
 
 from ..contracts import lora_dropout
-from .fault import Array, Fault, asked, backward, given, in_steps
+from .fault import Fault
+from .lora_path import dropped_x, unmasked_low_rank_dx
+from .wraps import compose, with_arguments, with_gradients, with_question
 
 
-def _unmasked(a) -> Array:
-    return (a.scale * (a.dy @ a.B)) @ a.A
+def _dx_without_mask(dx, a):
+    return dx if a.mask is None else a.dy @ a.W + unmasked_low_rank_dx(a)
 
 
-def _not_masked(dx, a):
-    return dx if a.mask is None else a.dy @ a.W + _unmasked(a)
-
-
-def _masked_unscaled(dx, a):
-    """The mask of 0 and 1 in the place of 0 and 1 / (1 - p)."""
+def _dx_with_unscaled_mask(dx, a):
+    """dx with a mask of 0 and 1 instead of 0 and 1 / (1 - p)."""
     if a.mask is None:
         return dx
-    low = _unmasked(a)
+    low = unmasked_low_rank_dx(a)
     return a.dy @ a.W + low.__array_namespace__().where(a.mask != 0, low, low * 0.0)
 
 
-def _masked_x(a):
-    return a.x if a.mask is None else a.x * a.mask
-
-
-FAULTS = [
-    Fault(
-        "D1",
-        "dropout is not applied: training equals evaluation",
-        "y = x W^T + s (x A^T) B^T",
-        "y = x W^T + s ((x o mask) A^T) B^T",
-        "p = 0",
-        "meta-pytorch/torchtune#996; paiml/aprender#2170; AnswerDotAI/fsdp_qlora#68",
-        parts={"lora_linear": given(mask=lambda a: None), "lora_embedding": given(mask=lambda a: None)},
-    ),
-    Fault(
-        "D1",
-        "dropout is not applied in an embedding: training equals evaluation",
-        "y = E[ids] + s (A^T)[ids] B^T",
-        "y = E[ids] + s ((A^T)[ids] o mask) B^T",
-        "p = 0",
-        "PEFT 0.21.2, whose Embedding builds lora_dropout and does not use it",
-        variant="embedding",
-        parts={"lora_embedding": given(mask=lambda a: None)},
-    ),
-    Fault(
-        "D1",
-        "dropout is not applied in a linear layer: training equals evaluation",
-        "y = x W^T + s (x A^T) B^T",
-        "y = x W^T + s ((x o mask) A^T) B^T",
-        "p = 0",
-        "meta-pytorch/torchtune#996; paiml/aprender#2170",
-        variant="linear",
-        parts={"lora_linear": given(mask=lambda a: None)},
-    ),
-    Fault(
-        "D2",
-        "the dropout mask is missing from dx",
-        "dx = dy W + s (dy B) A",
-        "dx = dy W + mask o (s (dy B) A)",
-        "p = 0",
-        "foundation-model-stack/fms-acceleration#97",
-        parts={"lora_linear": backward(x=_not_masked)},
-    ),
-    Fault(
-        "D2",
-        "dx has the dropout mask without its 1 / (1 - p)",
-        "dx = dy W + [mask != 0] o (s (dy B) A)",
-        "dx = dy W + mask o (s (dy B) A)",
-        "p = 0",
-        "foundation-model-stack/fms-acceleration#97",
-        variant="unscaled",
-        parts={"lora_linear": backward(x=_masked_unscaled)},
-    ),
-    Fault(
-        "D3",
-        "dropout acts on the base path too",
-        "y = (x o mask) W^T + s ((x o mask) A^T) B^T",
-        "y = x W^T + s ((x o mask) A^T) B^T",
-        "p = 0",
-        "axolotl-ai-cloud/axolotl#3528",
-        parts={
-            "lora_linear": in_steps(
-                given(x=_masked_x, mask=lambda a: None),
-                backward(x=lambda dx, a: dx if a.mask is None else dx * a.mask),
-            )
-        },
-    ),
-    Fault(
-        "D7",
-        "dA is computed from x where the forward saw x o mask",
-        "dA = s (dy B)^T x",
-        "dA = s (dy B)^T (x o mask)",
-        "p = 0",
-        "state-spaces/mamba#1023",
-        parts={"lora_linear": lambda op: _unmasked_gradients(op)},
-    ),
-]
-
-
-FAULTS += [
-    Fault(
-        "D4",
-        "dropout acts in evaluation too",
-        "y_eval = x W^T + s ((x o mask) A^T) B^T",
-        "y_eval = x W^T + s (x A^T) B^T",
-        "p = 0",
-        "huggingface/peft#3766; meta-pytorch/torchtune#1049",
-        answers={"lora_dropout": lambda answer: _live_in_evaluation(answer)},
-    ),
-    Fault(
-        "D5",
-        "evaluation is multiplied by 1 - p, though training divides by it",
-        "y_eval = x W^T + (1 - p) s (x A^T) B^T",
-        "y_eval = x W^T + s (x A^T) B^T",
-        "p = 0",
-        "ooples/AiDotNet#256",
-        answers={"lora_dropout": lambda answer: _scaled_in_evaluation(answer)},
-    ),
-    Fault(
-        "D9",
-        "what dropout keeps is not divided by 1 - p",
-        "mask of 0 and 1",
-        "mask of 0 and 1 / (1 - p)",
-        "p = 0",
-        "hand-written dropout invites it",
-        answers={"lora_dropout": lambda answer: _unscaled(answer)},
-    ),
-    Fault(
-        "D10",
-        "every training pass has the same dropout mask",
-        "mask drawn once",
-        "mask drawn in every pass",
-        "one training pass",
-        "a mask kept on the module invites it",
-        answers={"lora_dropout": asked(arrays=lambda t, c: {"mask_again": t["mask"]})},
-        objection=lora_dropout.SAME_MASK,
-    ),
-]
-
-
-def _live_in_evaluation(answer):
+def _drop_in_evaluation(answer):
     def wrong(arrays, config, d):
         dropped = answer({**arrays, "mask": arrays["mask_eval"]}, config, d)
         return {**answer(arrays, config, d), "y_eval": dropped["y"]}
@@ -148,7 +26,7 @@ def _live_in_evaluation(answer):
     return wrong
 
 
-def _scaled_in_evaluation(answer):
+def _scale_in_evaluation(answer):
     def wrong(arrays, config, d):
         weaker = d.wrapped(scale=lambda scale: lambda config: (1.0 - config["p"]) * scale(config))
         return {**answer(arrays, config, d), "y_eval": answer(arrays, config, weaker)["y_eval"]}
@@ -156,7 +34,7 @@ def _scaled_in_evaluation(answer):
     return wrong
 
 
-def _unscaled(answer):
+def _keep_unscaled(answer):
     def wrong(arrays, config, d):
         masks = {name: arrays[name] * (1.0 - config["p"]) for name in ("mask", "mask_again")}
         return answer({**arrays, **masks}, config, d)
@@ -164,8 +42,8 @@ def _unscaled(answer):
     return wrong
 
 
-def _unmasked_gradients(op):
-    """dA and dB as if nothing had been dropped."""
+def _gradients_without_mask(op):
+    """dA and dB computed from x instead of x o mask."""
 
     def gradient(name):
         def change(grad, a):
@@ -178,4 +56,119 @@ def _unmasked_gradients(op):
 
         return change
 
-    return backward(A=gradient("A"), B=gradient("B"))(op)
+    return with_gradients(A=gradient("A"), B=gradient("B"))(op)
+
+
+FAULTS = [
+    Fault(
+        "D1",
+        says="dropout is not applied: training computes the same as evaluation",
+        wrong="y = x W^T + s (x A^T) B^T",
+        right="y = x W^T + s ((x o mask) A^T) B^T",
+        hidden_when="p = 0",
+        seen_in="meta-pytorch/torchtune#996; paiml/aprender#2170; AnswerDotAI/fsdp_qlora#68",
+        parts={
+            "lora_linear": with_arguments(mask=lambda a: None),
+            "lora_embedding": with_arguments(mask=lambda a: None),
+        },
+    ),
+    Fault(
+        "D1",
+        variant="embedding",
+        says="dropout is not applied in an embedding: training computes the same as evaluation",
+        wrong="y = E[ids] + s (A^T)[ids] B^T",
+        right="y = E[ids] + s ((A^T)[ids] o mask) B^T",
+        hidden_when="p = 0",
+        seen_in="PEFT 0.21.2, whose Embedding builds lora_dropout and does not use it",
+        parts={"lora_embedding": with_arguments(mask=lambda a: None)},
+    ),
+    Fault(
+        "D1",
+        variant="linear",
+        says="dropout is not applied in a linear layer: training computes the same as evaluation",
+        wrong="y = x W^T + s (x A^T) B^T",
+        right="y = x W^T + s ((x o mask) A^T) B^T",
+        hidden_when="p = 0",
+        seen_in="meta-pytorch/torchtune#996; paiml/aprender#2170",
+        parts={"lora_linear": with_arguments(mask=lambda a: None)},
+    ),
+    Fault(
+        "D2",
+        says="the dropout mask is missing from dx",
+        wrong="dx = dy W + s (dy B) A",
+        right="dx = dy W + mask o (s (dy B) A)",
+        hidden_when="p = 0",
+        seen_in="foundation-model-stack/fms-acceleration#97",
+        parts={"lora_linear": with_gradients(x=_dx_without_mask)},
+    ),
+    Fault(
+        "D2",
+        variant="unscaled",
+        says="dx has the dropout mask without its factor 1 / (1 - p)",
+        wrong="dx = dy W + [mask != 0] o (s (dy B) A)",
+        right="dx = dy W + mask o (s (dy B) A)",
+        hidden_when="p = 0",
+        seen_in="foundation-model-stack/fms-acceleration#97",
+        parts={"lora_linear": with_gradients(x=_dx_with_unscaled_mask)},
+    ),
+    Fault(
+        "D3",
+        says="dropout acts on the base path as well",
+        wrong="y = (x o mask) W^T + s ((x o mask) A^T) B^T",
+        right="y = x W^T + s ((x o mask) A^T) B^T",
+        hidden_when="p = 0",
+        seen_in="axolotl-ai-cloud/axolotl#3528",
+        parts={
+            "lora_linear": compose(
+                with_arguments(x=dropped_x, mask=lambda a: None),
+                with_gradients(x=lambda dx, a: dx if a.mask is None else dx * a.mask),
+            )
+        },
+    ),
+    Fault(
+        "D7",
+        says="dA and dB are computed from x, but the forward used x o mask",
+        wrong="dA = s (dy B)^T x, dB = s dy^T (x A^T)",
+        right="dA = s (dy B)^T (x o mask), dB = s dy^T ((x o mask) A^T)",
+        hidden_when="p = 0",
+        seen_in="state-spaces/mamba#1023",
+        parts={"lora_linear": _gradients_without_mask},
+    ),
+    Fault(
+        "D4",
+        says="dropout acts in evaluation as well",
+        wrong="y_eval = x W^T + s ((x o mask) A^T) B^T",
+        right="y_eval = x W^T + s (x A^T) B^T",
+        hidden_when="p = 0",
+        seen_in="huggingface/peft#3766; meta-pytorch/torchtune#1049",
+        answers={"lora_dropout": _drop_in_evaluation},
+    ),
+    Fault(
+        "D5",
+        says="evaluation multiplies the low-rank path by 1 - p, although training already divides by 1 - p",
+        wrong="y_eval = x W^T + (1 - p) s (x A^T) B^T",
+        right="y_eval = x W^T + s (x A^T) B^T",
+        hidden_when="p = 0",
+        seen_in="ooples/AiDotNet#256",
+        answers={"lora_dropout": _scale_in_evaluation},
+    ),
+    Fault(
+        "D9",
+        says="the values that dropout keeps are not divided by 1 - p",
+        wrong="a mask of 0 and 1",
+        right="a mask of 0 and 1 / (1 - p)",
+        hidden_when="p = 0",
+        seen_in="hand-written dropout",
+        answers={"lora_dropout": _keep_unscaled},
+    ),
+    Fault(
+        "D10",
+        says="every training pass uses the same dropout mask",
+        wrong="one mask for all passes",
+        right="a new mask in every pass",
+        hidden_when="there is one training pass",
+        seen_in="modules that keep their mask",
+        answers={"lora_dropout": with_question(arrays=lambda t, c: {"mask_again": t["mask"]})},
+        objection=lora_dropout.SAME_MASK,
+    ),
+]

@@ -2,38 +2,40 @@
 
 import numpy as np
 
-from .fault import Array, Fault, as_numpy, backward, given
+from ...support.array import Array
+from .fault import Fault
+from .wraps import as_numpy, with_arguments, with_gradients
 
 
-def _last_of_each(ids) -> np.ndarray:
-    """Where each token stands for the last time, in the flattened ids."""
+def _last_occurrences(ids) -> np.ndarray:
+    """The position of each token's last occurrence in the flattened ids."""
     flat = np.asarray(as_numpy(ids)).reshape(-1)
     return np.asarray([n for n in range(flat.size) if flat[n] not in flat[n + 1 :]], dtype=np.int64)
 
 
-def _overwriting(op):
-    """dA[:, id] = ..., where it should be +=."""
+def _overwrite(op):
+    """dA[:, id] = ... instead of +=."""
 
     def last(dA: Array, a) -> Array:
-        at = _last_of_each(a.ids)
+        at = _last_occurrences(a.ids)
         xp = a.dy.__array_namespace__()
         flat_ids, flat_dy = xp.reshape(a.ids, (-1,)), xp.reshape(a.dy, (-1, a.dy.shape[-1]))
-        how = {"scale": a.scale, "padding_idx": a.padding_idx}
-        return op(flat_ids[at], a.E, a.A, a.B, **how)[1](flat_dy[at], wrt=("A",))["A"]
+        settings = {"scale": a.scale, "padding_idx": a.padding_idx}
+        return op(flat_ids[at], a.E, a.A, a.B, **settings)[1](flat_dy[at], wrt=("A",))["A"]
 
-    return backward(A=last)(op)
+    return with_gradients(A=last)(op)
 
 
-def _not_counting_padding(op):
-    """The padding token gets no update, so it counts neither in y nor in dB."""
+def _leave_out_padding(op):
+    """The padding token gets no low-rank update, so it adds nothing to y or to dB."""
 
-    def wrong(ids, E, A, B, *, padding_idx=None, **how):
+    def wrong(ids, E, A, B, *, padding_idx=None, **settings):
         if padding_idx is None:
-            return op(ids, E, A, B, padding_idx=None, **how)
+            return op(ids, E, A, B, padding_idx=None, **settings)
         xp = A.__array_namespace__()
         keep = np.arange(A.shape[1]) != padding_idx
         columns = [A[:, v : v + 1] * (1.0 if keep[v] else 0.0) for v in range(A.shape[1])]
-        return op(ids, E, xp.concat(tuple(columns), axis=1), B, padding_idx=padding_idx, **how)
+        return op(ids, E, xp.concat(tuple(columns), axis=1), B, padding_idx=padding_idx, **settings)
 
     return wrong
 
@@ -41,29 +43,29 @@ def _not_counting_padding(op):
 FAULTS = [
     Fault(
         "E1",
-        "repeated ids overwrite each other in dA: only the last one of a token counts",
-        "dA[:, id_n] = s B^T dy_n",
-        "dA[:, id_n] += s B^T dy_n",
-        "no id twice",
-        "pytorch/pytorch#1528, #1631; apache/mxnet#9172; pymc-devs/pytensor#2242",
-        parts={"lora_embedding": _overwriting},
+        says="repeated ids overwrite each other in dA: only the last occurrence of a token counts",
+        wrong="dA[:, id_n] = s B^T dy_n",
+        right="dA[:, id_n] += s B^T dy_n",
+        hidden_when="no id occurs twice",
+        seen_in="pytorch/pytorch#1528, #1631; apache/mxnet#9172; pymc-devs/pytensor#2242",
+        parts={"lora_embedding": _overwrite},
     ),
     Fault(
         "E2",
-        "padding_idx is ignored: its column of dA is not zero",
-        "dA[:, padding_idx] = s B^T (sum of its dy)",
-        "dA[:, padding_idx] = 0",
-        "no padding token in the batch",
-        "axolotl-ai-cloud/axolotl#3528",
-        parts={"lora_embedding": given(padding_idx=lambda a: None)},
+        says="padding_idx is ignored: its column of dA is not zero",
+        wrong="dA[:, padding_idx] = s B^T (sum of its dy)",
+        right="dA[:, padding_idx] = 0",
+        hidden_when="the batch has no padding token",
+        seen_in="axolotl-ai-cloud/axolotl#3528",
+        parts={"lora_embedding": with_arguments(padding_idx=lambda a: None)},
     ),
     Fault(
         "E6",
-        "the padding token is left out of y and dB, where only its column of dA is zero",
-        "y_pad = E[pad]",
-        "y_pad = E[pad] + s B A[:, pad]",
-        "no padding token in the batch",
-        "the convention is torch's",
-        parts={"lora_embedding": _not_counting_padding},
+        says="the padding token is left out of y and dB, but only its column of dA should be zero",
+        wrong="y_pad = E[pad]",
+        right="y_pad = E[pad] + s B A[:, pad]",
+        hidden_when="the batch has no padding token",
+        seen_in="code that departs from torch's convention",
+        parts={"lora_embedding": _leave_out_padding},
     ),
 ]

@@ -1,17 +1,20 @@
-"""Faults of layout: factors read in another order, slots exchanged, adapters that are not there."""
+"""Faults of layout: factors read in the wrong order, swapped modules, adapters that are not applied."""
 
 from ...ops import Pullback
-from .fault import Array, Fault, asked, backward, given, in_steps
+from ...support.array import Array
+from .fault import Fault
+from .lora_path import in_lora_ops
+from .wraps import compose, with_arguments, with_gradients, with_question
 
 
 def _misread(t: Array) -> Array:
-    """A buffer (n, m) read as if it were stored (m, n): the same numbers in the same order, cut otherwise."""
+    """Read a buffer (n, m) as if it were stored (m, n): reshape it to (m, n) and transpose."""
     xp = t.__array_namespace__()
     return xp.reshape(t, tuple(reversed(t.shape))).T
 
 
-def _written_back(d: Array) -> Array:
-    """The gradient of a misread factor, written into a buffer of the factor's own shape."""
+def _write_back(d: Array) -> Array:
+    """Write the gradient of a misread factor into a buffer of the factor's own shape."""
     return d.__array_namespace__().reshape(d.T, d.shape)
 
 
@@ -19,13 +22,14 @@ def _read_transposed(*names: str):
     def read(name):
         return lambda a: _misread(getattr(a, name))
 
-    return in_steps(
-        given(**{name: read(name) for name in names}), backward(**{n: lambda g, a: _written_back(g) for n in names})
+    return compose(
+        with_arguments(**{name: read(name) for name in names}),
+        with_gradients(**{n: lambda g, a: _write_back(g) for n in names}),
     )
 
 
-def _transposed_only(what: str):
-    """Takes the transposed weight for an untransposed one; what fits only if the weight is square."""
+def _ignore_fan_in_fan_out(what: str):
+    """Treat a transposed weight as an untransposed one. The shapes fit only if the weight is square."""
 
     def wrap(op):
         def wrong(W, A, B, *, scale, fan_in_fan_out=False):
@@ -38,8 +42,8 @@ def _transposed_only(what: str):
     return wrap
 
 
-def _exchanged(a: str, b: str):
-    """A contract answered with two names exchanged, in what is asked and in what is answered."""
+def _swap(a: str, b: str):
+    """Answer a contract with two inputs swapped, and swap their gradients back."""
     names = {a: b, b: a, f"d{a}": f"d{b}", f"d{b}": f"d{a}"}
 
     def wrap(answer):
@@ -52,120 +56,7 @@ def _exchanged(a: str, b: str):
     return wrap
 
 
-FAULTS = [
-    Fault(
-        "L1",
-        "A and B are read in the transposed layout, with the same numbers cut otherwise",
-        "A = buffer read as (in, r), transposed",
-        "A = buffer read as (r, in)",
-        "r = 1",
-        "paiml/aprender#2138; osaurus-ai/vmlx-swift#320",
-        parts={name: _read_transposed("A", "B") for name in ("lora_linear", "lora_embedding", "dora_linear")},
-    ),
-    Fault(
-        "L1",
-        "A is read in the transposed layout, with the same numbers cut otherwise",
-        "A = buffer read as (in, r), transposed",
-        "A = buffer read as (r, in)",
-        "r = 1",
-        "paiml/aprender#2138; osaurus-ai/vmlx-swift#320",
-        variant="A",
-        parts={name: _read_transposed("A") for name in ("lora_linear", "lora_embedding", "dora_linear")},
-    ),
-    Fault(
-        "L1",
-        "B is read in the transposed layout, with the same numbers cut otherwise",
-        "B = buffer read as (r, out), transposed",
-        "B = buffer read as (out, r)",
-        "r = 1",
-        "paiml/aprender#2138; osaurus-ai/vmlx-swift#320",
-        variant="B",
-        parts={name: _read_transposed("B") for name in ("lora_linear", "lora_embedding", "dora_linear")},
-    ),
-    Fault(
-        "L2",
-        "fan_in_fan_out is ignored in the merge: s B A is added to a weight that is stored transposed",
-        "W (in, out) + s B A",
-        "W (in, out) + s (B A)^T",
-        "no test with fan_in_fan_out",
-        "microsoft/LoRA#61, #103, #105",
-        parts={"merge": _transposed_only("merge"), "unmerge": _transposed_only("unmerge")},
-    ),
-    Fault(
-        "L3",
-        "the merge transposes under fan_in_fan_out and the unmerge does not",
-        "W + s (B A)^T - s B A",
-        "W + s (B A)^T - s (B A)^T",
-        "no test with fan_in_fan_out",
-        "huggingface/peft#3531, #3532",
-        parts={"unmerge": _transposed_only("unmerge")},
-    ),
-    Fault(
-        "L6",
-        "the adapters of gate and up are exchanged",
-        "L_gate with A_up, B_up; L_up with A_gate, B_gate",
-        "L_gate with A_gate, B_gate; L_up with A_up, B_up",
-        "no test with both adapted",
-        "sgl-project/sglang#34940",
-        answers={
-            "lora_mlp": lambda answer: _exchanged("A_gate", "A_up")(_exchanged("B_gate", "B_up")(answer)),
-        },
-    ),
-    Fault(
-        "L6",
-        "the weights of gate and up are exchanged, and their adapters with them",
-        "act(L_up(x)) o L_gate(x)",
-        "act(L_gate(x)) o L_up(x)",
-        "no test against another implementation",
-        "sgl-project/sglang#34940",
-        variant="whole",
-        parts={"glu": lambda op: _glu_exchanged(op)},
-    ),
-    Fault(
-        "L6",
-        "the adapter of gate is loaded for up too",
-        "L_up with A_gate, B_gate",
-        "L_up with A_up, B_up",
-        "no test with both adapted",
-        "unslothai/unsloth-zoo#941",
-        variant="gate-twice",
-        answers={"lora_mlp": asked(arrays=lambda t, c: {"A_up": t["A_gate"], "B_up": t["B_gate"]})},
-    ),
-    Fault(
-        "L10",
-        "rope turns the interleaved pairs (2i, 2i + 1) where q and k are laid out in halves (i, i + D/2)",
-        "pairs (2i, 2i + 1)",
-        "pairs (i, i + D/2)",
-        "D = 2, or positions alone at 0",
-        "ooples/AiDotNet#2074; huggingface/nanotron#427",
-        parts={"rope": given(interleaved=lambda a: True)},
-    ),
-    Fault(
-        "L11",
-        "the adapter is not applied: everything is as with B = 0",
-        "y = x W^T, dA = 0",
-        "y = x W^T + s (x A^T) B^T",
-        "B = 0",
-        "vllm-project/vllm#34186; huggingface/diffusers#9622",
-        parts={name: given(B=lambda a: a.B * 0.0) for name in ("lora_linear", "lora_embedding", "dora_linear")},
-    ),
-    Fault(
-        "L11",
-        "the adapter is not applied, and gets no gradient",
-        "y = x W^T, dA = dB = 0",
-        "y = x W^T + s (x A^T) B^T",
-        "B = 0",
-        "vllm-project/vllm#34186; lablup/mlxcel#1328",
-        variant="no-gradient",
-        parts={
-            name: in_steps(given(B=lambda a: a.B * 0.0), backward(B=lambda dB, a: dB * 0.0))
-            for name in ("lora_linear", "lora_embedding", "dora_linear")
-        },
-    ),
-]
-
-
-def _glu_exchanged(op):
+def _swap_gate_and_up(op):
     def wrong(gate, up, *, activation="silu"):
         y, pullback = op(up, gate, activation=activation)
 
@@ -176,3 +67,113 @@ def _glu_exchanged(op):
         return y, Pullback(gradients, y, inputs=("gate", "up"))
 
     return wrong
+
+
+FAULTS = [
+    Fault(
+        "L1",
+        says="A and B are read as if they were stored transposed: the numbers are right, their places are not",
+        wrong="A = reshape(buffer, (in, r))^T, B = reshape(buffer, (r, out))^T",
+        right="A = reshape(buffer, (r, in)), B = reshape(buffer, (out, r))",
+        hidden_when="r = 1",
+        seen_in="paiml/aprender#2138; osaurus-ai/vmlx-swift#320",
+        parts=in_lora_ops(_read_transposed("A", "B")),
+    ),
+    Fault(
+        "L1",
+        variant="A",
+        says="A is read as if it were stored transposed: the numbers are right, their places are not",
+        wrong="A = reshape(buffer, (in, r))^T",
+        right="A = reshape(buffer, (r, in))",
+        hidden_when="r = 1",
+        seen_in="paiml/aprender#2138; osaurus-ai/vmlx-swift#320",
+        parts=in_lora_ops(_read_transposed("A")),
+    ),
+    Fault(
+        "L1",
+        variant="B",
+        says="B is read as if it were stored transposed: the numbers are right, their places are not",
+        wrong="B = reshape(buffer, (r, out))^T",
+        right="B = reshape(buffer, (out, r))",
+        hidden_when="r = 1",
+        seen_in="paiml/aprender#2138; osaurus-ai/vmlx-swift#320",
+        parts=in_lora_ops(_read_transposed("B")),
+    ),
+    Fault(
+        "L2",
+        says="the merge ignores fan_in_fan_out: it adds s B A to a weight that is stored transposed",
+        wrong="W + s B A, with W stored as (in, out)",
+        right="W + s (B A)^T, with W stored as (in, out)",
+        hidden_when="no test sets fan_in_fan_out",
+        seen_in="microsoft/LoRA#61, #103, #105",
+        parts={"merge": _ignore_fan_in_fan_out("merge"), "unmerge": _ignore_fan_in_fan_out("unmerge")},
+    ),
+    Fault(
+        "L3",
+        says="with fan_in_fan_out the merge transposes the update, but the unmerge does not",
+        wrong="W + s (B A)^T - s B A",
+        right="W + s (B A)^T - s (B A)^T",
+        hidden_when="no test sets fan_in_fan_out",
+        seen_in="huggingface/peft#3531, #3532",
+        parts={"unmerge": _ignore_fan_in_fan_out("unmerge")},
+    ),
+    Fault(
+        "L6",
+        says="the adapters of gate and up are swapped",
+        wrong="L_gate with A_up, B_up; L_up with A_gate, B_gate",
+        right="L_gate with A_gate, B_gate; L_up with A_up, B_up",
+        hidden_when="no test adapts both",
+        seen_in="sgl-project/sglang#34940",
+        answers={
+            "lora_mlp": lambda answer: _swap("A_gate", "A_up")(_swap("B_gate", "B_up")(answer)),
+        },
+    ),
+    Fault(
+        "L6",
+        variant="whole",
+        says="gate and up are swapped, the weights together with their adapters",
+        wrong="act(L_up(x)) o L_gate(x)",
+        right="act(L_gate(x)) o L_up(x)",
+        hidden_when="no test compares with another implementation",
+        seen_in="sgl-project/sglang#34940",
+        parts={"glu": _swap_gate_and_up},
+    ),
+    Fault(
+        "L6",
+        variant="gate-twice",
+        says="the adapter of gate is loaded for up as well",
+        wrong="L_up with A_gate, B_gate",
+        right="L_up with A_up, B_up",
+        hidden_when="no test adapts both",
+        seen_in="unslothai/unsloth-zoo#941",
+        answers={"lora_mlp": with_question(arrays=lambda t, c: {"A_up": t["A_gate"], "B_up": t["B_gate"]})},
+    ),
+    Fault(
+        "L10",
+        says="rope rotates the interleaved pairs (2i, 2i + 1), but q and k are laid out in halves (i, i + D/2)",
+        wrong="pairs (2i, 2i + 1)",
+        right="pairs (i, i + D/2)",
+        hidden_when="D = 2, or every position is 0",
+        seen_in="ooples/AiDotNet#2074; huggingface/nanotron#427",
+        parts={"rope": with_arguments(interleaved=lambda a: True)},
+    ),
+    Fault(
+        "L11",
+        says="the adapter is not applied: everything is computed as if B were 0",
+        wrong="y = x W^T, dA = 0",
+        right="y = x W^T + s (x A^T) B^T, dA = s (dy B)^T x",
+        hidden_when="B = 0",
+        seen_in="vllm-project/vllm#34186; huggingface/diffusers#9622",
+        parts=in_lora_ops(with_arguments(B=lambda a: a.B * 0.0)),
+    ),
+    Fault(
+        "L11",
+        variant="no-gradient",
+        says="the adapter is not applied and gets no gradient",
+        wrong="y = x W^T, dA = dB = 0",
+        right="y = x W^T + s (x A^T) B^T, dA = s (dy B)^T x, dB = s dy^T (x A^T)",
+        hidden_when="B = 0",
+        seen_in="vllm-project/vllm#34186; lablup/mlxcel#1328",
+        parts=in_lora_ops(compose(with_arguments(B=lambda a: a.B * 0.0), with_gradients(B=lambda dB, a: dB * 0.0))),
+    ),
+]

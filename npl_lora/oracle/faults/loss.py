@@ -1,34 +1,35 @@
-"""Faults of the loss: shifts, means, and what counts."""
+"""Faults of the loss: shifts, means, and which labels count."""
 
 import math
 
 import numpy as np
 
-from .fault import Fault, as_numpy, asked
+from .fault import Fault
+from .wraps import as_numpy, with_question
 
 
-def _labels(change):
-    """The contract on other labels, change(labels, config), given and returned as NumPy arrays."""
+def _with_labels(change):
+    """Answer for other labels, change(labels, config). The change works on NumPy arrays."""
 
     def other(arrays, config):
         labels = arrays["labels"]
         return {"labels": _like(labels, change(np.asarray(as_numpy(labels)), config))}
 
-    return asked(arrays=other)
+    return with_question(arrays=other)
 
 
 def _like(array, numbers):
-    """numbers as an array of array's kind: error-carrying ones are exact."""
+    """numbers as an array of the same kind as `array`; in an error-carrying one they are exact."""
     return array.__array_namespace__().exact(numbers) if hasattr(array, "value") else numbers
 
 
-def _shifted_again(labels, config):
+def _shift(labels, config):
     rest = np.full_like(labels[:, :1], config["ignore_index"])
     return np.concatenate((labels[:, 1:], rest), axis=1)
 
 
-def _late(labels, config):
-    """The first label that counts after one that does not, or at the start, does not count either."""
+def _ignore_first(labels, config):
+    """Also ignore the first label of each answer: one that follows an ignored label, or is at the start."""
     counted = labels[:, 1:] != config["ignore_index"]
     before = np.concatenate((np.zeros_like(counted[:, :1]), counted[:, :-1]), axis=1)
     late = labels.copy()
@@ -36,7 +37,7 @@ def _late(labels, config):
     return late
 
 
-def _not_shifted(answer):
+def _skip_shift(answer):
     def wrong(arrays, config, d):
         loss, pullback = d.cross_entropy(arrays["logits"], arrays["labels"], ignore_index=config["ignore_index"])
         return {"loss": loss, "dlogits": pullback(1.0)["logits"]}
@@ -44,24 +45,24 @@ def _not_shifted(answer):
     return wrong
 
 
-def _counted(arrays, config) -> np.ndarray:
-    """How many labels count in each micro-batch."""
+def _label_counts(arrays, config) -> np.ndarray:
+    """The number of labels that count in each micro-batch."""
     labels = np.asarray(as_numpy(arrays["labels"]))[:, 1:]
-    parts = np.split(labels, config["accumulation"])
-    return np.asarray([np.sum(part != config["ignore_index"]) for part in parts])
+    chunks = np.split(labels, config["accumulation"])
+    return np.asarray([np.sum(chunk != config["ignore_index"]) for chunk in chunks])
 
 
-def _micro_means(weigh, empty=0.0):
-    """Each micro-batch's mean times weigh(K); a micro-batch without labels has the mean `empty`."""
+def _sum_of_means(weigh, empty=0.0):
+    """The sum of the micro-batches' means, each times weigh(K). The mean over no labels is `empty`."""
 
     def wrap(answer):
         def wrong(arrays, config, d):
-            K, counts = config["accumulation"], _counted(arrays, config)
+            K, counts = config["accumulation"], _label_counts(arrays, config)
             xp, size = arrays["logits"].__array_namespace__(), arrays["logits"].shape[0] // K
             losses, grads = [], []
             for k, count in enumerate(counts):
-                part = {name: arrays[name][k * size : (k + 1) * size] for name in ("logits", "labels")}
-                micro = answer(part, {**config, "accumulation": 1}, d)
+                chunk = {name: arrays[name][k * size : (k + 1) * size] for name in ("logits", "labels")}
+                micro = answer(chunk, {**config, "accumulation": 1}, d)
                 losses.append(micro["loss"] * weigh(K) + (0.0 if count else empty))
                 grads.append(micro["dlogits"] * weigh(K))
             return {"loss": xp.sum(xp.stack(tuple(losses), axis=0)), "dlogits": xp.concat(tuple(grads), axis=0)}
@@ -71,8 +72,8 @@ def _micro_means(weigh, empty=0.0):
     return wrap
 
 
-def _times(factor):
-    """The right answer times factor(arrays, config)."""
+def _multiply(factor):
+    """Multiply the right answer by factor(arrays, config)."""
 
     def wrap(answer):
         def wrong(arrays, config, d):
@@ -83,23 +84,23 @@ def _times(factor):
     return wrap
 
 
-def _share_that_counts(arrays, config):
+def _share_of_labels(arrays, config):
     labels = np.asarray(as_numpy(arrays["labels"]))[:, 1:]
-    return float(_counted(arrays, config).sum()) / labels.size
+    return float(_label_counts(arrays, config).sum()) / labels.size
 
 
-def _nothing_is_nan(answer):
-    """The mean over no labels, 0 / 0."""
+def _nan_loss(answer):
+    """The loss of a window without labels is 0 / 0."""
 
     def wrong(arrays, config, d):
         right = answer(arrays, config, d)
-        return right if _counted(arrays, config).any() else {**right, "loss": right["loss"] + math.nan}
+        return right if _label_counts(arrays, config).any() else {**right, "loss": right["loss"] + math.nan}
 
     return wrong
 
 
-def _other_ignore_index(answer):
-    """Another ignore_index is a label as any other: -1 is the last token, as indices go."""
+def _assume_minus_100(answer):
+    """Only -100 is ignored. Another ignore_index is a label like any other: -1 indexes the last token."""
 
     def last_token(arrays, config):
         if config["ignore_index"] == -100:
@@ -108,21 +109,21 @@ def _other_ignore_index(answer):
         changed = np.where(labels == config["ignore_index"], V - 1, labels)
         return {"labels": _like(arrays["labels"], changed)}
 
-    return asked(arrays=last_token)(answer)
+    return with_question(arrays=last_token)(answer)
 
 
-def _nothing_is_nan_throughout(answer):
+def _nan_loss_and_gradient(answer):
     def wrong(arrays, config, d):
         right = answer(arrays, config, d)
-        return right if _counted(arrays, config).any() else {name: t + math.nan for name, t in right.items()}
+        return right if _label_counts(arrays, config).any() else {name: t + math.nan for name, t in right.items()}
 
     return wrong
 
 
-def _empty_part_is_nan(answer):
+def _nan_loss_of_micro_batch(answer):
     def wrong(arrays, config, d):
         right = answer(arrays, config, d)
-        return right if _counted(arrays, config).all() else {**right, "loss": right["loss"] + math.nan}
+        return right if _label_counts(arrays, config).all() else {**right, "loss": right["loss"] + math.nan}
 
     return wrong
 
@@ -130,113 +131,113 @@ def _empty_part_is_nan(answer):
 FAULTS = [
     Fault(
         "T1",
-        "the loss is the mean of the micro-batches' means: tokens of short micro-batches weigh more",
-        "(1 / K) sum_k (mean over micro-batch k)",
-        "the mean over all labels of the window",
-        "as many labels in each micro-batch",
-        "huggingface/blog#2414; unslothai/unsloth#1134; karpathy/nanochat#400",
-        answers={"cross_entropy": _micro_means(lambda K: 1.0 / K)},
+        says="the loss is the mean of the micro-batches' means, so tokens of short micro-batches weigh more",
+        wrong="(1 / K) sum_k (mean over micro-batch k)",
+        right="the mean over all labels of the window",
+        hidden_when="all micro-batches have equally many labels",
+        seen_in="huggingface/blog#2414; unslothai/unsloth#1134; karpathy/nanochat#400",
+        answers={"cross_entropy": _sum_of_means(lambda K: 1.0 / K)},
     ),
     Fault(
         "T1",
-        "the loss is the mean of the micro-batches' means, and NaN when a micro-batch has no labels",
-        "(1 / K) sum_k (mean over micro-batch k)",
-        "the mean over all labels of the window",
-        "as many labels in each micro-batch",
-        "huggingface/blog#2414; ml-explore/mlx-lm#1355",
         variant="nan",
-        answers={"cross_entropy": _micro_means(lambda K: 1.0 / K, math.nan)},
+        says="the loss is the mean of the micro-batches' means, and is NaN when a micro-batch has no labels",
+        wrong="(1 / K) sum_k (mean over micro-batch k)",
+        right="the mean over all labels of the window",
+        hidden_when="all micro-batches have equally many labels",
+        seen_in="huggingface/blog#2414; ml-explore/mlx-lm#1355",
+        answers={"cross_entropy": _sum_of_means(lambda K: 1.0 / K, math.nan)},
     ),
     Fault(
         "T2",
-        "the micro-batches' means are added up and not divided by their number",
-        "sum_k (mean over micro-batch k)",
-        "the mean over all labels of the window",
-        "accumulation 1",
-        "karpathy/nanoGPT#206; agokrani/distillKitPlus#5",
-        answers={"cross_entropy": _micro_means(lambda K: 1.0)},
+        says="the micro-batches' means are added up but not divided by their number",
+        wrong="sum_k (mean over micro-batch k)",
+        right="the mean over all labels of the window",
+        hidden_when="accumulation = 1",
+        seen_in="karpathy/nanoGPT#206; agokrani/distillKitPlus#5",
+        answers={"cross_entropy": _sum_of_means(lambda K: 1.0)},
     ),
     Fault(
         "T3",
-        "the loss of a window is divided by the number of micro-batches once too often",
-        "loss / K",
-        "loss",
-        "accumulation 1",
-        "unslothai/unsloth-zoo#1023; huggingface/transformers#35203",
-        answers={"cross_entropy": _times(lambda arrays, config: 1.0 / config["accumulation"])},
+        says="the loss of a window is divided by the number of micro-batches once too often",
+        wrong="loss / K",
+        right="loss",
+        hidden_when="accumulation = 1",
+        seen_in="unslothai/unsloth-zoo#1023; huggingface/transformers#35203",
+        answers={"cross_entropy": _multiply(lambda arrays, config: 1.0 / config["accumulation"])},
     ),
     Fault(
         "T4",
-        "labels are shifted twice: position t predicts t + 2",
-        "logits[:, t] against labels[:, t + 2]",
-        "logits[:, t] against labels[:, t + 1]",
-        "all labels alike",
-        "huggingface/transformers#37830, #47394; allenai/open-instruct#1549",
-        answers={"cross_entropy": _labels(_shifted_again)},
+        says="the labels are shifted twice: position t predicts t + 2",
+        wrong="logits[:, t] against labels[:, t + 2]",
+        right="logits[:, t] against labels[:, t + 1]",
+        hidden_when="all labels are the same",
+        seen_in="huggingface/transformers#37830, #47394; allenai/open-instruct#1549",
+        answers={"cross_entropy": _with_labels(_shift)},
     ),
     Fault(
         "T5",
-        "labels are not shifted: position t predicts itself",
-        "logits[:, t] against labels[:, t]",
-        "logits[:, t] against labels[:, t + 1]",
-        "all labels alike",
-        "QwenLM/Qwen#834; huggingface/transformers#27161",
-        answers={"cross_entropy": _not_shifted},
+        says="the labels are not shifted: position t predicts itself",
+        wrong="logits[:, t] against labels[:, t]",
+        right="logits[:, t] against labels[:, t + 1]",
+        hidden_when="all labels are the same",
+        seen_in="QwenLM/Qwen#834; huggingface/transformers#27161",
+        answers={"cross_entropy": _skip_shift},
     ),
     Fault(
         "T7",
-        "the first label of each answer does not count: the loss mask starts one late",
-        "labels[first] ignored",
-        "labels[first] counted",
-        "long answers",
-        "verl-project/verl#3287",
-        answers={"cross_entropy": _labels(_late)},
+        says="the first label of each answer is ignored: the loss mask starts one token late",
+        wrong="labels[first] ignored",
+        right="labels[first] counted",
+        hidden_when="the answers are long",
+        seen_in="verl-project/verl#3287",
+        answers={"cross_entropy": _with_labels(_ignore_first)},
     ),
     Fault(
         "T8",
-        "with every label ignored the loss is 0 / 0",
-        "NaN",
-        "0",
-        "a batch with labels",
-        "ml-explore/mlx-lm#1355",
-        answers={"cross_entropy": _nothing_is_nan},
+        says="the loss is 0 / 0 when every label is ignored",
+        wrong="NaN",
+        right="0",
+        hidden_when="every batch has labels",
+        seen_in="ml-explore/mlx-lm#1355",
+        answers={"cross_entropy": _nan_loss},
     ),
     Fault(
         "T8",
-        "with every label ignored the loss is 0 / 0, and so is its gradient",
-        "NaN",
-        "0",
-        "a batch with labels",
-        "ml-explore/mlx-lm#1355",
         variant="gradient",
-        answers={"cross_entropy": _nothing_is_nan_throughout},
+        says="the loss and its gradient are 0 / 0 when every label is ignored",
+        wrong="NaN",
+        right="0",
+        hidden_when="every batch has labels",
+        seen_in="ml-explore/mlx-lm#1355",
+        answers={"cross_entropy": _nan_loss_and_gradient},
     ),
     Fault(
         "T8",
-        "a micro-batch without labels makes the loss of its whole window 0 / 0",
-        "NaN",
-        "the mean over the labels of the other micro-batches",
-        "labels in every micro-batch",
-        "torchtune 0.6.1, whose recipes multiply the NaN of an empty micro-batch by its 0 labels",
         variant="micro-batch",
-        answers={"cross_entropy": _empty_part_is_nan},
+        says="a micro-batch without labels makes the loss of its whole window 0 / 0",
+        wrong="NaN",
+        right="the mean over the labels of the other micro-batches",
+        hidden_when="every micro-batch has labels",
+        seen_in="torchtune 0.6.1, whose recipes multiply the NaN of an empty micro-batch by its 0 labels",
+        answers={"cross_entropy": _nan_loss_of_micro_batch},
     ),
     Fault(
         "T10",
-        "the mean is over all positions, ignored ones too",
-        "sum / (B (T - 1))",
-        "sum / (labels that count)",
-        "no label ignored",
-        "huggingface/transformers#2759",
-        answers={"cross_entropy": _times(_share_that_counts)},
+        says="the mean is over all positions, ignored ones included",
+        wrong="sum / (B (T - 1))",
+        right="sum / (labels that count)",
+        hidden_when="no label is ignored",
+        seen_in="huggingface/transformers#2759",
+        answers={"cross_entropy": _multiply(_share_of_labels)},
     ),
     Fault(
         "T20",
-        "ignore_index is taken to be -100 whatever the configuration says: -1 counts, and is read as the last token",
-        "labels != -100",
-        "labels != ignore_index",
-        "ignore_index = -100",
-        "huggingface/transformers#2759",
-        answers={"cross_entropy": _other_ignore_index},
+        says="ignore_index is taken to be -100 whatever the configuration says; -1 then counts, as the last token",
+        wrong="labels != -100",
+        right="labels != ignore_index",
+        hidden_when="ignore_index = -100",
+        seen_in="huggingface/transformers#2759",
+        answers={"cross_entropy": _assume_minus_100},
     ),
 ]

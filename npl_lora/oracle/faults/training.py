@@ -1,48 +1,49 @@
-"""Faults of optimisers and of accumulation in training."""
+"""Faults of optimisers and of gradient accumulation in training."""
 
 import functools
 
 from ...lora import AdamWState
-from .fault import Fault, backward
+from .fault import Fault
+from .wraps import with_gradients
 
 
-def _optimizer(change):
-    """An optimiser called with other arguments, change(p, g, how)."""
+def _with_step(change):
+    """Call the optimiser with change(p, g, settings)."""
 
     def wrap(step):
-        def wrong(p, g, *state, **how):
-            p, g, how = change(p, g, dict(how))
-            return step(p, g, *state, **how)
+        def wrong(p, g, *state, **settings):
+            p, g, settings = change(p, g, dict(settings))
+            return step(p, g, *state, **settings)
 
         return wrong
 
     return wrap
 
 
-def _no_decay(p, g, how):
-    return p, g, {**how, "weight_decay": 0.0}
+def _no_decay(p, g, settings):
+    return p, g, {**settings, "weight_decay": 0.0}
 
 
-def _decay_in_gradient(p, g, how):
+def _decay_in_gradient(p, g, settings):
     """L2 regularisation: the decay goes through the moments."""
-    return p, g + how["weight_decay"] * p, {**how, "weight_decay": 0.0}
+    return p, g + settings["weight_decay"] * p, {**settings, "weight_decay": 0.0}
 
 
-def _decay_without_rate(p, g, how):
-    return p, g, {**how, "weight_decay": how["weight_decay"] / how["lr"]}
+def _decay_without_rate(p, g, settings):
+    return p, g, {**settings, "weight_decay": settings["weight_decay"] / settings["lr"]}
 
 
-def _betas_exchanged(p, g, how):
-    return p, g, {**how, "betas": tuple(reversed(how["betas"]))}
+def _swap_betas(p, g, settings):
+    return p, g, {**settings, "betas": tuple(reversed(settings["betas"]))}
 
 
-def _forgets(step):
+def _forget_moments(step):
     """The moments are zero at every step."""
-    return lambda p, g, state, **how: step(p, g, AdamWState(), **how)
+    return lambda p, g, state, **settings: step(p, g, AdamWState(), **settings)
 
 
-def _biased(step):
-    """No correction for the moments' start at zero: after many steps there is none to make."""
+def _skip_bias_correction(step):
+    """Do not correct the moments for their start at zero. After many steps the correction is 1."""
 
     def wrong(p, g, state, *, lr, weight_decay, betas, eps):
         b1, b2 = betas
@@ -53,7 +54,7 @@ def _biased(step):
     return wrong
 
 
-def _eps_inside(step):
+def _eps_inside_root(step):
     def wrong(p, g, state, *, lr, weight_decay, betas, eps):
         b1, b2 = betas
         t = state.step + 1
@@ -64,102 +65,102 @@ def _eps_inside(step):
     return wrong
 
 
-def _accumulation(a) -> int:
-    """Micro-batches in the window: the leading axis of what train_steps predicts."""
+def _micro_batches(a) -> int:
+    """The number of micro-batches in the window: the leading axis of the prediction in train_steps."""
     return a.prediction.shape[0]
 
 
 FAULTS = [
     Fault(
         "T2",
-        "accumulated gradients are not divided by the number of micro-batches",
-        "g = sum_k g_k",
-        "g = (1 / K) sum_k g_k",
-        "accumulation 1, or Adam without eps and decay",
-        "karpathy/nanoGPT#206; agokrani/distillKitPlus#5",
         variant="training",
-        parts={"mean_squared_error": backward(prediction=lambda g, a: g * float(_accumulation(a)))},
+        says="accumulated gradients are not divided by the number of micro-batches",
+        wrong="g = sum_k g_k",
+        right="g = (1 / K) sum_k g_k",
+        hidden_when="accumulation = 1, or Adam runs without eps and decay",
+        seen_in="karpathy/nanoGPT#206; agokrani/distillKitPlus#5",
+        parts={"mean_squared_error": with_gradients(prediction=lambda g, a: g * float(_micro_batches(a)))},
     ),
     Fault(
         "T3",
-        "accumulated gradients are divided by the number of micro-batches twice",
-        "g = (1 / K^2) sum_k g_k",
-        "g = (1 / K) sum_k g_k",
-        "accumulation 1, or Adam without eps and decay",
-        "unslothai/unsloth-zoo#1023; huggingface/transformers#35203",
         variant="training",
-        parts={"mean_squared_error": backward(prediction=lambda g, a: g * (1.0 / _accumulation(a)))},
+        says="accumulated gradients are divided by the number of micro-batches twice",
+        wrong="g = (1 / K^2) sum_k g_k",
+        right="g = (1 / K) sum_k g_k",
+        hidden_when="accumulation = 1, or Adam runs without eps and decay",
+        seen_in="unslothai/unsloth-zoo#1023; huggingface/transformers#35203",
+        parts={"mean_squared_error": with_gradients(prediction=lambda g, a: g * (1.0 / _micro_batches(a)))},
     ),
     Fault(
         "B8",
-        "the base weight is trained too",
-        "W <- W - lr dW",
-        "W is frozen",
-        "a test that looks at A and B only",
-        "huggingface/peft#899; paiml/aprender#2232",
+        says="the base weight is trained as well",
+        wrong="W <- W - lr dW",
+        right="W <- W",
+        hidden_when="the test looks at A and B only",
+        seen_in="huggingface/peft#899; paiml/aprender#2232",
         answers={"train_steps": lambda answer: functools.partial(answer, trained=("W", "A", "B"))},
     ),
     Fault(
         "O1",
-        "weight decay is left out",
-        "p <- p - lr g",
-        "p <- p (1 - lr weight_decay) - lr g",
-        "weight_decay = 0",
-        "hand-written optimisers invite it",
-        parts={"sgd": _optimizer(_no_decay), "adamw": _optimizer(_no_decay)},
+        says="weight decay is left out",
+        wrong="p <- p - lr g",
+        right="p <- p (1 - lr weight_decay) - lr g",
+        hidden_when="weight_decay = 0",
+        seen_in="hand-written optimisers",
+        parts={"sgd": _with_step(_no_decay), "adamw": _with_step(_no_decay)},
     ),
     Fault(
         "O2",
-        "AdamW's weight decay goes through the gradient, as in Adam with L2: it is not decoupled",
-        "g <- g + weight_decay p",
-        "p <- p (1 - lr weight_decay)",
-        "weight_decay = 0",
-        "Loshchilov and Hutter 2019",
-        parts={"adamw": _optimizer(_decay_in_gradient)},
+        says="AdamW's weight decay goes through the gradient, as L2 regularisation does in Adam: it is not decoupled",
+        wrong="g <- g + weight_decay p",
+        right="p <- p (1 - lr weight_decay)",
+        hidden_when="weight_decay = 0",
+        seen_in="Loshchilov and Hutter 2019",
+        parts={"adamw": _with_step(_decay_in_gradient)},
     ),
     Fault(
         "O3",
-        "AdamW's weight decay is not multiplied by the learning rate",
-        "p <- p (1 - weight_decay)",
-        "p <- p (1 - lr weight_decay)",
-        "weight_decay = 0",
-        "Loshchilov and Hutter 2019 have it so; torch does not",
-        parts={"adamw": _optimizer(_decay_without_rate)},
+        says="AdamW's weight decay is not multiplied by the learning rate",
+        wrong="p <- p (1 - weight_decay)",
+        right="p <- p (1 - lr weight_decay)",
+        hidden_when="weight_decay = 0",
+        seen_in="Loshchilov and Hutter 2019, who define it so; torch does not",
+        parts={"adamw": _with_step(_decay_without_rate)},
     ),
     Fault(
         "O4",
-        "Adam's moments lack the bias correction",
-        "m / (sqrt(v) + eps)",
-        "(m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)",
-        "many steps",
-        "Kingma and Ba 2015, section 3",
-        parts={"adamw": _biased},
+        says="Adam's moments lack the bias correction",
+        wrong="m / (sqrt(v) + eps)",
+        right="(m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)",
+        hidden_when="there are many steps",
+        seen_in="Kingma and Ba 2015, section 3",
+        parts={"adamw": _skip_bias_correction},
     ),
     Fault(
         "O5",
-        "eps stands inside the root",
-        "m / sqrt(v + eps)",
-        "m / (sqrt(v) + eps)",
-        "a small eps",
-        "hand-written optimisers invite it",
-        parts={"adamw": _eps_inside},
+        says="eps is inside the square root",
+        wrong="m / sqrt(v + eps)",
+        right="m / (sqrt(v) + eps)",
+        hidden_when="eps is small",
+        seen_in="hand-written optimisers",
+        parts={"adamw": _eps_inside_root},
     ),
     Fault(
         "O6",
-        "Adam's moments are forgotten between steps",
-        "m = (1 - b1) g",
-        "m = b1 m + (1 - b1) g",
-        "one step",
-        "hand-written optimisers invite it",
-        parts={"adamw": _forgets},
+        says="Adam's moments are forgotten between steps",
+        wrong="m = (1 - b1) g",
+        right="m = b1 m + (1 - b1) g",
+        hidden_when="there is one step",
+        seen_in="hand-written optimisers",
+        parts={"adamw": _forget_moments},
     ),
     Fault(
         "O7",
-        "Adam's two betas are exchanged",
-        "m with b2, v with b1",
-        "m with b1, v with b2",
-        "b1 = b2",
-        "hand-written optimisers invite it",
-        parts={"adamw": _optimizer(_betas_exchanged)},
+        says="Adam's two betas are swapped",
+        wrong="m with b2, v with b1",
+        right="m with b1, v with b2",
+        hidden_when="b1 = b2",
+        seen_in="hand-written optimisers",
+        parts={"adamw": _with_step(_swap_betas)},
     ),
 ]

@@ -139,5 +139,15 @@ def coarse(allowed: np.ndarray) -> np.ndarray:
 def _notes(entries: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     """What the flags mean."""
     flags = {flag for entry in entries for flag in entry["flags"]}
-    about = ("id", "says", "wrong", "right", "hidden", "source")
-    return {fault.name: {name: getattr(fault, name) for name in about} for fault in FAULTS if fault.name in flags}
+    return {
+        fault.name: {
+            "id": fault.id,
+            "says": fault.says,
+            "wrong": fault.wrong,
+            "right": fault.right,
+            "hidden": fault.hidden_when,
+            "source": fault.seen_in,
+        }
+        for fault in FAULTS
+        if fault.name in flags
+    }
