@@ -3,12 +3,14 @@
 import functools
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import npl_lora.oracle
 from npl_lora.oracle import CONTRACTS, DTYPES, check
 from npl_lora.oracle.case import Case
 from npl_lora.oracle.check import check_case
@@ -17,8 +19,9 @@ from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.diagnosis import diagnose
 from npl_lora.oracle.diagnosis.catalogue import all_reproduced, matches
 from npl_lora.oracle.dtypes import computable
-from npl_lora.oracle.faults import FAULTS
-from npl_lora.oracle.faults.relevant import relevant_to
+from npl_lora.oracle.faults import FAULTS, page
+from npl_lora.oracle.faults.kinds import KINDS, by_kind
+from npl_lora.oracle.faults.relevant import contracts_of, relevant_to
 from npl_lora.oracle.report import Observed
 from npl_lora.oracle.subjects.injected import Injected
 from npl_lora.oracle.tolerance.judge import judge, right_answer
@@ -107,12 +110,31 @@ def test_the_catalogue_is_large_and_every_entry_whole():
     assert len({fault.id for fault in FAULTS}) >= 60
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     for fault in FAULTS:
-        assert not fault.says.endswith(".")
+        for text in (fault.says, fault.wrong, fault.right, fault.hidden_when, fault.seen_in):
+            assert not text.endswith("."), fault.name
         assert all((fault.says, fault.wrong, fault.right, fault.hidden_when, fault.seen_in)), fault.name
         assert fault.wrong != fault.right
         assert fault.parts or fault.answers
         assert fault.parts.keys() <= vars(RIGHT).keys(), fault.name
         assert fault.answers.keys() <= CONTRACTS.keys(), fault.name
+
+
+def test_every_letter_of_an_id_is_a_kind_and_every_kind_has_faults():
+    assert {fault.id[0] for fault in FAULTS} == set(KINDS)
+    groups = by_kind(FAULTS)
+    assert [kind.letter for kind in groups] == list(KINDS)
+    assert sorted(fault.name for group in groups.values() for fault in group) == sorted(fault.name for fault in FAULTS)
+
+
+def test_the_page_of_faults_is_what_its_generator_writes():
+    file = Path(npl_lora.oracle.__file__).with_name("FAULTS.md")
+    regenerate = f"python -m npl_lora.oracle.faults.page > {file}"
+    assert file.read_text(encoding="utf-8") == page.page(), regenerate
+
+
+def test_the_contracts_of_a_fault_are_those_that_it_is_relevant_to():
+    for fault in FAULTS:
+        assert contracts_of(fault) == [contract for contract in CONTRACTS if fault in relevant_to(contract)]
 
 
 def test_some_contract_shows_every_fault():

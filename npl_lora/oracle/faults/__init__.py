@@ -1,8 +1,8 @@
-"""The catalogue of faults: real ones, seen in public issue threads and sources, as small wrong variants of the
-definition.
+"""The catalogue of faults: mistakes seen in public issues and sources, as small wrong variants of the definition.
 
-A fault is one short entry (see `_fault`), in the file of its kind. To add one: write it, and the tests will inject it
-into every contract that it shows in, see that it fails, and see that the diagnosis names it.
+FAULTS.md lists them all. A fault is one short entry (fault.py), built from wraps (wraps.py). kinds.py says what the
+letters of the ids stand for. To add one, write an entry in the file where it fits. The tests put it into every contract
+where it can show, and check that it fails and that the diagnosis names it.
 """
 
 from . import (
@@ -22,7 +22,7 @@ from . import (
 )
 from .fault import Fault, wrong_answer
 
-_KINDS = (scaling, layout, initialisation, dropout, merging, combining, dora, convolution, embedding, backwards)
-FAULTS: tuple[Fault, ...] = tuple(fault for kind in (*_KINDS, attention, loss, training) for fault in kind.FAULTS)
+_FILES = (scaling, layout, initialisation, dropout, merging, combining, dora, convolution, embedding, backwards)
+FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, attention, loss, training) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

@@ -1,4 +1,4 @@
-"""Which faults can show in a contract: those that change a part of the definition that its answer takes."""
+"""Which faults can show in which contract: a fault must change a part of the definition that the contract uses."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -10,14 +10,19 @@ from .fault import Fault
 
 
 def relevant_to(contract: str, faults: Iterable[Fault] = FAULTS) -> list[Fault]:
-    """The faults that change something which the contract uses."""
+    """The faults that can show in a contract."""
     used = parts_used(contract)
     return [fault for fault in faults if fault.parts.keys() & used or contract in fault.answers]
 
 
+def contracts_of(fault: Fault) -> list[str]:
+    """The contracts in which a fault can show."""
+    return [contract for contract in CONTRACTS if relevant_to(contract, [fault])]
+
+
 @cache
 def parts_used(contract: str) -> frozenset[str]:
-    """The parts of the definition that a contract's answer takes, over its cases."""
+    """The parts of the definition that a contract uses in any of its cases."""
     used: set[str] = set()
 
     class Recorder(Definition):
