@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..support.extras import MissingExtraError
-from . import bench, check, eval, generate, judge, matrix, merge, train, vectors
+from . import bench, check, eval, faults, generate, judge, matrix, merge, train, vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_command(commands)
     check.add_command(commands)
     eval.add_command(commands)
+    faults.add_command(commands)
     generate.add_command(commands)
     judge.add_command(commands)
     matrix.add_command(commands)

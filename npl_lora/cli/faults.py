@@ -1,0 +1,94 @@
+"""npl-lora faults: list the catalogue of faults, or explain one."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..oracle import CONTRACTS
+from ..oracle.faults import FAULTS, Fault
+from ..oracle.faults.kinds import by_kind
+from ..oracle.faults.relevant import contracts_of, relevant_to
+from ..support.extras import require
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "faults",
+        help="list the known faults of LoRA implementations, or explain one",
+        description="List the faults that npl-lora check can name, or explain one of them.",
+        epilog="exit status: 0, or 2 if there is no such fault",
+    )
+    parser.add_argument("id", metavar="ID", nargs="?", help='explain this fault: "S5", or one variant: "S5/dB"')
+    parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="only faults that can show in this one")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list or the explanation, and return the exit status."""
+    require("rich", "cli", "the command line")
+    faults = relevant_to(arguments.contract) if arguments.contract else list(FAULTS)
+    if arguments.id is None:
+        _list(faults)
+        return 0
+    matches = [fault for fault in faults if arguments.id in (fault.id, fault.name)]
+    if not matches:
+        print(f"npl-lora faults: {_no_such(arguments.id, arguments.contract, faults)}", file=sys.stderr)
+        return 2
+    _explain(matches)
+    return 0
+
+
+def _no_such(id_: str, contract: str | None, faults: list[Fault]) -> str:
+    """One sentence, with the ids that come closest."""
+    names = list(dict.fromkeys(name for fault in faults for name in (fault.id, fault.name)))
+    near = difflib.get_close_matches(id_.upper(), names)
+    place = f"the catalogue has no fault {id_!r}" + (f" that can show in {contract}" if contract else "")
+    return place + (f"; did you mean {' or '.join(near)}?" if near else "; `npl-lora faults` lists them all")
+
+
+def _list(faults: list[Fault]) -> None:
+    """A line for each fault, under the heading of its kind."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    width = max(len(fault.name) for fault in faults)
+    for kind, group in by_kind(faults).items():
+        console.print(f"{kind.letter}  {kind.name}", style="bold", markup=False)
+        console.print(_grid([(fault.name, fault.says) for fault in group], width))
+    console.print("npl-lora faults ID explains one of them.")
+
+
+def _explain(faults: list[Fault]) -> None:
+    """The kind, and for each variant what is wrong, what is right, when it hides, and where it was seen."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    ((kind, group),) = by_kind(faults).items()
+    console.print(f"{kind.letter}  {kind.name}: {kind.says}", markup=False)
+    for fault in group:
+        console.print(f"\n{fault.name}  {fault.says}", style="bold", markup=False)
+        about = {
+            "wrong": fault.wrong,
+            "right": fault.right,
+            "hidden when": fault.hidden_when,
+            "seen in": fault.seen_in,
+            "can show in": ", ".join(contracts_of(fault)),
+        }
+        console.print(_grid(about.items(), width=len("hidden when")))
+
+
+def _grid(rows: Iterable[tuple[str, str]], width: int) -> "Table":
+    """Two columns, indented. The first has this width; the second wraps."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, min_width=width + 2)
+    for label, text in rows:
+        table.add_row(Text(f"  {label}"), Text(text))
+    return table

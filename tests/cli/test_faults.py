@@ -1,0 +1,105 @@
+"""npl-lora faults: the catalogue in the terminal."""
+
+import subprocess
+import sys
+
+import pytest
+
+from npl_lora.cli import main
+from npl_lora.oracle.faults import FAULTS
+from npl_lora.oracle.faults.kinds import KINDS
+from npl_lora.oracle.faults.relevant import relevant_to
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """A terminal on which no sentence is wrapped."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def output_of(capsys, *words):
+    assert main(["faults", *words]) == 0
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_list_has_a_line_for_every_fault_under_its_kind(capsys):
+    lines = output_of(capsys)
+    kind, listed = None, {}
+    for line in lines[:-1]:
+        if line.startswith("  "):
+            name, says = line.split(maxsplit=1)
+            listed[name] = says
+            assert name.startswith(kind)
+        else:
+            kind, name = line.split(maxsplit=1)
+            assert name == KINDS[kind].name
+    assert listed == {fault.name: fault.says for fault in FAULTS}
+
+
+def test_a_contract_lists_the_faults_that_can_show_in_it(capsys):
+    lines = output_of(capsys, "--contract", "lora_merge")
+    listed = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert listed == {fault.name for fault in relevant_to("lora_merge")}
+
+
+def test_a_fault_is_explained_with_all_its_variants(capsys):
+    assert output_of(capsys, "S5") == [
+        "S  Scale: The scale s = alpha / r is missing, applied twice, or computed from the wrong numbers.",
+        "",
+        "S5/dA  dA lacks s = alpha / r, which dB has",
+        "  wrong        dA = (dy B)^T x",
+        "  right        dA = s (dy B)^T x",
+        "  hidden when  s = 1",
+        "  seen in      hand-written backward passes",
+        "  can show in  lora_linear, lora_embedding, dora_linear, lora_attention, lora_mlp, lora_conv2d, train_steps, "
+        "lora_dropout",
+        "",
+        "S5/dB  dB lacks s = alpha / r, which dA has",
+        "  wrong        dB = dy^T (x A^T)",
+        "  right        dB = s dy^T (x A^T)",
+        "  hidden when  s = 1",
+        "  seen in      hand-written backward passes",
+        "  can show in  lora_linear, lora_embedding, dora_linear, lora_attention, lora_mlp, lora_conv2d, train_steps, "
+        "lora_dropout",
+    ]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_every_variant_can_be_explained(capsys, fault):
+    lines = output_of(capsys, fault.name)
+    assert f"{fault.name}  {fault.says}" in lines
+    for text in (fault.wrong, fault.right, fault.hidden_when, fault.seen_in):
+        assert any(line.endswith(f"  {text}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("s5",), "the catalogue has no fault 's5'; did you mean S5?"),
+        (("S5/dC",), "the catalogue has no fault 'S5/dC'; did you mean S5/dB or S5/dA?"),
+        (("?",), "the catalogue has no fault '?'; `npl-lora faults` lists them all"),
+        (
+            ("T1", "--contract", "lora_merge"),
+            "the catalogue has no fault 'T1' that can show in lora_merge; `npl-lora faults` lists them all",
+        ),
+    ],
+)
+def test_an_unknown_fault_is_refused_with_what_comes_closest(capsys, words, sentence):
+    assert main(["faults", *words]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"npl-lora faults: {sentence}\n")
+
+
+def test_it_needs_no_extra_but_that_of_the_command_line():
+    extras = ("mpmath", "safetensors", "ml_dtypes", "torch", "mpi4py", "tokenizers", "matplotlib")
+    code = "; ".join(
+        (
+            "import sys",
+            f"sys.modules.update(dict.fromkeys({extras}))",  # None: an import raises ModuleNotFoundError
+            "from npl_lora.cli import main",
+            "sys.exit(main(['faults', 'S1']))",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "S1  alpha is used instead of s = alpha / r" in done.stdout
