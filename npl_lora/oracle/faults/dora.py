@@ -7,17 +7,17 @@ from .fault import Fault
 from .wraps import with_arguments, with_gradients
 
 
-def _norms(V: Array, axis: int) -> Array:
+def _lengths(V: Array, axis: int) -> Array:
     xp = V.__array_namespace__()
     return xp.sqrt(xp.sum(V * V, axis=axis))
 
 
-def _adapted_weight(a, s) -> Array:
-    return a.W + s * (a.B @ a.A)
+def _adapted_weight(a) -> Array:
+    return a.W + a.scale * (a.B @ a.A)
 
 
 def _norm(a) -> Array:
-    return _norms(_adapted_weight(a, a.scale), 1) if a.n is None else a.n
+    return _lengths(_adapted_weight(a), 1) if a.n is None else a.n
 
 
 def _ignore_magnitude(op):
@@ -54,7 +54,7 @@ def _gradient_through_norm(name):
     def change(grad, a):
         n = _norm(a)
         xp = grad.__array_namespace__()
-        c, V = a.m / n, _adapted_weight(a, a.scale)
+        c, V = a.m / n, _adapted_weight(a)
         dV = rows(c * a.dy).T @ rows(a.x)
         direction = V / xp.expand_dims(n, axis=1)
         dV = dV - direction * xp.sum(dV * direction, axis=1, keepdims=True)
@@ -69,7 +69,7 @@ def _scale_bias(op):
     def wrong(x, W, A, B, m, *, scale, b=None, n=None):
         if b is None:
             return op(x, W, A, B, m, scale=scale, n=n)
-        n = _norms(W + scale * (B @ A), 1) if n is None else n
+        n = _lengths(W + scale * (B @ A), 1) if n is None else n
         y, pullback = op(x, W, A, B, m, scale=scale, b=(m / n) * b, n=n)
 
         def gradients(dy, wrt):
@@ -86,7 +86,7 @@ def _norm_of_columns(a):
     """The lengths of the columns instead of the rows. They fit m only if W is square."""
     if a.W.shape[0] != a.W.shape[1]:
         raise ValueError(f"m has shape {a.m.shape}, but W has {a.W.shape[1]} columns")
-    return _norms(_adapted_weight(a, a.scale), 0)
+    return _lengths(_adapted_weight(a), 0)
 
 
 FAULTS = [
@@ -169,6 +169,6 @@ FAULTS = [
         right="n = |W + s B A|",
         hidden_when="B = 0",
         seen_in="hand-written DoRA layers",
-        parts={"dora_linear": with_arguments(n=lambda a: _norms(a.W, 1))},
+        parts={"dora_linear": with_arguments(n=lambda a: _lengths(a.W, 1))},
     ),
 ]
