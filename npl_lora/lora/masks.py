@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.checks import check_integer, check_number, floating_dtype
+from ..ops.checks import check_integer, check_number, describe_type, floating_dtype
 
 
 def check_dropout(p: Any) -> float:
@@ -36,7 +36,7 @@ def dropout_mask(
     """
     p = check_dropout(dropout)
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng is a {type(rng).__name__}, expected a numpy.random.Generator")
+        raise TypeError(f"rng is {describe_type(rng)}, expected a numpy.random.Generator")
     kept = rng.random(shape) >= p  # random() is in [0, 1): kept with probability 1 - p
     return kept.astype(floating_dtype(dtype)) * (1.0 / (1.0 - p))
 
