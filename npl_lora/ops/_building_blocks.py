@@ -1,4 +1,4 @@
-"""The ops that lora_attention, lora_mlp and lora_conv2d are composed of, as the default of their argument `ops`.
+"""The ops that lora_attention, lora_mlp and lora_conv2d are composed of, the default of their argument `ops`.
 
 Any object with these names can take its place: tuned twins of the ops, or the wrong ones of the oracle's catalogue of
 faults.

@@ -20,6 +20,8 @@ Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; Ainslie e
 Beltagy et al., "Longformer", 2020, for the window.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_integer, check_number
 from .namespace import quotient

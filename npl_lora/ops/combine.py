@@ -19,6 +19,8 @@ Derivation. delta is linear in each factor, and each factor stands in one term a
 Source: Hu et al. 2021, section 4.1, for one adapter; "cat" is the name in PEFT's add_weighted_adapter.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from ._interface import Array, Pullback

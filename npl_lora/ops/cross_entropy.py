@@ -16,6 +16,8 @@ Derivation. For one position, with [v = label] equal to 1 when v is the label an
 Source: Bridle 1990 for the gradient. The mean over the window is what training on the whole batch at once would give.
 """
 
+from __future__ import annotations
+
 import math
 
 from ._interface import Array, Pullback

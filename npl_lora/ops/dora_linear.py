@@ -22,6 +22,8 @@ Source: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equatio
 inputs of each output, as in PEFT, torchtune and mlx-lm.
 """
 
+from __future__ import annotations
+
 from functools import partial
 
 from ._interface import Array, Pullback

@@ -11,6 +11,8 @@ Derivation. y_i = x_i mask_i, each entry on its own. So dx = dy o mask.
 Source: Srivastava et al., "Dropout", JMLR 2014, section 10 (inverted scaling).
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 

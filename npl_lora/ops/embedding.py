@@ -11,6 +11,8 @@ The row of the padding token gets no gradient. This is a convention (torch.nn.Em
 meant to change.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_ids, check_inputs, check_integer
 from .namespace import flat, rows, scatter_add, take_rows, zero_row

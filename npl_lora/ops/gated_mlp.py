@@ -8,6 +8,8 @@ compose.py). x enters two projections, so dx is the sum of what comes back throu
 Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
 """
 
+from __future__ import annotations
+
 from functools import partial
 
 from ._interface import Array, Pullback

@@ -16,6 +16,8 @@ Phi is computed from erfc, and 1 + tanh from sigma.
 Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 from .namespace import normal_cdf, normal_pdf, quotient, sigmoid

@@ -6,6 +6,8 @@ own pullback carries on to gate.
 Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 5.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_choice, check_inputs
 from .gelu import gelu, gelu_tanh

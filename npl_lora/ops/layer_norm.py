@@ -15,6 +15,8 @@ Derivation. Means and sums are over the n features of one token. Let g = w o dy,
 Source: Ba et al., "Layer Normalization", 2016, section 3.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_positive
 from .namespace import rows

@@ -10,6 +10,8 @@ gradient of an input is the sum over every y_no that it enters, each with its fa
 The shapes leave no other choice: (N, out)(out, in) is the only product of dy and W that has the shape of x.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 from .namespace import rows

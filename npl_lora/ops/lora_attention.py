@@ -13,6 +13,8 @@ compose.py). x enters three projections, so dx is the sum of what comes back thr
 Source: Hu et al. 2021, section 4.2; Vaswani et al. 2017, section 3.2.2; Su et al. 2021 for rope.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 
@@ -43,18 +45,19 @@ def lora_attention(
     causal: bool = False,  # True: position t sees the positions up to t
     rope_theta: float | None = None,  # the base of rope, None for no rope
     key_mask: Array | None = None,  # (..., T), bool, True where a key may be seen
-    ops: Any = _building_blocks,  # the lora_linear, rope and attention to use
+    ops: Any = None,  # the lora_linear, rope and attention to use
 ) -> tuple[Array, Pullback]:  # y (..., T, C)
     """y = L_o(attention(L_q(x), L_k(x), L_v(x))), with L_n(z) = z W_n^T + scale (z A_n^T) B_n^T.
 
-    Shapes: x (..., T, C), Wq (H D, C), Wk (G D, C), Wv (G D, C) and Wo (C, H D) frozen, A_q (r, C), B_q (H D, r),
-        A_k (r, C), B_k (G D, r), A_v (r, C), B_v (G D, r), A_o (r, H D), B_o (C, r), key_mask (..., T) -> y (..., T,
-        C).
+    Shapes: x (..., T, C), key_mask (..., T); Wq (H D, C), Wk (G D, C), Wv (G D, C) and Wo (C, H D) frozen;
+        A_q (r, C), B_q (H D, r), A_k (r, C), B_k (G D, r), A_v (r, C), B_v (G D, r), A_o (r, H D), B_o (C, r)
+        -> y (..., T, C).
 
     scale is LoRA's; the scores are q k^T / sqrt(D). rope_theta: the base of rope, None for no rope. Positions count
-    from 0. ops: the lora_linear, rope and attention that this op is composed of. The pullback differentiates x and the
-    factors, and the weights when `wrt` names them. Raises TypeError and ValueError for arguments that do not fit
-    together. Derivation: at the top of npl_lora/ops/lora_attention.py.
+    from 0. ops: the lora_linear, rope and attention that this op is composed of, npl_lora.ops's own unless given.
+    The pullback differentiates x and the factors, and the weights when `wrt` names them.
+    Raises TypeError and ValueError for arguments that do not fit together.
+    Derivation: at the top of npl_lora/ops/lora_attention.py.
     """
     arrays = dict(Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, A_q=A_q, B_q=B_q, A_k=A_k, B_k=B_k, A_v=A_v, B_v=B_v, A_o=A_o, B_o=B_o)
     shapes = dict(Wq="HD C", Wk="GD C", Wv="GD C", Wo="C HD", A_q="r C", B_q="HD r", A_k="r C", B_k="GD r")
@@ -66,6 +69,7 @@ def lora_attention(
     )
     D = _head_size(n["HD"], n["GD"], n_heads, n_kv_heads)
     scale = check_number("scale", scale)
+    ops = _building_blocks if ops is None else ops
 
     def L(n: str) -> Stage:
         layer = partial(ops.lora_linear, W=arrays[f"W{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)

@@ -21,6 +21,8 @@ s B A, read as (Co, Ci, kh, kw).
 Source: Hu et al. 2021 for the update. This factorisation is PEFT's; loralib's ConvLoRA has another one.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
@@ -40,13 +42,14 @@ def lora_conv2d(
     stride: Pair = (1, 1),  # (sh, sw)
     padding: Pair = (0, 0),  # (ph, pw), of zeros
     dilation: Pair = (1, 1),  # (dh, dw)
-    ops: Any = _building_blocks,  # the lora_linear to use
+    ops: Any = None,  # the lora_linear to use
 ) -> tuple[Array, Pullback]:  # y (N, Co, Ho, Wo)
     """y = conv(x, W) + scale conv(conv(x, A), B), where conv is cross-correlation with zero padding and groups = 1.
 
     Shapes: x (N, Ci, H, W), W (Co, Ci, kh, kw) frozen, A (r, Ci, kh, kw), B (Co, r, 1, 1) -> y (N, Co, Ho, Wo).
 
-    stride, padding, dilation: a pair each, rows first. ops: the lora_linear that this op is composed of.
+    stride, padding, dilation: a pair each, rows first.
+    ops: the lora_linear that this op is composed of, npl_lora.ops's own unless given.
     The pullback differentiates x, A and B, and W when `wrt` names it.
     Raises TypeError and ValueError for arguments that do not fit together.
     Derivation: at the top of npl_lora/ops/lora_conv2d.py.
@@ -56,6 +59,7 @@ def lora_conv2d(
         raise ValueError(f"B has shape {tuple(B.shape)}, expected (Co, r, 1, 1) = ({n['Co']}, {n['r']}, 1, 1)")
     p, patches_pullback = patches(x, kernel=(n["kh"], n["kw"]), stride=stride, padding=padding, dilation=dilation)
     kernels = {"W": W, "A": A, "B": B}
+    ops = _building_blocks if ops is None else ops
     matrices = {name: xp.reshape(t, (t.shape[0], math.prod(t.shape[1:]))) for name, t in kernels.items()}
     out, linear_pullback = ops.lora_linear(p, **matrices, scale=check_number("scale", scale))
     y = xp.permute_dims(out, (0, 3, 1, 2))  # a linear layer has its channels last

@@ -21,6 +21,8 @@ embedding. Its tokens still count in y and in dB.
 Source: Hu et al. 2021 for the update; the orientation of A and B is PEFT's (lora_embedding_A, lora_embedding_B).
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_ids, check_inputs, check_integer, check_number
 from .namespace import flat, rows, scatter_add, take_rows, zero_row

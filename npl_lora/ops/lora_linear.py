@@ -25,6 +25,8 @@ uses the same A and B. At the start B = 0, so dh = 0 and dA = 0; dB is not 0, an
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4.1, equation 3.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_number
 from .namespace import rows

@@ -11,6 +11,8 @@ sum of what comes back through both.
 Source: Hu et al. 2021 and Shazeer 2020, equation 6; the names are Llama's.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 
@@ -34,14 +36,15 @@ def lora_mlp(
     *,
     scale: float,  # s, as in lora_linear
     activation: str = "silu",  # act, as in glu
-    ops: Any = _building_blocks,  # the lora_linear and glu to use
+    ops: Any = None,  # the lora_linear and glu to use
 ) -> tuple[Array, Pullback]:  # y (..., C)
     """y = L_down(act(L_gate(x)) o L_up(x)), with L_n(z) = z W_n^T + scale (z A_n^T) B_n^T.
 
-    Shapes: x (..., C), W_gate (F, C), W_up (F, C) and W_down (C, F) frozen, A_gate (r, C), B_gate (F, r),
-        A_up (r, C), B_up (F, r), A_down (r, F), B_down (C, r) -> y (..., C).
+    Shapes: x (..., C); W_gate (F, C), W_up (F, C) and W_down (C, F) frozen;
+        A_gate (r, C), B_gate (F, r), A_up (r, C), B_up (F, r), A_down (r, F), B_down (C, r) -> y (..., C).
 
-    activation: "silu", "gelu", "gelu_tanh" or "relu". ops: the lora_linear and glu that this op is composed of.
+    activation: "silu", "gelu", "gelu_tanh" or "relu".
+    ops: the lora_linear and glu that this op is composed of, npl_lora.ops's own unless given.
     The pullback differentiates x and the factors, and the weights when `wrt` names them.
     Raises TypeError and ValueError for arguments that do not fit together.
     Derivation: at the top of npl_lora/ops/lora_mlp.py.
@@ -52,6 +55,7 @@ def lora_mlp(
     shapes |= dict(A_up="r C", B_up="F r", A_down="r F", B_down="C r")
     check_inputs(x=(x, "... C"), **{name: (arrays[name], shapes[name]) for name in arrays})
     scale = check_number("scale", scale)
+    ops = _building_blocks if ops is None else ops
 
     def L(n: str) -> Stage:
         layer = partial(ops.lora_linear, W=arrays[f"W_{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)

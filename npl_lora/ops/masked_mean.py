@@ -8,6 +8,8 @@ is visible, and 0 elsewhere. A sequence with no visible position has no mean: it
 Source: Reimers and Gurevych, "Sentence-BERT", 2019, section 3, the MEAN strategy.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 

@@ -8,6 +8,8 @@ With no elements the loss is 0.
 Derivation. Each element enters once, squared, so dprediction = dloss (2 / n)(prediction - target).
 """
 
+from __future__ import annotations
+
 import math
 
 from ._interface import Array, Pullback

@@ -18,6 +18,8 @@ In floating point, (W + s B A) - s B A is not exactly W. To get W back bit by bi
 Source: Hu et al. 2021, section 4.1 ("no additional inference latency").
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_number
 
@@ -32,7 +34,7 @@ def merge(
 ) -> tuple[Array, Pullback]:  # W' (out, in), or (in, out) with fan_in_fan_out
     """W' = W + scale B A.
 
-    Shapes: W (out, in), or (in, out) with fan_in_fan_out, frozen; A (r, in), B (out, r) -> W' (out, in), as W.
+    Shapes: W (out, in), or (in, out) with fan_in_fan_out, frozen; A (r, in), B (out, r) -> W' (out, in), stored as W.
 
     The pullback differentiates A and B, and W when `wrt` names it.
     Raises TypeError and ValueError for arguments that do not fit together.
@@ -51,8 +53,8 @@ def unmerge(
 ) -> tuple[Array, Pullback]:  # W (out, in), or (in, out) with fan_in_fan_out
     """W = W_merged - scale B A: takes away what merge added.
 
-    Shapes: W_merged (out, in), or (in, out) with fan_in_fan_out, frozen; A (r, in), B (out, r) -> W (out, in), as
-    W_merged.
+    Shapes: W_merged (out, in), or (in, out) with fan_in_fan_out, frozen; A (r, in), B (out, r) -> W (out, in),
+    stored as W_merged.
 
     The pullback differentiates A and B, and W_merged when `wrt` names it.
     Raises TypeError and ValueError for arguments that do not fit together.

@@ -12,6 +12,8 @@ and sw q + dw j - pw = column, where such integers o and q exist. There is at mo
 Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, relationship 6 and section 4.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from ._interface import Array, Pullback

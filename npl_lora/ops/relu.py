@@ -6,6 +6,8 @@ A complex z is judged by its real part, so that the complex step sees the slope 
 Source: Nair and Hinton, "Rectified Linear Units", ICML 2010.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 from .namespace import real

@@ -13,6 +13,8 @@ Derivation. Means and sums are over the n features of one token. Let g = w o dy,
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_positive
 from .namespace import rows

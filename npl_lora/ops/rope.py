@@ -14,6 +14,8 @@ same formula with sin negated.
 Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_integer, check_positive
 from .namespace import quotient, rotary_dtype, table_for

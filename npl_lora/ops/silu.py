@@ -6,6 +6,8 @@ is computed as it stands, because 1 - sigma(z) has no digits left where z is lar
 Source: Elfwing et al., "Sigmoid-Weighted Linear Units", 2017, equations 6 and 8.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 from .namespace import sigmoid

@@ -12,6 +12,8 @@ distribution to give, and zeros add nothing to the sums of attention.
 The row's largest entry is subtracted first. That changes nothing in exact arithmetic, and keeps exp from overflowing.
 """
 
+from __future__ import annotations
+
 import math
 
 from ._interface import Array, Pullback

@@ -7,6 +7,8 @@ Derivation. tanh z = 2 sigma(2z) - 1 with sigma the logistic function, and sigma
 This equals 1 - y^2, which has no digits left where y is close to 1. The product keeps all of them.
 """
 
+from __future__ import annotations
+
 from ._interface import Array, Pullback
 from .checks import check_inputs
 from .namespace import sigmoid
