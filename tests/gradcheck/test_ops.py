@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from npl_lora import ops
 from npl_lora.gradcheck import assert_gradients, gradcheck
-from npl_lora.gradcheck._interface import Subject
+from npl_lora.gradcheck._interface import OpUnderTest
 from npl_lora.gradcheck.differences import _affine
 
 
@@ -62,14 +62,14 @@ def test_affine_differences(op, inputs):
 )
 def test_affine_differences_reach_1e_13_in_norm(name):
     op, inputs = AFFINE[name]
-    subject = Subject(op, inputs, {})
-    subject.ask(normal(*subject.y.shape, seed=9))
-    for x, (g,) in subject.gradients.items():
+    tested = OpUnderTest(op, inputs, {})
+    tested.ask(normal(*tested.y.shape, seed=9))
+    for x, (g,) in tested.gradients.items():
         found = np.zeros_like(g)
         for i in np.ndindex(g.shape):
             unit = np.zeros_like(g)
             unit[i] = 1.0
-            found[i] = np.sum(subject.dy * _affine(subject, {x: unit})[0])
+            found[i] = np.sum(tested.dy * _affine(tested, {x: unit})[0])
         assert np.linalg.norm(found - g) <= 1e-13 * np.linalg.norm(g)
 
 
