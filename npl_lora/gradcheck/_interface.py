@@ -80,7 +80,7 @@ class OpUnderTest:
             self._fault("", "a second call of the op gives another y: it keeps state or draws numbers")
 
     def in_longdouble(self) -> "OpUnderTest":
-        """The same in longdouble. Raises CannotJudge where longdouble has no more digits, or the op cannot run in it."""
+        """The same in longdouble. Raises CannotJudge where longdouble has no more digits or the op cannot run in it."""
         if np.finfo(np.longdouble).eps > 0.01 * np.finfo(self.dy.dtype).eps:
             raise CannotJudge("longdouble has no more digits")
         inputs = {n: v.astype(np.longdouble) if is_floating(v) else v for n, v in self.inputs.items()}

@@ -22,7 +22,7 @@ Notation, the same in every file:
     s           LoRA's scale
 
 A derivation writes δL = <dy, δy>, puts in what δy is for a small change δB, and moves everything else to the left with
-<P, Q R> = <P R^T, Q> = <Q^T P, R>. What then stands beside δB is dB. The letters of shapes are listed in `checks`.
+<P, Q R> = <P R^T, Q> = <Q^T P, R>. The other factor is then dB. The letters of shapes are listed in `checks`.
 """
 
 from . import compose as compose

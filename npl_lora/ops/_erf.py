@@ -198,12 +198,12 @@ def _erfc(xp: Any, x: Array) -> Array:
 def _erfc_right(xp: Any, x: Array) -> Array:
     """erfc(x) = exp(-x^2) erfcx(x), for Re x >= 0."""
     e, m = _exp_minus_square(xp, x, 1.0)
-    lead, rest = _erfcx_parts(xp, x)
+    lead, rest = _erfcx_split(xp, x)
     return _product(e, lead, rest + (lead + rest) * m)
 
 
 def _erfcx(xp: Any, x: Array) -> Array:
-    lead, rest = _erfcx_parts(xp, _right(xp, x))
+    lead, rest = _erfcx_split(xp, _right(xp, x))
     huge = _real(xp, x) >= _HUGE
     y = xp.where(huge, _INV_SQRT_PI / xp.where(huge, x, xp.ones_like(x)), lead + rest)
     return xp.where(_real(xp, x) < 0.0, xp.full_like(x, math.nan), y)
@@ -218,7 +218,7 @@ def _normal_cdf(xp: Any, x: Array) -> Array:
     right = _right(xp, x)
     e, m = _exp_minus_square(xp, right, 0.5)
     y = _SQRT_HALF * right
-    lead, rest = _erfcx_parts(xp, y)
+    lead, rest = _erfcx_split(xp, y)
     slope = 2.0 * (y * (lead + rest) - _INV_SQRT_PI)  # erfcx'(y) = 2 y erfcx(y) - 2 / sqrt(pi)
     rest = rest + slope * _lost_by_sqrt_half(xp, right, y)
     left = _product(e, 0.5 * lead, 0.5 * (rest + (lead + rest) * m))  # Phi(-|x|)
@@ -238,8 +238,8 @@ def _exp_minus_square(xp: Any, x: Array, scale: float) -> tuple[Array, Array]:
     return xp.exp(-scale * (hi * hi)), r * _horner(_EXPM1, r)
 
 
-def _erfcx_parts(xp: Any, x: Array) -> tuple[Array, Array]:
-    """(lead, rest) with erfcx(x) = lead + rest for Re x >= 0: lead has 25 bits, rest is small beside it."""
+def _erfcx_split(xp: Any, x: Array) -> tuple[Array, Array]:
+    """(lead, rest) with erfcx(x) = lead + rest for Re x >= 0: lead has 25 bits, rest is small compared with it."""
     near = _real(xp, x) <= _NEAR_END
     near_lead, near_rest = _erfcx_near(xp, xp.where(near, x, xp.zeros_like(x)))
     far_lead, far_rest = _erfcx_far(xp, xp.where(near, xp.full_like(x, _NEAR_END), x))

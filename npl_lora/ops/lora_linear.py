@@ -9,7 +9,7 @@ The base path sees x itself; only the low-rank path sees xd. Without a mask, xd 
 
 Derivation. L is a scalar loss and dy = dL/dy. A small change δB of B changes y by δy, and L by δL = <dy, δy>, where
 <P, Q> is the sum of all elements of P o Q. So change one input at a time, and move everything else to the left with
-<P, Q R> = <P R^T, Q> = <Q^T P, R>. What then stands beside δB is dB, the gradient of L with respect to B.
+<P, Q R> = <P R^T, Q> = <Q^T P, R>. The other factor is then dB, the gradient of L with respect to B.
 
     1. B.  δy = s h δB^T.      δL = <dy, s h δB^T> = <s dy^T h, δB>              dB = s dy^T h
     2. h.  δy = s δh B^T.      δL = <dy, s δh B^T> = <s dy B, δh>                dh = s dy B
