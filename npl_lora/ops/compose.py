@@ -6,13 +6,13 @@ take stages and return a stage:
 
     chain(f, g)                 y = g(f(x))
     residual(f)                 y = x + f(x)
-    added(f, g)                 y = f(x) + g(x)
+    add(f, g)                   y = f(x) + g(x)
     branch(op, q=f, k=g)        y = op(q=f(x), k=g(x))        x fans out, and its gradient is the sum over the stages
     recompute(f)                y = f(x)                      the backward computes f again, so nothing inside f is kept
     renamed(f, {"W": "Wq"})     y = f(x)                      the gradient of W goes by the name Wq
     over_rows(f)                y = f(x)                      f sees all tokens as the rows of one matrix
 
-split_heads(D) and join_heads are stages themselves. `reopened` and `Gradients` are for pullbacks written by hand.
+split_heads(D) and join_heads are stages themselves. `reopen` and `Gradients` are for pullbacks written by hand.
 
 An MLP can then be written as its formula, down(act(gate(x)) o up(x)), and needs no backward of its own:
 
@@ -95,7 +95,7 @@ def branch(op: Op, **stages: Stage) -> Stage:
     return forward
 
 
-def added(*stages: Stage) -> Stage:
+def add(*stages: Stage) -> Stage:
     """y = the sum of the stages of x. Each stage gets dy."""
     names = tuple(f"term_{i}" for i in range(len(stages)))
 
@@ -211,7 +211,7 @@ def join_heads(x: Array) -> tuple[Array, Pullback]:
     return y, Pullback(backward, y, ("x",))
 
 
-def reopened(pullback: Pullback, y: Array, inputs: Iterable[str], frozen: Iterable[str] = ()) -> Pullback:
+def reopen(pullback: Pullback, y: Array, inputs: Iterable[str], frozen: Iterable[str] = ()) -> Pullback:
     """The same pullback, offering only these inputs, and leaving out the frozen ones unless they are asked for."""
     return Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, tuple(inputs), tuple(frozen))
 

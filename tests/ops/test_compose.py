@@ -72,7 +72,7 @@ def compositions(c):
     def reopened(w):
         def stage(x):
             y, pullback = lora(w)(x)
-            return y, c.reopened(pullback, y, ["A", "W"], ["W"])
+            return y, c.reopen(pullback, y, ["A", "W"], ["W"])
 
         return stage
 
@@ -98,8 +98,8 @@ def compositions(c):
             lambda x, w: x + silu(x @ w["W"].T),
             ("x", "W"),
         ),
-        "added": Composition(
-            lambda w: c.added(linear(w, "W"), act(w), linear(w, "U")),
+        "add": Composition(
+            lambda w: c.add(linear(w, "W"), act(w), linear(w, "U")),
             lambda x, w: x @ w["W"].T + silu(x) + x @ w["U"].T,
             ("x", "W", "U"),
         ),
@@ -116,7 +116,7 @@ def compositions(c):
             ("W",),
         ),
         "frozen in a branch": Composition(
-            lambda w: c.added(c.renamed(lora(w | {"W": w["base"]}), {"W": "base"}), c.over_rows(lora(w))),
+            lambda w: c.add(c.renamed(lora(w | {"W": w["base"]}), {"W": "base"}), c.over_rows(lora(w))),
             lambda x, w: adapted(x, w | {"W": w["base"]}) + adapted(x, w),
             ("x", "A", "B", "base", "W"),
             ("base", "W"),
@@ -127,17 +127,17 @@ def compositions(c):
             ("x", "W"),
         ),
         "shared in a branch": Composition(
-            lambda w: c.added(linear(w, "W"), c.residual(linear(w, "W"))),
+            lambda w: c.add(linear(w, "W"), c.residual(linear(w, "W"))),
             lambda x, w: 2 * x @ w["W"].T + x,
             ("x", "W"),
         ),
         "ids": Composition(
-            lambda w: c.chain(c.added(embed(w), c.chain(embed(w), linear(w, "W"))), act(w)),
+            lambda w: c.chain(c.add(embed(w), c.chain(embed(w), linear(w, "W"))), act(w)),
             lambda x, w: silu(w["E"][x] + w["E"][x] @ w["W"].T),
             ("E", "W"),
             x=IDS,
         ),
-        "reopened": Composition(reopened, adapted, ("A", "W"), ("W",)),
+        "reopen": Composition(reopened, adapted, ("A", "W"), ("W",)),
         "nested": Composition(
             lambda w: c.chain(c.residual(attend(w)), c.recompute(c.residual(c.chain(c.over_rows(lora(w)), mlp(w))))),
             lambda x, w: (z := x + attended(x, w)) + gated(adapted(z, w), w),
@@ -211,7 +211,7 @@ def work_of(c):
     cases = {
         "chain": c.chain(linear("W"), act, linear("U")),
         "branch": c.branch(spy("glu", ops.glu), gate=linear("W"), up=linear("U")),
-        "added": c.added(linear("W"), linear("U")),
+        "add": c.add(linear("W"), linear("U")),
         "residual": c.residual(linear("W")),
         "over_rows": c.over_rows(linear("W")),
         "recompute": c.recompute(linear("W")),
@@ -235,10 +235,10 @@ WORK = {
     ("branch", "U"): [("glu", "up"), ("U", "W")],
     ("branch", "W"): [("glu", "gate"), ("W", "W")],
     ("branch", "x"): [("glu", "gate", "up"), ("W", "x"), ("U", "x")],
-    ("added",): [],
-    ("added", "U"): [("U", "W")],
-    ("added", "W"): [("W", "W")],
-    ("added", "x"): [("W", "x"), ("U", "x")],
+    ("add",): [],
+    ("add", "U"): [("U", "W")],
+    ("add", "W"): [("W", "W")],
+    ("add", "x"): [("W", "x"), ("U", "x")],
     **{(name, *wrt): [("W", *wrt)] for name in ("residual", "over_rows", "recompute") for wrt in ((), ("W",), ("x",))},
 }
 
