@@ -65,12 +65,12 @@ def test_affine_differences_reach_1e_13_in_norm(name):
     tested = OpUnderTest(op, inputs, {})
     tested.ask(normal(*tested.y.shape, seed=9))
     for x, (g,) in tested.gradients.items():
-        found = np.zeros_like(g)
+        differences = np.zeros_like(g)
         for i in np.ndindex(g.shape):
             unit = np.zeros_like(g)
             unit[i] = 1.0
-            found[i] = np.sum(tested.dy * _affine(tested, {x: unit})[0])
-        assert np.linalg.norm(found - g) <= 1e-13 * np.linalg.norm(g)
+            differences[i] = np.sum(tested.dy * _affine(tested, {x: unit})[0])
+        assert np.linalg.norm(differences - g) <= 1e-13 * np.linalg.norm(g)
 
 
 @each(AFFINE)
