@@ -1,4 +1,9 @@
-"""Inputs for every op, in general position: a function of drawn sizes and switches; the seed draws the floats."""
+"""The one table of the ops' inputs, in general position: for each op a function of drawn sizes and switches.
+
+The tests of the ops and of gradcheck read it. A new op gets one entry here: a function under `@op`, or under
+`@polynomial` when the op is a polynomial of its inputs, affine in each alone, and runs on Python integers. The function
+takes sizes and switches d (see DIMS) and returns inputs and configuration; d's seed draws the floats.
+"""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -58,6 +63,21 @@ def small(seed):
     return d | {"seed": seed, "leading": [(), (2,), (1, 2)][seed % 3]}
 
 
+TABLE = {}  # {the op's name: the function that makes its inputs}
+POLYNOMIALS = []
+
+
+def op(make):
+    """An entry of the table, under the function's name."""
+    TABLE[make.__name__] = make
+    return make
+
+
+def polynomial(make):
+    POLYNOMIALS.append(make.__name__)
+    return op(make)
+
+
 class Draw:
     def __init__(self, d):
         self.d = d
@@ -82,12 +102,14 @@ class Draw:
         return (self.rng.random(shape) < 0.75) / 0.75
 
 
+@polynomial
 def linear(d):
     f = Draw(d)
     b = {"b": f(d["out"])} if d["bias"] else {}
     return {"x": f(*d["leading"], d["in"]), "W": f(d["out"], d["in"]), **b}, {}
 
 
+@polynomial
 def lora_linear(d):
     f = Draw(d)
     more = {"b": f(d["out"])} if d["bias"] else {}
@@ -95,6 +117,7 @@ def lora_linear(d):
     return {"x": f(*d["leading"], d["in"]), **f.linear("WAB", d["out"], d["in"]), **more}, {"scale": d["scale"]}
 
 
+@op
 def dora_linear(d):
     """n, the row norms, is given: what is constant in the backward is constant in every comparison."""
     f = Draw(d)
@@ -110,16 +133,18 @@ def _window(d):
     return size, kernel, {"stride": (d["G"], d["half"]), "padding": (int(d["bias"]), d["F"] - 1), "dilation": dilation}
 
 
+@polynomial
 def patches(d):
-    size, kernel, how = _window(d)
-    return {"x": Draw(d)(d["per"], d["in"], *size)}, {"kernel": kernel, **how}
+    size, kernel, places = _window(d)
+    return {"x": Draw(d)(d["per"], d["in"], *size)}, {"kernel": kernel, **places}
 
 
+@polynomial
 def lora_conv2d(d):
     f = Draw(d)
-    size, kernel, how = _window(d)
+    size, kernel, places = _window(d)
     x, W, A = f(d["per"], d["in"], *size), f(d["out"], d["in"], *kernel), f(d["r"], d["in"], *kernel)
-    return {"x": x, "W": W, "A": A, "B": f(d["out"], d["r"], 1, 1)}, {"scale": d["scale"], **how}
+    return {"x": x, "W": W, "A": A, "B": f(d["out"], d["r"], 1, 1)}, {"scale": d["scale"], **places}
 
 
 def _ids(f, d):
@@ -130,11 +155,13 @@ def _ids(f, d):
     return ids
 
 
+@polynomial
 def embedding(d):
     f = Draw(d)
     return {"ids": _ids(f, d), "E": f(d["V"], d["out"])}, {"padding_idx": d["V"] // 2 if d["padding"] else None}
 
 
+@polynomial
 def lora_embedding(d):
     f = Draw(d)
     inputs, config = embedding(d)
@@ -142,11 +169,13 @@ def lora_embedding(d):
     return {**inputs, "A": f(d["r"], d["V"]), "B": f(d["out"], d["r"]), **more}, {**config, "scale": d["scale"]}
 
 
+@polynomial
 def dropout(d):
     f = Draw(d)
     return {"x": f(*d["leading"], d["in"]), "mask": f.dropout(*d["leading"], d["in"])}, {}
 
 
+@polynomial
 def merge(d):
     f = Draw(d)
     inputs = f.linear("WAB", d["out"], d["in"])
@@ -155,11 +184,13 @@ def merge(d):
     return inputs, {"scale": d["scale"], "fan_in_fan_out": d["fan"]}
 
 
+@polynomial
 def unmerge(d):
     inputs, config = merge(d)
     return {"W_merged": inputs.pop("W"), **inputs}, config
 
 
+@polynomial
 def combine(d):
     """Two or three adapters of ranks r, F and V, one of them of negative weight."""
     f, ranks = Draw(d), [d["r"], d["F"], d["V"]][: 3 if d["bias"] else 2]
@@ -168,12 +199,14 @@ def combine(d):
     return {name: a for pair in pairs for name, a in pair.items()}, config
 
 
+@op
 def softmax(d):
     f = Draw(d)
     x = 2.0 * f(*d["leading"], d["in"])
     return {"x": x, **({"mask": f.mask(*x.shape)} if d["mask"] else {})}, {}
 
 
+@op
 def attention(d):
     f, D = Draw(d), 2 * d["half"]
     q = f(*d["leading"], d["G"] * d["per"], d["T"], D)
@@ -183,22 +216,26 @@ def attention(d):
     return {"q": q, "k": k, "v": v, **mask}, config | ({"scale": d["scale"]} if d["bias"] else {})
 
 
+@op
 def masked_mean(d):
     f = Draw(d)
     x = f(*d["leading"], d["T"], d["in"])
     return {"x": x, **({"mask": f.mask(*x.shape[:-1])} if d["mask"] else {})}, {}
 
 
+@op
 def rope(d):
     config = {"theta": 500.0 if d["bias"] else 10000.0, "start": d["start"], "interleaved": d["interleaved"]}
     return {"x": Draw(d)(*d["leading"], d["T"], 2 * d["half"])}, config
 
 
+@op
 def layer_norm(d):
     f = Draw(d)
     return {"x": f(*d["leading"], d["in"]), "w": f(d["in"]), "b": f(d["in"])}, {"eps": 2.0**-7}
 
 
+@op
 def rms_norm(d):
     f = Draw(d)
     return {"x": f(*d["leading"], d["in"]), "w": f(d["in"])}, {"eps": 2.0**-10}
@@ -208,20 +245,23 @@ def activation(d):
     return {"z": 2.0 * Draw(d)(*d["leading"], d["in"])}, {}
 
 
-silu = gelu = gelu_tanh = relu = tanh = activation
+TABLE |= dict.fromkeys(("silu", "gelu", "gelu_tanh", "relu", "tanh"), activation)
 
 
+@op
 def glu(d):
     f, shape = Draw(d), (*d["leading"], d["in"])
     return {"gate": f(*shape), "up": f(*shape)}, {"activation": d["activation"]}
 
 
+@op
 def gated_mlp(d):
     f, C, F = Draw(d), d["in"], d["F"]
     weights = {"W_gate": f(F, C), "W_up": f(F, C), "W_down": f(C, F)}
     return {"x": f(*d["leading"], C), **weights}, {"activation": d["activation"]}
 
 
+@op
 def lora_mlp(d):
     f, C, F = Draw(d), d["in"], d["F"]
     inputs = {"x": f(*d["leading"], C)}
@@ -230,6 +270,7 @@ def lora_mlp(d):
     return inputs, {"activation": d["activation"], "scale": d["scale"]}
 
 
+@op
 def lora_attention(d):
     f, C, D, H, G = Draw(d), d["in"], 2 * d["half"], d["G"] * d["per"], d["G"]
     inputs = {"x": f(*d["leading"], d["T"], C)}
@@ -241,6 +282,7 @@ def lora_attention(d):
     return inputs, {**config, "rope_theta": 500.0 if d["rope"] else None}
 
 
+@op
 def cross_entropy(d):
     f = Draw(d)
     labels = f.rng.integers(0, d["V"], size=d["leading"])
@@ -250,19 +292,15 @@ def cross_entropy(d):
     return {"logits": 2.0 * f(*d["leading"], d["V"]), "labels": labels}, config
 
 
+@op
 def mean_squared_error(d):
     f, shape = Draw(d), (*d["leading"], d["in"])
     return {"prediction": f(*shape), "target": f(*shape)}, ({"count": 7} if d["count"] else {})
 
 
-OPS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "softmax", "attention"]
-OPS += ["rope", "layer_norm", "rms_norm", "silu", "gelu", "gelu_tanh", "relu", "glu", "gated_mlp", "lora_mlp"]
-OPS += ["lora_attention", "cross_entropy", "mean_squared_error", "combine", "dora_linear", "patches", "lora_conv2d"]
-OPS += ["tanh", "masked_mean"]
-POLYNOMIALS = ["linear", "lora_linear", "embedding", "lora_embedding", "dropout", "merge", "unmerge", "combine"]
-POLYNOMIALS += ["patches", "lora_conv2d"]
-
-
 def build(name, d):
     """inputs, config of the op of that name."""
-    return globals()[name](d)
+    return TABLE[name](d)
+
+
+OPS = list(TABLE)

@@ -169,15 +169,15 @@ def combine(m, a, c, dy):
     return delta, grads
 
 
-def softmax_row(m, row, seen):
-    """One row; what is not seen is zero."""
+def softmax_row(m, row, visible):
+    """One row; what is not visible is zero."""
     y = [m.number(0) for _ in row]
-    if not any(seen):
+    if not any(visible):
         return y
-    top = top_of([v for v, s in zip(row, seen, strict=True) if s])
+    top = top_of([v for v, s in zip(row, visible, strict=True) if s])
     total = m.number(0)
     for j, value in enumerate(row):
-        if seen[j]:
+        if visible[j]:
             y[j] = m.exp(value - top)
             total = total + y[j]
     return [e / total for e in y]
@@ -213,9 +213,9 @@ def attention(m, a, c, dy):
     for at in np.ndindex(*lead):
         for h, t in every(H, T):
             u, me = (*at, h // (H // G)), (*at, h, t)
-            seen = [_sees(c, t, j, None if a.get("key_mask") is None else a["key_mask"][(*at, j)]) for j in range(S)]
+            visible = [_sees(c, t, j, None if a.get("key_mask") is None else a["key_mask"][(*at, j)]) for j in range(S)]
             scores = [_dot(m, q[me], k[(*u, j)]) * scale for j in range(S)]
-            p = softmax_row(m, scores, seen)
+            p = softmax_row(m, scores, visible)
             dp = [_dot(m, dy[me], v[(*u, j)]) for j in range(S)]
             ds = softmax_row_back(m, p, dp)
             for j in range(S):
@@ -265,10 +265,10 @@ def mean(m, values):
 def masked_mean(m, a, c, dy):
     x, y, dx = a["x"], zeros(m, *dy.shape), zeros(m, *a["x"].shape)
     for index in every(*dy.shape[:-1]):
-        seen = [t for t in range(x.shape[-2]) if "mask" not in a or a["mask"][(*index, t)]]
-        for i, t in itertools.product(range(x.shape[-1]), seen):
-            y[(*index, i)] += x[(*index, t, i)] / m.number(len(seen))
-            dx[(*index, t, i)] += dy[(*index, i)] / m.number(len(seen))
+        visible = [t for t in range(x.shape[-2]) if "mask" not in a or a["mask"][(*index, t)]]
+        for i, t in itertools.product(range(x.shape[-1]), visible):
+            y[(*index, i)] += x[(*index, t, i)] / m.number(len(visible))
+            dx[(*index, t, i)] += dy[(*index, i)] / m.number(len(visible))
     return y, {"x": dx}
 
 
@@ -405,11 +405,11 @@ def lora_attention(m, a, c, dy):
     flat = {n: layer(n, x, zeros(m, *x.shape[:-1], heads[n] * D))[0] for n in heads}
     cut = {n: split(flat[n], heads[n]) for n in heads}
     turned = {n: turn(cut[n], zeros(m, *cut[n].shape))[0] if n != "v" else cut[n] for n in heads}
-    how = {"causal": c["causal"]}
+    config = {"causal": c["causal"]}
     masked = {**turned, "key_mask": a.get("key_mask")}
-    mixed = attention(m, masked, how, zeros(m, *turned["q"].shape))[0]
+    mixed = attention(m, masked, config, zeros(m, *turned["q"].shape))[0]
     y, out = layer("o", join(mixed), dy)
-    back = attention(m, masked, how, split(out["x"], H))[1]
+    back = attention(m, masked, config, split(out["x"], H))[1]
     grads, dx = {"Wo": out["W"], "A_o": out["A"], "B_o": out["B"]}, zeros(m, *x.shape)
     for n in heads:
         d = turn(cut[n], back[n])[1]["x"] if n != "v" else back[n]

@@ -1,4 +1,4 @@
-"""Comparing what was got with what was expected. NaN never passes; of a failure, what can be said is said."""
+"""Compare the gradients with what was expected, and say what a failure looks like. NaN never passes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +17,9 @@ def compare(
     scale: Array,
     measure: Callable[[Array], Array] = lambda g: g,
 ) -> InputResult:
-    """|measure(g) - expected| <= allowed for every answer g and every element; the worst answer's result.
+    """Whether |measure(g) - expected| <= allowed for every answer g and every element; the result of the worst answer.
 
-    allowed and scale: arrays of expected's shape, or numbers; errors are told in units of scale.
+    allowed and scale: arrays of expected's shape, or numbers. Errors are given in units of scale.
     """
     results = [_compare_one(name, g, measure(g), expected, allowed, scale) for g in answers]
     return max(results, key=lambda result: (not result.ok, result.error))
@@ -42,7 +42,7 @@ def _compare_one(name: str, g: Array, got: Array, expected: Array, allowed: Arra
 
 
 def _note(g: Array, got: Array, expected: Array, passes: Array, scale: Array) -> str:
-    """The commonest faults show in the whole array, not in one number."""
+    """What is wrong, where it shows in the array as a whole: the commonest faults do."""
     if not np.all(np.isfinite(expected)):
         return "the derivative itself is not finite here"
     if not np.all(np.isfinite(g)):

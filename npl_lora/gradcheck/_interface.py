@@ -1,11 +1,11 @@
-"""The op under test: called as the interface says, and watched while it is.
+"""The op under test: it is called as the interface says, and every call is watched.
 
     y, pullback = op(**inputs, **config)
     grads       = pullback(dy)                      # {name: gradient}
-    grads       = pullback(dy, wrt=names)           # asked for only where the pullback has `.inputs`
+    grads       = pullback(dy, wrt=names)           # only when the pullback has `.inputs`
 
-Which gradients are expected: those named by `pullback.inputs`; where a pullback has no such attribute, one
-for every floating array among the inputs. What is in config is a constant, arrays too.
+The gradients expected are those named by `pullback.inputs`. A pullback without this attribute must give one for every
+floating array among the inputs. Everything in config is a constant, including arrays.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,16 +17,18 @@ Array = Any  # not support.array's: gradcheck stands alone, and serves code that
 
 
 class CannotJudge(Exception):
-    """The method says nothing about this op, and why. Never a pass, and never the gradient's fault."""
+    """The method cannot judge this op; the message says why. That is not a pass, and not a fault of the gradient."""
 
 
-class Subject:
-    """One call of an op and what its pullback answers.
+class OpUnderTest:
+    """One call of an op, and what its pullback answers.
 
-    The op is handed copies, so that the originals show whether it wrote into what it was given. names: the
-    inputs to check. gradients: for each name with a gradient of the right shape, the distinct answers got by
-    asking for all at once, by default and alone; every one of them has to be right. faults: what was seen to
-    be wrong, as (name of an input or "", sentence).
+    The op gets copies of its arguments, so a comparison with the originals shows whether it wrote into them.
+
+    names: the inputs to check.
+    gradients: {name: the distinct answers} for each name with a gradient of the right shape. The pullback is asked for
+        all names at once, for its default, and for each name alone, and every answer has to be right.
+    faults: what is wrong, as pairs (name of an input or "", sentence).
     """
 
     def __init__(self, op: Callable[..., Any], inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -35,10 +37,10 @@ class Subject:
         self._config = dict(config)
         self.faults: list[tuple[str, str]] = []
         self.gradients: dict[str, list[Array]] = {}
-        self._given = {**copies(self.inputs), **copies(self._config)}
-        y, self._pullback = _pair(op(**self._given))
+        self._arguments = {**copies(self.inputs), **copies(self._config)}
+        y, self._pullback = _pair(op(**self._arguments))
         self.y = as_array(y).copy()
-        self._see_changes("the forward")
+        self._note_changes("the forward")
         self._named = hasattr(self._pullback, "inputs")
         self.names = self._differentiable()
 
@@ -48,7 +50,7 @@ class Subject:
         return as_array(_pair(self._op(**given))[0])
 
     def ask(self, dy: Array) -> None:
-        """Get the gradients, in every way there is to ask for them."""
+        """Get the gradients, in every way in which they can be asked for."""
         self.dy = dy
         answers = [self._answer(dy, self.names if self._named else None)]
         if self._named:
@@ -59,7 +61,7 @@ class Subject:
             got = [answer[name] for answer in answers if name in answer]
             kinds = "fiuO" if dy.dtype == object else "fiu"
             if odd := [g for g in got if g.dtype.kind not in kinds]:
-                self._fault(name, f"the gradient is {kind(odd[0])}, expected {dy.dtype}")
+                self._fault(name, f"the gradient is {describe(odd[0])}, expected {dy.dtype}")
             elif wrong := [g for g in got if g.shape != shape]:
                 self._fault(name, f"the gradient has shape {wrong[0].shape}, expected {shape}")
             elif got:
@@ -69,21 +71,21 @@ class Subject:
                 self._fault(name, "a zero dy gives a gradient that is not zero")
 
     def ask_again(self) -> None:
-        """After all the other calls: the same questions must get the same answers, bit by bit."""
+        """Ask once more, after all other calls: the same questions must get the same answers, bit by bit."""
         again = self._answer(self.dy, self.names if self._named else None)
         for name, g in self._first.items():
-            if name in again and not same(g, again[name]):
+            if name in again and not same_bits(g, again[name]):
                 self._fault(name, "a second call of the pullback with the same dy gives another gradient")
-        if not same(self.y, self.value()):
+        if not same_bits(self.y, self.value()):
             self._fault("", "a second call of the op gives another y: it keeps state or draws numbers")
 
-    def in_longdouble(self) -> "Subject":
-        """The same in longdouble. Raises CannotJudge where that has no more digits or does not run."""
+    def in_longdouble(self) -> "OpUnderTest":
+        """The same in longdouble. Raises CannotJudge where longdouble has no more digits or the op cannot run in it."""
         if np.finfo(np.longdouble).eps > 0.01 * np.finfo(self.dy.dtype).eps:
             raise CannotJudge("longdouble has no more digits")
         inputs = {n: v.astype(np.longdouble) if is_floating(v) else v for n, v in self.inputs.items()}
         try:
-            wide = Subject(self._op, inputs, self._config)
+            wide = OpUnderTest(self._op, inputs, self._config)
             wide.ask(self.dy.astype(np.longdouble))
         except Exception as error:
             raise CannotJudge(f"the op does not run in longdouble ({error})") from error
@@ -95,27 +97,27 @@ class Subject:
         names = tuple(fit)
         for name in candidates if self._named else ():
             if name not in fit and name not in self._config:
-                came = kind(self.inputs.get(name))
+                came = describe(self.inputs.get(name))
                 raise ValueError(f"the pullback differentiates {name}: it is {came}, expected a floating array")
         if not names:
             raise ValueError("inputs has nothing to differentiate, expected at least one floating array")
         return names
 
     def _answer(self, dy: Array, names: tuple[str, ...] | None) -> dict[str, Array]:
-        """One call of the pullback; its answer is copied, for a pullback may reuse its buffers."""
+        """One call of the pullback. The answer is copied, because a pullback may reuse its buffers."""
         given = dy.copy()
         grads = self._call(given, names)
         if not isinstance(grads, Mapping):
-            raise CannotJudge(f"the pullback returned {kind(grads)}, expected a mapping of names to gradients")
-        if not same(given, dy):
+            raise CannotJudge(f"the pullback returned {describe(grads)}, expected a mapping of names to gradients")
+        if not same_bits(given, dy):
             self._fault("", "the pullback changes dy")
-        self._see_changes("the pullback")
-        given_grads = {name: g for name, g in grads.items() if g is not None}  # None is no gradient
-        self._check_names(set(given_grads), names)
-        return {name: as_array(g).copy() for name, g in given_grads.items() if name in self.names}
+        self._note_changes("the pullback")
+        present = {name: g for name, g in grads.items() if g is not None}  # None is no gradient
+        self._check_names(set(present), names)
+        return {name: as_array(g).copy() for name, g in present.items() if name in self.names}
 
     def _call(self, dy: Array, names: tuple[str, ...] | None) -> Any:
-        """A KeyError with the name of an input is a backward that leaves that one out."""
+        """Call the pullback. A KeyError with the name of an input means that the backward leaves that one out."""
         try:
             return self._pullback(dy) if names is None else self._pullback(dy, wrt=names)
         except KeyError as error:
@@ -129,49 +131,49 @@ class Subject:
     def _check_names(self, got: set[str], names: tuple[str, ...] | None) -> None:
         if names is None and self._named:
             expected = set(self._pullback.inputs) - set(getattr(self._pullback, "frozen", ()))
-            how = " by default"
+            when = " by default"
         else:
             expected = set(self.names if names is None else names)
-            how = ""
+            when = ""
         for name in sorted(expected - got - set(self._config)):
-            self._fault(name, f"no gradient was returned{how}")
+            self._fault(name, f"no gradient was returned{when}")
         for name in sorted(map(str, got - expected - set(self._config))):
             if self._named and name in self._pullback.inputs:
-                self._fault(name, f"a gradient was returned that was not asked for{how}")
+                self._fault(name, f"a gradient was returned that was not asked for{when}")
             else:
                 known = ", ".join(self.names)
                 self._fault("", f"a gradient was returned for {name!r}, expected names among {known}")
 
-    def _see_changes(self, who: str) -> None:
+    def _note_changes(self, who: str) -> None:
         for name, original in {**self.inputs, **self._config}.items():
-            if isinstance(original, np.ndarray) and not same(original, self._given[name]):
+            if isinstance(original, np.ndarray) and not same_bits(original, self._arguments[name]):
                 self._fault(name, f"{who} changes this input")
 
     def _fault(self, name: str, sentence: str) -> None:
         if name and name not in self.inputs:  # an array of config
             name, sentence = "", f"{name}: {sentence}"
-        # What is so is so by default too.
+        # A fault that is there for all names is there by default too; it is listed once.
         if not any(n == name and sentence.startswith(s) for n, s in self.faults):
             self.faults.append((name, sentence))
 
 
 def as_array(value: Any) -> Array:
-    """An array; of a lone Python integer too, which NumPy would put into 64 bits."""
+    """The value as an array. A lone Python integer becomes an object array: NumPy would squeeze it into 64 bits."""
     return np.asarray(value, dtype=object) if type(value) is int else np.asarray(value)
 
 
 def _distinct(arrays: list[Array]) -> list[Array]:
-    return [a for i, a in enumerate(arrays) if not any(same(a, b) for b in arrays[:i])]
+    return [a for i, a in enumerate(arrays) if not any(same_bits(a, b) for b in arrays[:i])]
 
 
 def _pair(result: Any) -> tuple[Any, Any]:
     if not isinstance(result, tuple) or len(result) != 2 or not callable(result[1]):
-        raise TypeError(f"op returned {kind(result)}, expected a pair (y, pullback)")
+        raise TypeError(f"op returned {describe(result)}, expected a pair (y, pullback)")
     return result
 
 
-def widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Floating arrays to float64 (longdouble, if one of them is); everything else as it is."""
+def widen(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Floating arrays in float64 (longdouble if one of them is), everything else unchanged."""
     floating = [value for value in inputs.values() if is_floating(value)]
     dtype = np.result_type(np.float64, *floating) if floating else np.float64
     return {name: value.astype(dtype) if is_floating(value) else value for name, value in inputs.items()}
@@ -181,8 +183,8 @@ def copies(values: Mapping[str, Any]) -> dict[str, Any]:
     return {n: value.copy("K") if isinstance(value, np.ndarray) else value for n, value in values.items()}
 
 
-def same(a: Array, b: Array) -> bool:
-    """The same bits; for arrays of Python integers the same numbers."""
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same bits; for arrays of Python integers, the same numbers."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.dtype == object:
@@ -201,12 +203,12 @@ def _fits(value: Any) -> bool:
 
 
 def is_integers(value: Any) -> bool:
-    """An array of Python integers, as the exact check draws them."""
+    """Whether it is an array of Python integers, as the exact check draws them."""
     return isinstance(value, np.ndarray) and value.dtype == object
 
 
-def kind(value: Any) -> str:
-    """What came, for a sentence."""
+def describe(value: Any) -> str:
+    """The type of a value, for a sentence: None, an array of int64, a list."""
     if value is None:
         return "None"
     if isinstance(value, np.ndarray):

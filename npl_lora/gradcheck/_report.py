@@ -1,4 +1,4 @@
-"""What a check found, for programs (ok, results, faults) and for people (str)."""
+"""The result of a check, for programs (ok, results, faults) and for people (str)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 class InputResult:
     """The verdict on the gradient of one input.
 
-    error: |got - expected| of the worst element in units of the scale, None where nothing was compared.
-    index: that element's place in the input, or (k,) for the k-th random direction, with what was expected
-    there and got.
+    error: |got - expected| of the worst element, in units of the scale; None when nothing was compared.
+    index: the place of that element in the input, or (k,) for the k-th random direction.
+    expected, got: the two numbers at that place.
     """
 
     name: str
@@ -23,11 +23,11 @@ class InputResult:
 
 
 @dataclass(frozen=True)
-class Report:
-    """The verdicts on all inputs. True when everything is right.
+class GradcheckReport:
+    """The verdicts on all inputs. It is true when everything is right.
 
-    faults: what is wrong and belongs to no one input. remarks: what the reader should know of a verdict that
-    is right.
+    faults: what is wrong but belongs to no single input.
+    remarks: what the reader should know even when the verdict is right.
     """
 
     op: str
@@ -74,11 +74,11 @@ def _row(result: InputResult) -> tuple[str, ...]:
     error = "" if result.error is None else f"{result.error:.1e}"
     index = "" if result.index is None else f"[{', '.join(map(str, result.index))}]"
     ok = "yes" if result.ok else "NO"
-    return result.name, ok, error, index, number(result.expected), number(result.got), result.note
+    return result.name, ok, error, index, format_number(result.expected), format_number(result.got), result.note
 
 
-def number(value: Any) -> str:
-    """Short enough for a table, digits enough to see a difference of 1e-9; a large integer by its ends."""
+def format_number(value: Any) -> str:
+    """Short enough for a table, with digits enough to show a difference of 1e-9. Large integers show their ends."""
     if value is None:
         return ""
     if isinstance(value, int):

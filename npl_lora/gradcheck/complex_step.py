@@ -2,25 +2,23 @@
 
     f'(x) = Im f(x + ih) / h + O(h^2)
 
-for an analytic f that is real on the real line. Nothing is subtracted, so h may be 1e-200, the O(h^2) is
-gone, and what remains is the rounding of one evaluation: about 1e-16, where central differences stop near
-1e-10.
+for an analytic f that is real on the real line. Nothing is subtracted, so h may be 1e-200. Then the O(h^2) is gone, and
+only the rounding of one evaluation remains, about 1e-16. Central differences stop near 1e-10.
 
-Each element of an input gives one column of the Jacobian, J_ji = dy_j/dx_i, and the gradient must be sum_j
-dy_j J_ji. The terms of that sum may cancel, in a right pullback as well as here; what rounding leaves is then
-relative to S_i = sum_j |dy_j| |J_ji|, not to the result. An error is therefore measured in units of the
-largest S_i of the array. 1e-12 of that is some 5000 roundings: a right pullback at small sizes is near 1e-15,
-a wrong one seldom below 1e-9.
+Tolerance. Each element of an input gives one column of the Jacobian, J_ji = dy_j/dx_i, and the gradient must be
+sum_j dy_j J_ji. The terms of this sum may cancel, in a right pullback as well as here. What rounding leaves is then
+relative to S_i = sum_j |dy_j| |J_ji|, not to the result. So errors are measured in units of the largest S_i of the
+array. 1e-12 of that is about 5000 roundings: at small sizes a right pullback is near 1e-15, and a wrong one seldom
+below 1e-9.
 
-S_i cannot see what cancels inside the Jacobian: where a softmax is saturated, 1 - p has few digits left and
-the gradients of its inputs are mostly rounding. So an input that fails is judged once more in longdouble,
-where rounding shrinks 2048 times and a fault stays as it is. (Where NumPy's longdouble is no wider than
-float64, as on Windows, the first verdict stands.) Inputs of moderate size spare everyone the question.
+Cancellation. S_i cannot see what cancels inside the Jacobian. Where a softmax is saturated, for example, 1 - p has few
+digits left, and the gradients of its inputs are mostly rounding. So an input that fails is judged once more in
+longdouble, where rounding shrinks 2048 times and a fault stays the same. (Where NumPy's longdouble is no wider than
+float64, as on Windows, the first verdict stands.) With inputs of moderate size the question does not come up.
 
-The forward must be complex-safe: no abs, conj, real, no float buffers; comparisons by the real part. One that
-is not would make a right gradient look wrong, or a wrong one right. So each input's derivative in one random
-direction is compared with central differences first, coarsely, and a forward that fails there is reported as
-such.
+Complex safety. The forward must not use abs, conj, real or float buffers, and must compare by the real part. A forward
+that does otherwise would make a right gradient look wrong, or a wrong one right. So each input's derivative along one
+random direction is first compared with central differences, coarsely, and a forward that fails there is reported.
 
 Source: Squire and Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Review 40,
 1998.
@@ -33,7 +31,7 @@ from dataclasses import replace
 import numpy as np
 
 from ._compare import compare
-from ._interface import Array, CannotJudge, Subject
+from ._interface import Array, CannotJudge, OpUnderTest
 from ._report import InputResult
 from .differences import short_step
 
@@ -42,40 +40,40 @@ RTOL = 1e-12
 HINT = "avoid abs, conj, .real, astype(float) and float buffers, or use method='differences'"
 
 
-def check(subject: Subject, rng: np.random.Generator, rtol: float, directions: int | None) -> list[InputResult]:
-    """One result for each input, from every element or from so many random directions."""
-    return [_check_input(subject, name, rng, rtol, directions) for name in subject.gradients]
+def check(tested: OpUnderTest, rng: np.random.Generator, rtol: float, directions: int | None) -> list[InputResult]:
+    """One result for each input, from every element or from this many random directions."""
+    return [_check_input(tested, name, rng, rtol, directions) for name in tested.gradients]
 
 
 def _check_input(
-    subject: Subject, name: str, rng: np.random.Generator, rtol: float, directions: int | None
+    tested: OpUnderTest, name: str, rng: np.random.Generator, rtol: float, directions: int | None
 ) -> InputResult:
     try:
-        refuse_unsafe(subject, {name: normal_like(subject.inputs[name], rng)})
+        refuse_unsafe(tested, {name: normal_like(tested.inputs[name], rng)})
     except CannotJudge as reason:
         return InputResult(name, False, note=str(reason))
     if directions is None:
-        return unless_rounding(subject, name, lambda s: _every_element(s, name, rtol))
-    return along_directions(subject, name, rng, rtol, directions)
+        return unless_rounding(tested, name, lambda s: _every_element(s, name, rtol))
+    return along_directions(tested, name, rng, rtol, directions)
 
 
-def derivative(subject: Subject, direction: Mapping[str, Array]) -> Array:
+def derivative(tested: OpUnderTest, direction: Mapping[str, Array]) -> Array:
     """J v: the derivative of y when each named input moves along its direction."""
-    moved = {name: subject.inputs[name] + 1j * H * direction.get(name, 0.0) for name in subject.names}
+    moved = {name: tested.inputs[name] + 1j * H * direction.get(name, 0.0) for name in tested.names}
     with warnings.catch_warnings():
         warnings.simplefilter("error", np.exceptions.ComplexWarning)  # a cast that drops the imaginary part
         try:
-            y = subject.value(moved)
-        except Exception as error:  # it ran on the real inputs, so this is the complex ones' doing
+            y = tested.value(moved)
+        except Exception as error:  # it ran on the real inputs, so the complex ones are the cause
             reason = f"{type(error).__name__}: {error}"
             raise CannotJudge(f"the forward is not complex-safe ({reason}); {HINT}") from error
     return np.imag(y) / H
 
 
-def refuse_unsafe(subject: Subject, direction: Mapping[str, Array]) -> None:
-    """Raises CannotJudge where the complex step and central differences are plainly of two minds."""
-    by_step = derivative(subject, direction)
-    by_differences, error = short_step(subject, direction)
+def refuse_unsafe(tested: OpUnderTest, direction: Mapping[str, Array]) -> None:
+    """Raises CannotJudge where the complex step and central differences plainly disagree."""
+    by_step = derivative(tested, direction)
+    by_differences, error = short_step(tested, direction)
     size = np.maximum(np.abs(by_step), np.abs(by_differences))
     unsafe = np.abs(by_step - by_differences) > 1e-3 * size + 100.0 * error
     if np.any(unsafe):
@@ -86,16 +84,16 @@ def refuse_unsafe(subject: Subject, direction: Mapping[str, Array]) -> None:
         )
 
 
-def unless_rounding(subject: Subject, name: str, judge: Callable[[Subject], InputResult]) -> InputResult:
-    """judge(subject); an error that longdouble makes 64 times smaller is rounding, and passes."""
-    result = judge(subject)
+def unless_rounding(tested: OpUnderTest, name: str, judge: Callable[[OpUnderTest], InputResult]) -> InputResult:
+    """judge(tested). An error that longdouble makes at least 64 times smaller is rounding, and passes."""
+    result = judge(tested)
     if result.ok:
         return result
     try:
-        wide_subject = subject.in_longdouble()
-        if name not in wide_subject.gradients:
+        widened_op = tested.in_longdouble()
+        if name not in widened_op.gradients:
             return result
-        wide = judge(wide_subject)
+        wide = judge(widened_op)
     except CannotJudge:
         return result
     with np.errstate(invalid="ignore"):
@@ -106,37 +104,37 @@ def unless_rounding(subject: Subject, name: str, judge: Callable[[Subject], Inpu
     return result
 
 
-def _every_element(subject: Subject, name: str, rtol: float) -> InputResult:
-    x = subject.inputs[name]
+def _every_element(tested: OpUnderTest, name: str, rtol: float) -> InputResult:
+    x = tested.inputs[name]
     expected, terms = np.zeros_like(x), np.zeros_like(x)
     unit = np.zeros_like(x)
     for i in np.ndindex(x.shape):
         unit[i] = 1.0
-        column = subject.dy * derivative(subject, {name: unit})
+        column = tested.dy * derivative(tested, {name: unit})
         unit[i] = 0.0
         expected[i], terms[i] = np.sum(column), np.sum(np.abs(column))
     scale = np.max(terms, initial=0.0)
-    return compare(name, subject.gradients[name], expected, rtol * scale, scale)
+    return compare(name, tested.gradients[name], expected, rtol * scale, scale)
 
 
 def along_directions(
-    subject: Subject, name: str, rng: np.random.Generator, rtol: float, directions: int
+    tested: OpUnderTest, name: str, rng: np.random.Generator, rtol: float, directions: int
 ) -> InputResult:
     """<g, v> against <dy, J v>, relative to the sum of |dy_j (J v)_j| and |g_i v_i|."""
-    vs = [normal_like(subject.inputs[name], rng) for _ in range(directions)]
-    return unless_rounding(subject, name, lambda s: _along(s, name, vs, rtol))
+    vs = [normal_like(tested.inputs[name], rng) for _ in range(directions)]
+    return unless_rounding(tested, name, lambda s: _along(s, name, vs, rtol))
 
 
-def _along(subject: Subject, name: str, vs: list[Array], rtol: float) -> InputResult:
-    g = subject.gradients[name][0]
-    columns = [subject.dy * derivative(subject, {name: v}) for v in vs]
+def _along(tested: OpUnderTest, name: str, vs: list[Array], rtol: float) -> InputResult:
+    g = tested.gradients[name][0]
+    columns = [tested.dy * derivative(tested, {name: v}) for v in vs]
     expected = np.array([np.sum(column) for column in columns])
     scale = np.array([np.sum(np.abs(c)) + np.sum(np.abs(g * v)) for c, v in zip(columns, vs, strict=True)])
 
     def measure(g: Array) -> Array:
         return np.array([np.sum(g * v) for v in vs])
 
-    return compare(name, subject.gradients[name], expected, rtol * scale, scale, measure)
+    return compare(name, tested.gradients[name], expected, rtol * scale, scale, measure)
 
 
 def normal_like(x: Array, rng: np.random.Generator) -> Array:

@@ -1,19 +1,19 @@
 """The exact check, for ops that are polynomials of their inputs: no rounding, no tolerance.
 
-Every floating array among the inputs, every float or complex number among them, dy and the direction v are
-drawn uniformly from 2^80 consecutive Python integers; arrays of integers and bools (ids, masks) stay. Along
-v, one input at a time, f(t) = <dy, op(x + t v)> is a polynomial of t. Up to degree 4,
+The numbers are drawn uniformly from 2^80 consecutive Python integers: every floating array and every float or complex
+number among the inputs, dy, and a direction v. Arrays of integers and bools (ids, masks) stay. Along v, one input at a
+time, f(t) = <dy, op(x + t v)> is a polynomial of t. For a polynomial of degree at most 4,
 
     12 f'(0) = 8 (f(1) - f(-1)) - (f(2) - f(-2))
 
-holds exactly, and must equal 12 <g, v>. That the degree is at most 4 is checked too: the fifth difference
-f(3) - 5 f(2) + 10 f(1) - 10 f(0) + 5 f(-1) - f(-2) must vanish.
+holds exactly, and must equal 12 <g, v>. The degree is checked too: with degree at most 4, the fifth difference
+f(3) - 5 f(2) + 10 f(1) - 10 f(0) + 5 f(-1) - f(-2) vanishes.
 
-Why equality once means equality everywhere. <g, v> - f'(0) is a polynomial in all that was drawn. If it is
-not zero, and op's pullback and the true one have total degree at most D in inputs and dy together, its degree
-is at most D + 1, and by the lemma of Schwartz and Zippel it vanishes at a point drawn so for at most (D + 1)
-/ 2^80 of the draws. The degree D = 16 is generous: LoRA's dx has 5 (s, dy, B, A, mask). What is fixed is
-the shapes, the ids and the bools.
+Why equality at one point means equality everywhere. <g, v> - f'(0) is a polynomial in everything that was drawn. Let D
+bound the total degree of op's pullback and of the true one, in the inputs and dy together. Then the polynomial has
+degree at most D + 1. If it is not zero everywhere, then by the lemma of Schwartz and Zippel it is zero for at most
+(D + 1) / 2^80 of the draws. D = 16 is generous: LoRA's dx has degree 5 (s, dy, B, A, mask). The shapes, the ids and the
+bools are fixed, so the check says nothing about others.
 
 Source: Schwartz, J. ACM 27, 1980; Zippel, EUROSAM 1979.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ._interface import Array, CannotJudge, Subject, is_floating
+from ._interface import Array, CannotJudge, OpUnderTest, is_floating
 from ._report import InputResult
 
 BITS = 80
@@ -37,7 +37,7 @@ PROMISE = (
 
 
 def draw(inputs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The inputs, with random Python integers for whatever is floating or complex."""
+    """The inputs, with random Python integers in place of everything floating or complex."""
     drawn = {}
     for name, value in inputs.items():
         if is_floating(value):
@@ -60,41 +60,41 @@ def _integer(rng: np.random.Generator) -> int:
     return int.from_bytes(rng.bytes(BITS // 8), "little") - 2 ** (BITS - 1)
 
 
-def subject_on_integers(
+def on_integers(
     op: Callable[..., Any], inputs: dict[str, Any], config: dict[str, Any], rng: np.random.Generator
-) -> Subject:
-    """The op called and asked on integers. Raises CannotJudge where it does not run on them."""
+) -> OpUnderTest:
+    """The op under test, on random integers. Raises CannotJudge where it does not run on them."""
     try:
-        subject = Subject(op, draw(inputs, rng), config)
-        _refuse_inexact("y", subject.y)
-        subject.ask(integers(subject.y.shape, rng))
+        tested = OpUnderTest(op, draw(inputs, rng), config)
+        _refuse_inexact("y", tested.y)
+        tested.ask(integers(tested.y.shape, rng))
     except CannotJudge:
         raise
-    except Exception as error:  # it ran on floats, so this is the integers' doing
+    except Exception as error:  # it ran on floats, so the integers are the cause
         reason = f"{type(error).__name__}: {error}"
         raise CannotJudge(f"the op does not run on Python integers ({reason})") from error
-    return subject
+    return tested
 
 
-def check(subject: Subject, rng: np.random.Generator) -> list[InputResult]:
+def check(tested: OpUnderTest, rng: np.random.Generator) -> list[InputResult]:
     """One result for each input."""
     results = []
-    for name in subject.gradients:
+    for name in tested.gradients:
         try:
-            results.append(_check_input(subject, name, integers(subject.inputs[name].shape, rng)))
+            results.append(_check_input(tested, name, integers(tested.inputs[name].shape, rng)))
         except CannotJudge as reason:
             results.append(InputResult(name, False, note=str(reason)))
     return results
 
 
-def _check_input(subject: Subject, name: str, v: Array) -> InputResult:
-    for g in subject.gradients[name]:
+def _check_input(tested: OpUnderTest, name: str, v: Array) -> InputResult:
+    for g in tested.gradients[name]:
         _refuse_inexact("the gradient", g)
-    f = {t: _along(subject, name, v, t) for t in range(-2, 4)}
+    f = {t: _along(tested, name, v, t) for t in range(-2, 4)}
     if f[3] - 5 * f[2] + 10 * f[1] - 10 * f[0] + 5 * f[-1] - f[-2] != 0:
         raise CannotJudge("the op is not a polynomial of degree <= 4 in this input")
     twelve_times = 8 * (f[1] - f[-1]) - (f[2] - f[-2])
-    for g in subject.gradients[name]:
+    for g in tested.gradients[name]:
         got = dot(g, v)
         if 12 * got != twelve_times:
             note = _note(12 * got, twelve_times)
@@ -102,10 +102,10 @@ def _check_input(subject: Subject, name: str, v: Array) -> InputResult:
     return InputResult(name, True, 0.0)
 
 
-def _along(subject: Subject, name: str, v: Array, t: int) -> int:
-    y = subject.value({name: np.asarray(subject.inputs[name] + t * v, dtype=object)})
+def _along(tested: OpUnderTest, name: str, v: Array, t: int) -> int:
+    y = tested.value({name: np.asarray(tested.inputs[name] + t * v, dtype=object)})
     _refuse_inexact("y", y)
-    return dot(subject.dy, y)
+    return dot(tested.dy, y)
 
 
 def dot(a: Array, b: Array) -> int:
@@ -113,14 +113,14 @@ def dot(a: Array, b: Array) -> int:
 
 
 def _refuse_inexact(what: str, array: Array) -> None:
-    """A float has rounded, and NumPy's own integers wrap around at 2^63 without a word."""
+    """Raises CannotJudge for other numbers: floats round, and NumPy's integers wrap around at 2^63 silently."""
     if array.dtype == object:
-        strangers = {type(value).__name__ for value in array.ravel().tolist() if type(value) is not int}
+        other_types = {type(value).__name__ for value in array.ravel().tolist() if type(value) is not int}
     else:
-        strangers = {array.dtype.name}
-    if strangers:
+        other_types = {array.dtype.name}
+    if other_types:
         raise CannotJudge(
-            f"{what} holds {', '.join(sorted(strangers))} and not Python integers: the op divides, rounds or "
+            f"{what} holds {', '.join(sorted(other_types))} and not Python integers: the op divides, rounds or "
             "takes a float from config (put numbers such as scale among the inputs)"
         )
 

@@ -1,4 +1,4 @@
-"""LoRAAttention: multi-head self-attention, frozen, with a trainable low-rank path beside each projection.
+"""LoRAAttention: frozen multi-head self-attention, with a trainable low-rank path next to each projection.
 
     q, k, v = L_q(x), L_k(x), L_v(x);  y = L_o(attention(q, k, v)),  L_n(z) = z W_n^T + s (z A_n^T) B_n^T
 
@@ -16,23 +16,23 @@ from .. import ops
 from ..lora.init import factors, uniform
 from ..lora.scale import check_alpha, lora_scale
 from ..ops.checks import check_inputs, check_integer, floating_dtype
-from .parameters import count, counted, frozen_copy
+from .parameters import count, format_counts, frozen_copy
 
 
 class LoRAAttention:
     """Self-attention over x (..., T, C) with LoRA on q, k, v and o, without bias and dropout.
 
-    embed_dim: C, which is n_heads H times the head size D.
-    n_kv_heads: G, which divides H; by default H. Fewer is grouped-query attention.
-    causal: position t sees positions up to t.
-    rope_theta: the base of rope, None for no rope. With it, D must be even.
-    weights: a mapping with Wq (C, C), Wk and Wv (G D, C) and Wo (C, C), copied; by default each is drawn from
+    embed_dim: C, which is the number of heads H = n_heads times the head size D.
+    n_kv_heads: G, which divides H; by default H. With fewer it is grouped-query attention.
+    causal: position t sees the positions up to t.
+    rope_theta: the base of rope, None for no rope. With rope, D must be even.
+    weights: a mapping with Wq (C, C), Wk and Wv (G D, C) and Wo (C, C), which are copied. By default each is drawn from
         U(-1/sqrt(C), 1/sqrt(C)).
     rank, alpha, use_rslora, init, rng, dtype: as in LoRALinear.
 
-    Attributes: trainable {"A_q", "B_q", ..., "B_o"} and frozen {"Wq", "Wk", "Wv", "Wo"}, the layer's own
-    arrays, which the call reads; rank, alpha, scale, embed_dim, n_heads, n_kv_heads, causal, rope_theta.
-    Raises TypeError and ValueError for what does not fit.
+    Attributes: trainable {"A_q", "B_q", ..., "B_o"} and frozen {"Wq", "Wk", "Wv", "Wo"} are the layer's own arrays,
+    which a call reads; and rank, alpha, scale, embed_dim, n_heads, n_kv_heads, causal, rope_theta. Raises TypeError and
+    ValueError for arguments that do not fit together.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class LoRAAttention:
     def __call__(self, x: Any, key_mask: Any = None) -> tuple[Any, ops.Pullback]:
         """y, pullback = layer(x); pullback(dy) -> {"x": dx, "A_q": dA_q, "B_q": dB_q, ..., "B_o": dB_o}.
 
-        x (..., T, C), key_mask (..., T) bool, True where a key may be seen, or None -> y (..., T, C).
-        Raises what ops raises for an x or a key_mask that does not fit.
+        Shapes: x (..., T, C), key_mask (..., T) -> y (..., T, C). key_mask is bool, True where a key may be seen, or
+        None. Raises TypeError and ValueError for an x or a key_mask that does not fit.
         """
-        check_inputs(Wq=(self.frozen["Wq"], "HD C"), x=(x, "... T C"))  # Wq first: the sentence is about x
+        check_inputs(Wq=(self.frozen["Wq"], "HD C"), x=(x, "... T C"))  # Wq first, so that an error names x
         return ops.lora_attention(
             x,
             **self.frozen,
@@ -99,14 +99,15 @@ class LoRAAttention:
 
     @property
     def n_trainable(self) -> int:
-        """r (in + out), summed over the four projections."""
+        """The number of trained parameters: r (in + out), summed over the four projections."""
         return count(self.trainable)
 
     @property
     def n_frozen(self) -> int:
+        """The number of frozen parameters."""
         return count(self.frozen)
 
     def __repr__(self) -> str:
-        parts = [f"embed_dim={self.embed_dim}", f"n_heads={self.n_heads}", f"n_kv_heads={self.n_kv_heads}"]
-        parts += [f"rank={self.rank}", f"alpha={self.alpha}", f"scale={self.scale}"]
-        return f"LoRAAttention({', '.join([*parts, counted(self.n_trainable, self.n_frozen)])})"
+        fields = [f"embed_dim={self.embed_dim}", f"n_heads={self.n_heads}", f"n_kv_heads={self.n_kv_heads}"]
+        fields += [f"rank={self.rank}", f"alpha={self.alpha}", f"scale={self.scale}"]
+        return f"LoRAAttention({', '.join([*fields, format_counts(self.n_trainable, self.n_frozen)])})"

@@ -1,6 +1,6 @@
-"""LoRALinear: a frozen linear layer with a trainable low-rank path beside it.
+"""LoRALinear: a frozen linear layer with a trainable low-rank path next to it.
 
-    y = x W^T + b + s (x~ A^T) B^T        W (out, in), b (out,) frozen; A (r, in), B (out, r) trained
+    y = x W^T + b + s (xd A^T) B^T        W (out, in), b (out,) frozen; A (r, in), B (out, r) trained
 
 The mathematics, forward and backward, is ops.lora_linear's. This file holds the arrays.
 
@@ -17,26 +17,26 @@ from ..lora.init import factors, uniform
 from ..lora.masks import check_dropout, dropout_mask
 from ..lora.scale import check_alpha, lora_scale
 from ..ops.checks import check_inputs, check_integer, floating_dtype
-from .parameters import count, counted, frozen_copy, read_only
+from .parameters import count, format_counts, frozen_copy, read_only
 
 
 class LoRALinear:
-    """y = x W^T + b + scale (x~ A^T) B^T, where x~ is x in evaluation and x o mask in training.
+    """y = x W^T + b + scale (xd A^T) B^T, where xd is x in evaluation and x o mask in training.
 
     in_features, out_features, rank: at least 1.
-    alpha: any finite number, by default the rank, so that the scale alpha / rank is 1.
+    alpha: any finite number; by default the rank, so that the scale alpha / rank is 1.
     use_rslora: the scale is alpha / sqrt(rank).
     dropout: 0 <= dropout < 1, on the low-rank path only. It acts in calls that are given a generator.
-    weight: (out, in), copied; by default drawn as torch.nn.Linear does, U(-1/sqrt(in), 1/sqrt(in)).
-    bias: False for none, True to draw one likewise, or an array (out,), copied. Both are frozen: read-only.
-    init: how A is drawn, "course", "kaiming" or "gaussian" (see init.py). B is 0: a new layer is its base.
-    rng: a Generator or an integer seed; None draws something else every time. A is drawn first, so that it
-        is the same with a weight given or not.
-    dtype: of all parameters, a real floating one. A call follows NumPy's promotion of x and the parameters.
+    weight: (out, in), copied. By default it is drawn from U(-1/sqrt(in), 1/sqrt(in)), as in torch.nn.Linear.
+    bias: False for none, True to draw one in the same way, or an array (out,), which is copied. Weight and bias are
+        frozen: their arrays are read-only.
+    init: how A is drawn, "course", "kaiming" or "gaussian" (see lora/init.py). B is 0, so a new layer equals its base.
+    rng: a Generator or an integer seed; with None the numbers differ every time. A is drawn first, so it is the same
+        whether a weight is given or not.
+    dtype: of all parameters, a real floating dtype. A call follows NumPy's promotion of x and the parameters.
 
-    Attributes: W, b (or None), A, B, rank, alpha, scale, dropout, in_features, out_features, and the
-    properties below.
-    Raises TypeError and ValueError for what does not fit.
+    Attributes: W, b (or None), A, B, rank, alpha, scale, dropout, in_features, out_features, and the properties below.
+    Raises TypeError and ValueError for arguments that do not fit together.
     """
 
     def __init__(
@@ -76,14 +76,15 @@ class LoRALinear:
     def __call__(self, x: Any, *, rng: np.random.Generator | None = None) -> tuple[Any, ops.Pullback]:
         """y, pullback = layer(x); pullback(dy) -> {"x": dx, "A": dA, "B": dB}.
 
-        x (..., in) -> y (..., out). Without rng the call is evaluation: dropout is the identity. With rng it
-        is training: a fresh mask is drawn from it, if dropout is not 0. The layer has no other switch, so
-        whoever trains without passing rng trains without dropout.
+        Shapes: x (..., in) -> y (..., out). Without rng the call is evaluation, and dropout is the identity. With rng
+        it is training: if dropout is not 0, a new mask is drawn from rng. The layer has no other switch, so training
+        without rng is training without dropout.
 
-        While merged, the call is ops.linear's, and its pullback differentiates x alone. Raises ValueError
-        for an rng that would have to drop something while merged, and what ops raises for a bad x.
+        While the layer is merged, the call is ops.linear, and its pullback differentiates x alone.
+        Raises TypeError and ValueError for an x that does not fit, and ValueError for an rng while merged if dropout is
+        not 0.
         """
-        check_inputs(W=(self.W, "out in"), x=(x, "... in"))  # W first, so that the sentence is about x
+        check_inputs(W=(self.W, "out in"), x=(x, "... in"))  # W first, so that an error names x
         rng = rng if self.dropout else None  # with nothing to drop, training and evaluation are the same
         if self._merged_weight is not None:
             if rng is not None:
@@ -95,7 +96,7 @@ class LoRALinear:
 
     @property
     def trainable(self) -> dict[str, np.ndarray]:
-        """The arrays that training changes, by the names of their gradients: the layer's own, not copies."""
+        """The layer's own arrays that training changes, not copies, under the names of their gradients."""
         return {"A": self.A, "B": self.B}
 
     @property
@@ -105,23 +106,24 @@ class LoRALinear:
 
     @property
     def n_trainable(self) -> int:
-        """r (in + out)."""
+        """The number of trained parameters, r (in + out)."""
         return count(self.trainable)
 
     @property
     def n_frozen(self) -> int:
-        """in x out, and out for a bias."""
+        """The number of frozen parameters: in x out, plus out for a bias."""
         return count(self.frozen)
 
     @property
     def merged(self) -> bool:
+        """Whether the layer computes with the merged weight."""
         return self._merged_weight is not None
 
     def merge(self) -> None:
         """Compute with W' = W + s B A from now on: one product, no low-rank path, no gradient for A and B.
 
-        W' is made from A and B as they are now; W, A and B stay as they are. W is kept because it could not
-        be had back from W': in floating point (W + D) - D is not W. Raises RuntimeError when merged already.
+        W' is computed from the A and B of this moment. W, A and B are kept, because W cannot be recovered from W': in
+        floating point (W + D) - D is not exactly W. Raises RuntimeError when the layer is merged already.
         """
         if self.merged:
             raise RuntimeError("the layer is merged already, expected unmerge() before another merge()")
@@ -129,28 +131,28 @@ class LoRALinear:
         self._merged_weight = read_only(merged_weight)
 
     def unmerge(self) -> None:
-        """Back to W and the low-rank path, bit by bit: W' is dropped. Raises RuntimeError when not merged."""
+        """Drop W' and compute with W and the low-rank path again, bit by bit. Raises RuntimeError when not merged."""
         if not self.merged:
             raise RuntimeError("the layer is not merged, expected merge() before unmerge()")
         self._merged_weight = None
 
     def __repr__(self) -> str:
-        parts = [f"in_features={self.in_features}", f"out_features={self.out_features}", f"rank={self.rank}"]
-        parts += [f"alpha={self.alpha}", f"scale={self.scale}"]
+        fields = [f"in_features={self.in_features}", f"out_features={self.out_features}", f"rank={self.rank}"]
+        fields += [f"alpha={self.alpha}", f"scale={self.scale}"]
         if self.dropout:
-            parts.append(f"dropout={self.dropout}")
+            fields.append(f"dropout={self.dropout}")
         if self.merged:
-            parts.append("merged")
-        return f"LoRALinear({', '.join([*parts, counted(self.n_trainable, self.n_frozen)])})"
+            fields.append("merged")
+        return f"LoRALinear({', '.join([*fields, format_counts(self.n_trainable, self.n_frozen)])})"
 
 
 class _MergedPullback(ops.Pullback):
-    """The pullback of a merged layer, which says why it has no dA and dB."""
+    """The pullback of a merged layer. When asked for dA or dB, it says why it has none."""
 
     __slots__ = ()
 
     def __call__(self, dy: Any, wrt: Iterable[str] | None = None) -> dict[str, Any]:
-        if wrt is not None and not isinstance(wrt, str):  # a string is the base class's to refuse
+        if wrt is not None and not isinstance(wrt, str):  # the base class refuses a string
             wrt = tuple(wrt)
             if missing := ", ".join(name for name in ("A", "B") if name in wrt):
                 raise ValueError(f"wrt names {missing}, expected x alone until unmerge(): A and B are merged")

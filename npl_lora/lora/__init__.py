@@ -1,7 +1,7 @@
-"""What LoRA is besides its ops: the scale, how A and B begin, dropout masks, optimisers, the nearest low-rank matrix.
+"""What LoRA needs besides its ops: the scale, initial values, dropout masks, optimisers and low-rank approximation.
 
-Both towers stand on it: the oracle asks implementations for these things, and training uses them. Reading order: scale,
-init, masks, optimizers, low_rank.
+The oracle checks implementations of these things, and training uses them. Reading order: scale, init, masks,
+optimizers, low_rank.
 """
 
 from .init import factors, uniform

@@ -1,7 +1,7 @@
-"""What the parameters of a LoRA layer are before training.
+"""The parameters of a LoRA layer before training.
 
-B is zero and A is not. B = 0 makes the layer equal to its base, so training starts from the pretrained model;
-A != 0 lets B have a gradient, dB = s dy^T (x A^T). With both at zero, both gradients would be zero for good.
+B is zero and A is not. With B = 0 the layer equals its base, so training starts from the pretrained model. With A != 0,
+B has a gradient, dB = s dy^T (x A^T). With both at zero, both gradients would stay zero for ever.
 
     "course"     A ~ 0.01 N(0, 1)                       as in most lecture notes
     "kaiming"    A ~ U(-1/sqrt(in), 1/sqrt(in))         PEFT's default: He et al. with a = sqrt(5)
@@ -24,7 +24,7 @@ INITS = ("course", "kaiming", "gaussian")
 def factors(
     out_features: int, in_features: int, rank: int, init: str, rng: np.random.Generator, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A (r, in) drawn as `init` says and B (out, r) = 0, in dtype. Raises ValueError for an unknown init."""
+    """A (r, in), drawn as `init` says, and B (out, r), zero; both in dtype. Raises ValueError for an unknown init."""
     check_choice("init", init, INITS)
     shape = (rank, in_features)
     if init == "course":

@@ -1,6 +1,6 @@
-"""Optimisers as pure functions: a parameter and its gradient in, the parameter after the step out.
+"""Optimisers as pure functions: a parameter and its gradient go in, the parameter after the step comes out.
 
-Written in plain arithmetic, so that they run on any array, the oracle's error-carrying arrays included.
+They use plain arithmetic only, so they run on any array, including the oracle's error-carrying arrays.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from ..support.array import Array
 
 
 def sgd(p: Array, g: Array, *, lr: float, weight_decay: float = 0.0) -> Array:
-    """p - lr (g + weight_decay p): plain gradient descent, with L2 decay as torch.optim.SGD has it.
+    """p - lr (g + weight_decay p): plain gradient descent, with L2 decay as in torch.optim.SGD.
 
-    p (...), g (...) of the same shape -> p after the step. Raises ValueError for a g of another shape.
+    Shapes: p (...), g (...) -> p after the step, all of one shape. Raises ValueError for a g of another shape.
     """
     check_inputs(p=(p, "..."), g=(g, "..."))
     return p - lr * (g + weight_decay * p)
@@ -20,7 +20,7 @@ def sgd(p: Array, g: Array, *, lr: float, weight_decay: float = 0.0) -> Array:
 
 @dataclass(frozen=True)
 class AdamWState:
-    """The running means of one parameter: m of its gradient, v of its square; and how many steps they hold."""
+    """Running means for one parameter: m of its gradient, v of the gradient's square, and how many steps they hold."""
 
     m: Array = 0.0
     v: Array = 0.0
@@ -37,14 +37,14 @@ def adamw(
     betas: tuple[float, float],
     eps: float,
 ) -> tuple[Array, AdamWState]:
-    """One AdamW step: decay first, then the bias-corrected step.
+    """One step of AdamW: first the decay, then the bias-corrected step. Returns the new p and the new state.
 
         p <- p (1 - lr weight_decay)
         m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
         p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, as torch has it (the
-    decay is multiplied by lr, eps stands outside the root).
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, in torch's form: the
+    decay is multiplied by lr, and eps stands outside the root.
     """
     xp, _ = check_inputs(p=(p, "..."), g=(g, "..."))
     b1, b2 = betas

@@ -22,7 +22,7 @@ import numpy as np
 from .. import ops as reference
 from ..adapters import AdapterError, LoRA, LoRAConfig, Module
 from ..ops import Pullback
-from ..ops.compose import Stage, chain, renamed, reopened
+from ..ops.compose import Stage, chain, renamed, reopen
 from ..support.array import Array
 from ..support.tensor_file import TensorFileError, json_object
 from . import bert
@@ -77,7 +77,7 @@ class Classifier(Pretrained):
         scope = self.scope(adapter, ops, masks)
         y, pullback = chain(*self._stages(scope, tokens, key_mask, recompute))(tokens)
         trained = {} if adapter is None else adapter.parameters
-        return y, reopened(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
+        return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
     def loss(
         self,
@@ -103,7 +103,7 @@ class Classifier(Pretrained):
         scope = self.scope(adapter, ops, masks, wrt)
         judge = renamed(partial(ops.cross_entropy, labels=labels, count=count), {"logits": "x"})
         loss, pullback = chain(*self._stages(scope, tokens, key_mask, recompute), judge)(tokens)
-        return loss, reopened(pullback, loss, wrt)
+        return loss, reopen(pullback, loss, wrt)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""

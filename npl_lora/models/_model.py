@@ -10,7 +10,7 @@ import numpy as np
 from .. import ops as reference
 from ..adapters import LoRA
 from ..ops import Pullback
-from ..ops.compose import Stage, chain, reopened
+from ..ops.compose import Stage, chain, reopen
 from ..support.array import Array
 from . import bert, gpt2, llama
 from ._cache import Cache
@@ -43,7 +43,7 @@ class Model(Pretrained):
         run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
         y, pullback = chain(run, self._head(scope))(tokens)
         trained = {} if adapter is None else adapter.parameters
-        return y, reopened(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
+        return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
     def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
         """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
@@ -89,7 +89,7 @@ class Model(Pretrained):
             count=count,
         )
         loss, pullback = chain(run, judge)(tokens)
-        return loss, reopened(pullback, loss, wrt)
+        return loss, reopen(pullback, loss, wrt)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Model":
         """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""

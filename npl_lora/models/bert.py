@@ -21,7 +21,7 @@ import numpy as np
 
 from ..adapters import Module
 from ..ops import Pullback
-from ..ops.compose import Stage, added, branch, chain, join_heads, recompute, residual, split_heads
+from ..ops.compose import Stage, add, branch, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
 from ._config import MOST, ModelError, field_of, number, padding, whole
 from ._scope import Scope
@@ -112,7 +112,7 @@ def embeddings(model: Scope, padding_idx: int | None) -> Stage:
     def types(tokens: Array) -> tuple[Array, Pullback]:
         return kind(np.zeros_like(tokens))
 
-    return added(model.embedding(EMBEDDING, padding_idx), positions, types)
+    return add(model.embedding(EMBEDDING, padding_idx), positions, types)
 
 
 def block(layer: Scope, config: Config, key_mask: Array | None) -> Stage:

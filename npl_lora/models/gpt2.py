@@ -20,7 +20,7 @@ import numpy as np
 
 from ..adapters import Module
 from ..ops import Pullback
-from ..ops.compose import Op, Stage, added, chain, join_heads, recompute, residual, split_heads
+from ..ops.compose import Op, Stage, add, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
 from ..support.quoting import quote_value
 from ._cache import Cache
@@ -107,7 +107,7 @@ def embeddings(model: Scope, start: int) -> Stage:
     def positions(tokens: Array) -> tuple[Array, Pullback]:
         return look_up(np.broadcast_to(np.arange(start, start + tokens.shape[1]), tokens.shape))
 
-    return added(model.embedding(EMBEDDING), positions)
+    return add(model.embedding(EMBEDDING), positions)
 
 
 def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:

@@ -1,11 +1,31 @@
-"""The definition: LoRA and what surrounds it, one op a file, forward and pullback side by side.
+"""The definition: LoRA and the ops around it, one op a file, forward and pullback side by side.
 
-For reading and trusting, not for speed. Every op is a pure function that returns its value and its pullback (see
-`_interface`); nothing but NumPy, or whatever array namespace the inputs come from, lies below. Reading order: linear,
-lora_linear, dora_linear, merge, combine, embedding, lora_embedding, dropout, softmax, attention, rope, lora_attention,
-patches, lora_conv2d; then the rest.
+These ops are for reading and trusting, not for speed. Each is a pure function that returns its value and its pullback:
+
+    y, pullback = lora_linear(x, W, A, B, scale=0.5)
+    grads = pullback(dy)                                # {"x": dx, "A": dA, "B": dB}
+
+`_interface` says what a pullback promises, and `compose` builds larger functions from ops. Below them lies only NumPy,
+or whatever array namespace the inputs come from. Each file starts with the derivation of its backward.
+
+Reading order: linear, lora_linear, dora_linear, merge, combine, embedding, lora_embedding, dropout, softmax, attention,
+rope, compose, lora_attention, patches, lora_conv2d; then the rest.
+
+Notation, the same in every file:
+
+    L           the loss, a scalar
+    dy, dB      the gradient of L with respect to y, to B; it has the shape of y, of B
+    δB          a small change of B; δy and δL are the changes of y and L that follow from it, to first order
+    <P, Q>      the sum over all elements of P o Q
+    P o Q       the product element by element; P Q is the matrix product, P^T the transpose
+    xd          x after dropout, x o mask: what the low-rank path of LoRA sees
+    s           LoRA's scale
+
+A derivation writes δL = <dy, δy>, puts in what δy is for a small change δB, and moves everything else to the left with
+<P, Q R> = <P R^T, Q> = <Q^T P, R>. The other factor is then dB. The letters of shapes are listed in `checks`.
 """
 
+from . import compose as compose
 from ._interface import Pullback
 from .attention import attention
 from .combine import combine

@@ -1,5 +1,8 @@
-"""What the composed ops are made of. lora_attention, lora_mlp and lora_conv2d take any object with these names as
-`ops`: tuned twins, or, in the oracle's catalogue of faults, wrong ones."""
+"""The ops that lora_attention, lora_mlp and lora_conv2d are composed of, the default of their argument `ops`.
+
+Any object with these names can take its place: tuned twins of the ops, or the wrong ones of the oracle's catalogue of
+faults.
+"""
 
 from .attention import attention
 from .glu import glu

@@ -1,28 +1,31 @@
 """erf and its relatives, elementwise. The Python array API standard has none of them.
 
-All rest on E(x) = exp(x^2) erfc(x), which is smooth and falls slowly from 1, later as 1 / (sqrt(pi) x). For
-a >= 0:
+All of them are computed from E(x) = exp(x^2) erfc(x), which is smooth and falls slowly from 1, later as
+1 / (sqrt(pi) x). For a >= 0:
 
     erfc(a) = exp(-a^2) E(a)                              erfc(-a) = 2 - erfc(a)
     Phi(-a) = exp(-a^2 / 2) E(a / sqrt(2)) / 2            Phi(a) = 1 - Phi(-a)
     erf(a)  = a + a p(a^2) up to 1/2, then 1 - erfc(a)    erf(-a) = -erf(a)
 
-E(a) is a polynomial around the nearest multiple of 1/2 up to 4.25; beyond, with f = 1 / (sqrt(pi) a), it is
-f + f p(f^2). The polynomials interpolate at Chebyshev nodes, with errors below 1e-18.
-exp(-a^2) would lose a^2 ulps if a^2 were rounded. So a is split into hi, of 20 binary places, whose square is
-exact, and the rest, which enters as a correction of 3e-5 at most. E is kept as lead + rest, lead short and
-without error, rest small; all corrections are added to rest, and the errors left are exp's and one rounding.
+Up to a = 4.25, E(a) is a polynomial around the nearest multiple of 1/2. Beyond, it is f + f p(f^2) with
+f = 1 / (sqrt(pi) a). The polynomials interpolate at Chebyshev nodes, with errors below 1e-18.
 
-Largest error seen in float64, in ulp, over random points and those next to the multiples of 1/16, against 40
-digits: erf 1.1, erfc 1.6, erfcx 1.0, exp_minus_half_square 1.1, normal_cdf 1.6. NumPy's exp has 0.5 of them.
+Rounding a^2 would cost exp(-a^2) about a^2 ulps. So a is split into hi, with 20 binary places, whose square is exact,
+and a remainder, which enters as a correction of at most 3e-5. E is kept as lead + rest, where lead is short and exact
+and rest is small. All corrections are added to rest, so the only errors left are exp's and one rounding.
 
-Complex numbers are for the complex step, with |Im x| tiny. They go through the same polynomials; branches and
-splits follow the real part. So Im f(x + ih) / h is the derivative of the approximation, not of the formula,
-and it is within 1e-15 of the true derivative, relatively. float16, float32 and complex64 are computed in
-double precision and rounded at the end; longdouble gets the accuracy of float64. Phi and exp(-x^2 / 2), which gelu
-needs for millions of numbers, have a shorter way for float16 and float32: with t = 4 / (4 + a),
+The largest errors seen in float64, in ulp, at random points and next to the multiples of 1/16, against 40 digits: erf
+1.1, erfc 1.6, erfcx 1.0, exp_minus_half_square 1.1, normal_cdf 1.6. NumPy's exp accounts for 0.5 of each.
 
-    Phi(-a) = exp(-a^2 / 2) t p(t),   within 4e-10 (relatively), which the rounding to 2^-24 at the end hides
+Complex numbers are for the complex step, where |Im x| is tiny. They go through the same polynomials; branches and
+splits follow the real part. So Im f(x + ih) / h is the derivative of the approximation, not of the formula. It is
+within a relative 1e-15 of the true derivative.
+
+float16, float32 and complex64 are computed in double precision and rounded at the end. longdouble gets the accuracy of
+float64. gelu needs Phi and exp(-x^2 / 2) for millions of numbers, so they have a shorter way for float16 and float32:
+with t = 4 / (4 + a),
+
+    Phi(-a) = exp(-a^2 / 2) t p(t)      to a relative 4e-10, which the rounding to 2^-24 at the end hides
 """
 
 import math
@@ -195,12 +198,12 @@ def _erfc(xp: Any, x: Array) -> Array:
 def _erfc_right(xp: Any, x: Array) -> Array:
     """erfc(x) = exp(-x^2) erfcx(x), for Re x >= 0."""
     e, m = _exp_minus_square(xp, x, 1.0)
-    lead, rest = _erfcx_parts(xp, x)
+    lead, rest = _erfcx_split(xp, x)
     return _product(e, lead, rest + (lead + rest) * m)
 
 
 def _erfcx(xp: Any, x: Array) -> Array:
-    lead, rest = _erfcx_parts(xp, _right(xp, x))
+    lead, rest = _erfcx_split(xp, _right(xp, x))
     huge = _real(xp, x) >= _HUGE
     y = xp.where(huge, _INV_SQRT_PI / xp.where(huge, x, xp.ones_like(x)), lead + rest)
     return xp.where(_real(xp, x) < 0.0, xp.full_like(x, math.nan), y)
@@ -215,7 +218,7 @@ def _normal_cdf(xp: Any, x: Array) -> Array:
     right = _right(xp, x)
     e, m = _exp_minus_square(xp, right, 0.5)
     y = _SQRT_HALF * right
-    lead, rest = _erfcx_parts(xp, y)
+    lead, rest = _erfcx_split(xp, y)
     slope = 2.0 * (y * (lead + rest) - _INV_SQRT_PI)  # erfcx'(y) = 2 y erfcx(y) - 2 / sqrt(pi)
     rest = rest + slope * _lost_by_sqrt_half(xp, right, y)
     left = _product(e, 0.5 * lead, 0.5 * (rest + (lead + rest) * m))  # Phi(-|x|)
@@ -235,8 +238,8 @@ def _exp_minus_square(xp: Any, x: Array, scale: float) -> tuple[Array, Array]:
     return xp.exp(-scale * (hi * hi)), r * _horner(_EXPM1, r)
 
 
-def _erfcx_parts(xp: Any, x: Array) -> tuple[Array, Array]:
-    """(lead, rest) with erfcx(x) = lead + rest for Re x >= 0: lead has 25 bits, rest is small beside it."""
+def _erfcx_split(xp: Any, x: Array) -> tuple[Array, Array]:
+    """(lead, rest) with erfcx(x) = lead + rest for Re x >= 0: lead has 25 bits, rest is small compared with it."""
     near = _real(xp, x) <= _NEAR_END
     near_lead, near_rest = _erfcx_near(xp, xp.where(near, x, xp.zeros_like(x)))
     far_lead, far_rest = _erfcx_far(xp, xp.where(near, xp.full_like(x, _NEAR_END), x))
@@ -272,7 +275,7 @@ def _product(e: Array, lead: Array, rest: Array) -> Array:
 
 
 def _short(xp: Any, x: Array, bits: int) -> Array:
-    """The real part of x, rounded to `bits` binary places: a constant beside x, also where x is complex."""
+    """The real part of x, rounded to `bits` binary places. For a complex x too it is a constant."""
     return xp.round(_real(xp, x) * 2.0**bits) * 2.0**-bits
 
 
@@ -289,13 +292,13 @@ def _real(xp: Any, x: Array) -> Array:
 
 
 def _right(xp: Any, x: Array) -> Array:
-    """Whichever of x and -x lies on the right, and no further out than _HUGE."""
+    """Whichever of x and -x lies on the right, at most _HUGE."""
     re = _real(xp, x)
     return xp.where(xp.abs(re) < _HUGE, xp.where(re < 0.0, -x, x), xp.full_like(x, _HUGE))
 
 
 def _narrow_normal_cdf(xp: Any, x: Array) -> Array:
-    """For float32: a number is taken for its left side, then turned over where it lies on the right."""
+    """For float32: computed at -|x|, and mirrored for the numbers on the right."""
     a = xp.abs(x)
     t = 4.0 / (4.0 + a)
     left = xp.exp(-0.5 * (a * a)) * (t * _horner(_NARROW, t))
@@ -308,10 +311,11 @@ def _narrow_exp_minus_half_square(xp: Any, x: Array) -> Array:
 
 
 def _elementwise(kernel: Any, x: Array, narrow: Any = None) -> Array:
-    """kernel(x), which sees double precision, no NaN and one dimension; then x's own dtype, NaN and shape.
+    """kernel(x), of x's dtype and shape, with NaN where x has NaN.
 
-    narrow: a kernel for what is rounded to float32 or less. A block at a time: what a kernel makes in between is many
-    times its input, and stays in the processor's cache.
+    The kernel itself gets double precision, one dimension and no NaN. narrow: a kernel for results that are rounded to
+    float32 or less. The work goes block by block, so that a kernel's intermediate arrays, which are many times its
+    input, stay in the processor's cache.
     """
     xp = x.__array_namespace__()
     wide = x.dtype
@@ -320,8 +324,8 @@ def _elementwise(kernel: Any, x: Array, narrow: Any = None) -> Array:
         wide = xp.complex128 if is_complex else xp.float64
         kernel = kernel if narrow is None or is_complex else narrow
     flat, size = xp.reshape(x, (-1,)), math.prod(x.shape)
-    parts = [_of_block(kernel, flat[i : min(i + _BLOCK, size)], wide) for i in range(0, max(1, size), _BLOCK)]
-    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), x.shape)
+    blocks = [_of_block(kernel, flat[i : min(i + _BLOCK, size)], wide) for i in range(0, max(1, size), _BLOCK)]
+    return xp.reshape(blocks[0] if len(blocks) == 1 else xp.concat(blocks), x.shape)
 
 
 def _of_block(kernel: Any, x: Array, wide: Any) -> Array:

@@ -1,23 +1,26 @@
 """attention: scaled dot-product attention with grouped key/value heads.
 
-    S = (s q) k^T               (..., H, T, S)     s = 1 / sqrt(D) unless given
-    P = softmax(S) over the visible keys
-    y = P v                     (..., H, T, Dv)
+    S = (s q) k^T         (..., H, T, S)      s = 1 / sqrt(D) unless given
+    P = softmax(S)        (..., H, T, S)      over the keys that are visible
+    y = P v               (..., H, T, Dv)
 
-Head h uses key/value head h // (H / G): consecutive heads share one (repeat, not tile). Query t stands at position
-offset + t and key j at position j. A row that may see no key gives zeros, and passes back zeros.
+There are H query heads and G key/value heads. Query head h uses key/value head h // (H / G), so consecutive heads share
+one (as np.repeat lays them out, not np.tile). Query t stands at position offset + t, and key j at position j. A row
+that sees no key gives zeros, and passes back zeros.
 
-Derivation. With dL = <dy, change of y>, one factor at a time, from the last line up:
+Derivation. Take the three lines from the last to the first. Each gives the gradients of its own inputs.
 
-    1. y = P v:       dP = dy v^T,  dv = P^T dy
-    2. softmax:       dS = P o (dP - rowsum(dP o P))
-    3. S = (s q) k^T: dq = s dS k,  dk = dS^T (s q)
+    1. y = P v.        δL = <dy, δP v> + <dy, P δv>          dP = dy v^T,      dv = P^T dy
+    2. P = softmax(S). See softmax.py.                       dS = P o (dP - rowsum(dP o P))
+    3. S = (s q) k^T.  δL = <dS, s δq k^T> + <dS, s q δk^T>  dq = s dS k,      dk = dS^T (s q)
 
-A key/value head that serves H / G heads gets the sum of their gradients.
+A key/value head that serves H / G query heads enters y through each of them, so its gradient is the sum over them.
 
 Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; Ainslie et al., "GQA", 2023, for the groups;
 Beltagy et al., "Longformer", 2020, for the window.
 """
+
+from __future__ import annotations
 
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_integer, check_number
@@ -26,28 +29,33 @@ from .softmax import softmax
 
 
 def attention(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: Array,  # (..., H, T, D)
+    k: Array,  # (..., G, S, D), G divides H
+    v: Array,  # (..., G, S, Dv)
     *,
-    scale: float | None = None,
-    causal: bool = False,
-    offset: int = 0,
-    window: int | None = None,
-    key_mask: Array | None = None,
-) -> tuple[Array, Pullback]:
+    scale: float | None = None,  # the factor on q k^T, 1 / sqrt(D) unless given
+    causal: bool = False,  # True: query t sees the keys j <= offset + t
+    offset: int = 0,  # the position of the first query
+    window: int | None = None,  # a query sees the keys closer than this
+    key_mask: Array | None = None,  # (..., S), bool, True where a key may be seen
+) -> tuple[Array, Pullback]:  # y (..., H, T, Dv)
     """y = softmax(scale q k^T) v over the visible keys.
 
-    q (..., H, T, D), k (..., G, S, D), v (..., G, S, Dv), with G dividing H -> y (..., H, T, Dv).
-    scale: 1 / sqrt(D) unless given. causal: query t sees keys j <= offset + t; with a cache of c past keys, offset = c.
-    window: keys at a distance |offset + t - j| < window only. key_mask (..., S) bool: True where a key may be seen.
-    The pullback differentiates q, k and v. Raises TypeError and ValueError for what does not fit.
+    Shapes: q (..., H, T, D), k (..., G, S, D), v (..., G, S, Dv), key_mask (..., S) -> y (..., H, T, Dv).
+
+    H is a multiple of G. scale is 1 / sqrt(D) unless given.
+    causal: query t sees the keys j <= offset + t. With a cache of c past keys, offset = c.
+    window: query t sees only keys at a distance |offset + t - j| < window.
+    The pullback differentiates q, k and v. Raises TypeError and ValueError for arguments that do not fit together.
+    Derivation: at the top of npl_lora/ops/attention.py.
     """
     xp, n = check_inputs(
         q=(q, "... H T D"), k=(k, "... G S D"), v=(v, "... G S Dv"), key_mask=(key_mask, "... S", "bool or None")
     )
-    if n["G"] == 0 or n["H"] % n["G"]:
-        raise ValueError(f"q has {n['H']} heads and k has {n['G']}, expected a multiple")
+    if n["G"] == 0:
+        raise ValueError("k has 0 heads, expected at least 1")
+    if n["H"] % n["G"]:
+        raise ValueError(f"q has {n['H']} heads, expected a multiple of k's {n['G']} heads")
     scale = quotient(xp, 1, n["D"]) ** 0.5 if scale is None else check_number("scale", scale)
     visible = _visible(xp, n, causal, check_integer("offset", offset), window, key_mask)
 
@@ -64,11 +72,13 @@ def attention(
         if "v" in wrt:
             grads["v"] = xp.sum(P.mT @ dyg, axis=-3)  # forward was: y = P v
         if wrt & {"q", "k"}:
-            dS = softmax_pullback(dyg @ vg.mT)["x"]  # forward was: P = softmax((scale q) k^T)
+            dP = dyg @ vg.mT  # forward was: y = P v
+            dS = softmax_pullback(dP)["x"]  # forward was: P = softmax(S)
         if "q" in wrt:
-            grads["q"] = xp.reshape(scale * (dS @ kg), (*n["..."], n["H"], n["T"], n["D"]))
+            dq = scale * (dS @ kg)  # forward was: S = (s q) k^T
+            grads["q"] = xp.reshape(dq, (*n["..."], n["H"], n["T"], n["D"]))
         if "k" in wrt:
-            grads["k"] = xp.sum(dS.mT @ sq, axis=-3)
+            grads["k"] = xp.sum(dS.mT @ sq, axis=-3)  # forward was: S = (s q) k^T
         return grads
 
     return y, Pullback(backward, y, inputs=("q", "k", "v"))
@@ -77,7 +87,7 @@ def attention(
 def _visible(
     xp: Array, n: dict[str, int], causal: bool, offset: int, window: int | None, key_mask: Array | None
 ) -> Array | None:
-    """Which query may see which key, bool, broadcastable to (..., G, H/G, T, S), or None when all may."""
+    """Which query may see which key: bool, broadcastable to (..., G, H/G, T, S), or None when every key is visible."""
     query = xp.expand_dims(xp.arange(n["T"]) + offset, axis=1)
     key = xp.expand_dims(xp.arange(n["S"]), axis=0)
     rules = []

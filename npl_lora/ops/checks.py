@@ -1,12 +1,16 @@
-"""Bad input is refused at the door, with one sentence: the argument's name, what was expected, what came.
+"""Checks of arguments. Bad input is refused with one sentence: the argument's name, what was expected, what came.
 
-The letters in shapes are the same everywhere: N tokens, B batch, T positions, H heads, G key/value heads, D head size,
-S key positions, V vocabulary, r rank, in, out, C width, F inner width. "..." stands for any leading axes.
+    A has shape (16, 8), expected (r, in) = (8, 16)
+
+The letters in shapes mean the same in every file: N tokens, B batch, T positions, S key positions, H heads, G key/value
+heads, D head size, V vocabulary, r rank, in and out the features of a linear layer, C the width of the model, F the
+inner width of an MLP. "..." stands for any leading axes.
 """
 
 import cmath
 import math
 import numbers
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -20,11 +24,13 @@ _KINDS = {
 
 
 def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
-    """Check arrays against shapes written in letters; return their namespace and the sizes of the letters.
+    """Check arrays against shapes written in letters; return their namespace and the size of each letter.
 
-    Each argument is (array, "out in") or (array, "...", "integer"); the kind is "number" unless given, and may end in
-    "or None". A letter is bound where it first occurs and must agree after that: `A has shape (16, 8), expected
-    (r, in) = (8, 16)`. None stands twice in one shape. A tuple in place of the letters is an exact shape, None any.
+    Each argument is (array, shape) or (array, shape, kind), for example W=(W, "out in") or ids=(ids, "...", "integer").
+    kind is "number" (the default), "integer" or "bool"; with " or None" at its end, the array may be None. A letter
+    takes its size from the first array that has it, and every later array must agree. No letter stands twice in one
+    shape. A tuple in place of the letters is an exact shape, and None allows any shape. Raises TypeError and
+    ValueError, one sentence.
     """
     sizes: dict[str, Any] = {}
     namespace = None
@@ -39,12 +45,14 @@ def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
     return namespace, sizes
 
 
-def _namespace(name: str, array: Any, seen: Any) -> Any:
+def _namespace(name: str, array: Any, others: Any) -> Any:
+    """The array's namespace, which must be that of the other arrays (None: there are none yet)."""
     if not hasattr(array, "__array_namespace__"):
-        raise TypeError(f"{name} is a {type(array).__name__}, expected an array")
+        raise TypeError(f"{name} is {describe_type(array)}, expected an array")
     namespace = array.__array_namespace__()
-    if seen is not None and namespace is not seen:
-        raise TypeError(f"{name} is an array of {namespace.__name__}, expected one of {seen.__name__} like the others")
+    if others is not None and namespace is not others:
+        expected = f"one of {others.__name__} like the others"
+        raise TypeError(f"{name} is an array of {namespace.__name__}, expected {expected}")
     return namespace
 
 
@@ -55,7 +63,7 @@ def _check_kind(name: str, array: Any, xp: Any, kind: str) -> None:
         raise TypeError(f"{name} has dtype {array.dtype}, expected {_KINDS[kind][0]}")
 
 
-@lru_cache(maxsize=64)  # asked for every array of every call, and slow
+@lru_cache(maxsize=64)  # slow, and called for every array of every call
 def _is_kind(xp: Any, dtype: Any, kind: str) -> bool:
     return bool(xp.isdtype(dtype, _KINDS[kind][1]))
 
@@ -72,41 +80,55 @@ def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> No
         got = (got[:leading], *got[leading:])
     bound = dict(zip(letters, got, strict=False))
     if len(got) != len(letters) or sizes | bound != bound | sizes:
-        expected = f"({', '.join(letters)}) = {_known(letters, sizes)}"
-        raise ValueError(f"{name} has shape {tuple(array.shape)}, expected {expected}")
+        raise ValueError(f"{name} has shape {tuple(array.shape)}, expected {_expected(letters, sizes)}")
     sizes |= bound
 
 
-@lru_cache(maxsize=256)  # asked for every array of every call
+@lru_cache(maxsize=256)  # called for every array of every call
 def _letters(shape: str) -> tuple[tuple[str, ...], int]:
-    """The letters, and how many are axes: all but a "...", which comes first."""
+    """The letters, and how many of them are axes: all but "...", which comes first."""
     letters = tuple(shape.split())
     return letters, len(letters) - letters.count("...")
 
 
-def _known(letters: tuple[str, ...], sizes: dict[str, Any]) -> str:
+def _expected(letters: tuple[str, ...], sizes: dict[str, Any]) -> str:
+    """(r, in) = (8, 16): the letters, and the sizes where some are known."""
     known = [", ".join(map(str, sizes[a])) if a == "..." and a in sizes else str(sizes.get(a, a)) for a in letters]
-    shown = ", ".join(part for part in known if part)
-    return f"({shown},)" if shown and "," not in shown else f"({shown})"
+    return _tuple(letters) if known == list(letters) else f"{_tuple(letters)} = {_tuple(known)}"
+
+
+def _tuple(entries: Iterable[str]) -> str:
+    text = ", ".join(entry for entry in entries if entry)
+    return f"({text},)" if text and text != "..." and "," not in text else f"({text})"
+
+
+def describe_type(value: Any) -> str:
+    """None, a list, an int: the type of what came, for a sentence."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiou" or name == "ndarray" else f"a {name}"
 
 
 def check_number(name: str, value: Any) -> Any:
-    """A Python number: a NumPy scalar would decide the dtype of what it multiplies. (Or, for exact checks, an object
-    array of no dimension, which holds a number of another kind.)"""
+    """The value as a Python number. A NumPy scalar would decide the dtype of what it multiplies.
+
+    For exact checks, an object array of no dimensions is let through: it holds a number of another kind.
+    """
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         if value.dtype == object and isinstance(value.item(), numbers.Number):
             return value
         value = value.item()
         value = float(value) if hasattr(value, "item") else value  # longdouble is its own Python number
     if isinstance(value, bool) or not isinstance(value, (int, float, complex)):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a number")
+        raise TypeError(f"{name} is {describe_type(value)}, expected a number")
     if not isinstance(value, int) and not cmath.isfinite(value):
         raise ValueError(f"{name} is {value}, expected a finite number")
     return value
 
 
 def check_positive(name: str, value: Any) -> Any:
-    """A real number > 0."""
+    """The value as a Python number, real and > 0."""
     value = check_number(name, value)
     if isinstance(value, complex):
         raise TypeError(f"{name} is a complex, expected a real number")
@@ -116,11 +138,11 @@ def check_positive(name: str, value: Any) -> Any:
 
 
 def check_integer(name: str, value: Any, at_least: int | None = None, below: int | None = None) -> int:
-    """A Python integer in at_least <= value < below."""
+    """The value as a Python integer, with at_least <= value < below."""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected an integer")
+        raise TypeError(f"{name} is {describe_type(value)}, expected an integer")
     if (at_least is not None and value < at_least) or (below is not None and value >= below):
         low = "" if at_least is None else f"{at_least} <= "
         high = "" if below is None else f" < {below}"
@@ -129,14 +151,14 @@ def check_integer(name: str, value: Any, at_least: int | None = None, below: int
 
 
 def check_choice(name: str, value: Any, choices: Any) -> Any:
-    """One of a few names."""
+    """The value, which must be one of these names."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
     return value
 
 
 def check_ids(name: str, ids: Any, size: int, xp: Any) -> None:
-    """Every entry in 0 <= id < size. A negative index would silently count from the end."""
+    """Refuse ids outside 0 <= id < size. A negative index would silently count from the end."""
     if math.prod(ids.shape) == 0:
         return
     low, high = int(xp.min(ids)), int(xp.max(ids))
@@ -145,7 +167,7 @@ def check_ids(name: str, ids: Any, size: int, xp: Any) -> None:
 
 
 def floating_dtype(dtype: Any) -> np.dtype:
-    """The NumPy dtype; raises TypeError unless it is a real floating one."""
+    """dtype as a NumPy dtype. Raises TypeError unless it is a real floating one."""
     dtype = np.dtype(dtype)
     if not np.issubdtype(dtype, np.floating):
         raise TypeError(f"dtype is {dtype}, expected a real floating one")

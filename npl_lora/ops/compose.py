@@ -1,24 +1,31 @@
-"""How ops are put together: stages, forward in order and pullbacks in reverse.
+"""compose: how larger functions are put together from ops, forwards in order and pullbacks in reverse.
 
-A stage takes one array and returns y and its pullback, as an op does. The gradient of what came in is called "x"; the
-gradients of weights keep their own names. The functions here take stages and return a stage:
+A stage takes one array and returns y and its pullback, as an op does. The gradient of the array that came in is called
+"x"; the gradients of weights keep their own names. partial(linear, W=W) is a stage, and so is softmax. These functions
+take stages and return a stage:
 
     chain(f, g)                 y = g(f(x))
     residual(f)                 y = x + f(x)
-    added(f, g)                 y = f(x) + g(x)
-    branch(op, q=f, k=g)        y = op(q=f(x), k=g(x))        x fans out: its gradient is the sum over the stages
-    recompute(f)                y = f(x), and the backward computes f again instead of keeping what is in it
+    add(f, g)                   y = f(x) + g(x)
+    branch(op, q=f, k=g)        y = op(q=f(x), k=g(x))        x fans out, and its gradient is the sum over the stages
+    recompute(f)                y = f(x)                      the backward computes f again, so nothing inside f is kept
+    renamed(f, {"W": "Wq"})     y = f(x)                      the gradient of W goes by the name Wq
+    over_rows(f)                y = f(x)                      f sees all tokens as the rows of one matrix
 
-so that an MLP is written as its formula, down(act(gate(x)) o up(x)), and needs no backward of its own:
+split_heads(D) and join_heads are stages themselves. `reopen` and `Gradients` are for pullbacks written by hand.
+
+An MLP can then be written as its formula, down(act(gate(x)) o up(x)), and needs no backward of its own:
 
     mlp = chain(branch(glu, gate=gate, up=up), down)
     y, pullback = mlp(x)
     pullback(dy)                                              # {"x": dx, "W_gate": ..., "W_up": ..., "W_down": ...}
 
-Derivation. The chain rule. y = g(f(x)) has the transposed Jacobian J_f^T J_g^T, so dy goes through g's pullback first.
-Where x enters in several places, the change of y is the sum of the changes through each, and so is the gradient.
+Derivation. This is the chain rule. With J_f the Jacobian of f, the gradient of g(f(x)) is J_f^T J_g^T dy, so dy goes
+through g's pullback first and through f's after it. Where x enters in several places, δy is the sum of the changes
+through each of them, and so dx is the sum of the gradients that come back. In the same way, a weight that several
+stages share under one name gets the sum of their gradients.
 
-A weight that several stages use under one name gets the sum of their gradients.
+A pullback computes only what somebody asks for: it stops above the lowest stage with a name in `wrt`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,10 +39,7 @@ Stage = Callable[[Array], tuple[Array, Pullback]]
 
 
 def chain(*stages: Stage) -> Stage:
-    """y = the last stage of ... of the first stage of x.
-
-    The backward stops at the lowest stage that somebody asks about.
-    """
+    """y = the last stage of (... the second stage of (the first stage of x))."""
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         pullbacks: list[Pullback] = []
@@ -45,10 +49,9 @@ def chain(*stages: Stage) -> Stage:
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = Gradients(wrt)
-            weights = wrt - {"x"}
-            asked = [i for i, p in enumerate(pullbacks) if weights & set(p.inputs) or (i == 0 and "x" in wrt)]
-            for i in range(len(pullbacks) - 1, min(asked, default=len(pullbacks)) - 1, -1):
-                dy = grads.through(pullbacks[i], dy, "x" if i > asked[0] else None)
+            lowest = _lowest(pullbacks, wrt)
+            for i in range(len(pullbacks) - 1, lowest - 1, -1):
+                dy = grads.through(pullbacks[i], dy, "x" if i > lowest else None)  # forward was: x = stages[i](x)
             return grads
 
         inputs = _united(pullbacks[0].inputs, *[_weights(p.inputs) for p in pullbacks[1:]])
@@ -57,10 +60,19 @@ def chain(*stages: Stage) -> Stage:
     return forward
 
 
-def branch(op: Op, **stages: Stage) -> Stage:
-    """y = op(name=stage(x), ...), each stage under the name of the op's input that it gives.
+def _lowest(pullbacks: Sequence[Pullback], wrt: frozenset[str]) -> int:
+    """The first stage of a chain that has a gradient to give; the number of stages when none has."""
+    for i, pullback in enumerate(pullbacks):
+        names = pullback.inputs if i == 0 else _weights(pullback.inputs)
+        if wrt & set(names):
+            return i
+    return len(pullbacks)
 
-    No input of the op is differentiated unless something in its stage is asked for.
+
+def branch(op: Op, **stages: Stage) -> Stage:
+    """y = op(name=stage(x), ...), where each stage stands under the name of the op's input that it computes.
+
+    An input of the op is differentiated only when its stage has a gradient to give.
     """
 
     def forward(x: Array) -> tuple[Array, Pullback]:
@@ -71,32 +83,36 @@ def branch(op: Op, **stages: Stage) -> Stage:
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             asked = [name for name, pullback in pullbacks.items() if wrt & set(pullback.inputs)]
-            through = op_pullback(dy, wrt=asked)
+            dvalues = op_pullback(dy, wrt=asked)  # forward was: y = op(**values)
             grads = Gradients(wrt)
             for name in asked:
-                grads.through(pullbacks[name], through[name])
+                grads.through(pullbacks[name], dvalues[name])  # forward was: values[name] = stages[name](x)
             return grads
 
-        inputs, frozen = ([getattr(p, kind) for p in pullbacks.values()] for kind in ("inputs", "frozen"))
-        return y, Pullback(backward, y, _united(*inputs), _united(*frozen))
+        inputs = _united(*[p.inputs for p in pullbacks.values()])
+        return y, Pullback(backward, y, inputs, _united(*[p.frozen for p in pullbacks.values()]))
 
     return forward
 
 
-def added(*stages: Stage) -> Stage:
-    """y = the sum of the stages of x: each gets dy."""
-    names = [f"term_{i}" for i in range(len(stages))]
+def add(*stages: Stage) -> Stage:
+    """y = the sum of the stages of x. Each stage gets dy."""
+    names = tuple(f"term_{i}" for i in range(len(stages)))
 
     def total(**terms: Array) -> tuple[Array, Pullback]:
         first, *others = terms.values()
         y = sum(others, start=first)
-        return y, Pullback(lambda dy, wrt: dict.fromkeys(wrt, dy), y, tuple(names))
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            return dict.fromkeys(wrt, dy)  # forward was: y = the sum of the terms
+
+        return y, Pullback(backward, y, names)
 
     return branch(total, **dict(zip(names, stages, strict=True)))
 
 
 def residual(stage: Stage) -> Stage:
-    """y = x + stage(x): the gradient of x is dy itself, and what comes back through the stage."""
+    """y = x + stage(x). dx is dy itself plus what comes back through the stage."""
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         inner, pullback = stage(x)
@@ -104,7 +120,9 @@ def residual(stage: Stage) -> Stage:
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = pullback(dy, wrt=wrt)
-            return grads | ({"x": dy + grads["x"]} if "x" in wrt else {})
+            if "x" in wrt:
+                grads["x"] = dy + grads["x"]  # forward was: y = x + stage(x)
+            return grads
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
 
@@ -112,17 +130,18 @@ def residual(stage: Stage) -> Stage:
 
 
 def recompute(stage: Stage) -> Stage:
-    """The same value and gradients, for the memory of x alone: the backward computes the forward again.
+    """y = stage(x), keeping only x for the backward, which computes the stage again. Same values, same gradients.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
     """
 
     def forward(x: Array) -> tuple[Array, Pullback]:
-        y, once = stage(x)
-        inputs, frozen = once.inputs, once.frozen  # and not `once` itself, which holds what is to be forgotten
+        y, first = stage(x)
+        inputs, frozen = first.inputs, first.frozen  # not `first` itself, which holds what should be forgotten
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-            return stage(x)[1](dy, wrt=wrt)
+            _, again = stage(x)  # forward was: y = stage(x)
+            return again(dy, wrt=wrt)
 
         return y, Pullback(backward, y, inputs, frozen)
 
@@ -130,30 +149,26 @@ def recompute(stage: Stage) -> Stage:
 
 
 def renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
-    """The same stage, with its pullback's inputs under other names: {its own: another}. The others keep theirs."""
+    """The same stage, with other names for its inputs: {its own name: the new name}. Names not listed stay."""
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         y, pullback = stage(x)
-        full = {name: names.get(name, name) for name in pullback.inputs}
+        new = {name: names.get(name, name) for name in pullback.inputs}
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-            grads = pullback(dy, wrt=[name for name in full if full[name] in wrt])
-            return {full[name]: grad for name, grad in grads.items()}
+            grads = pullback(dy, wrt=[name for name in new if new[name] in wrt])
+            return {new[name]: grad for name, grad in grads.items()}
 
-        return y, Pullback(backward, y, tuple(full.values()), tuple(full[name] for name in pullback.frozen))
+        return y, Pullback(backward, y, tuple(new.values()), tuple(new[name] for name in pullback.frozen))
 
     return forward
 
 
-def reopened(pullback: Pullback, y: Array, inputs: Iterable[str], frozen: Iterable[str] = ()) -> Pullback:
-    """The same pullback for some of its inputs, with others left out unless asked for."""
-    return Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, tuple(inputs), tuple(frozen))
-
-
 def over_rows(stage: Stage) -> Stage:
-    """The stage on all tokens as the rows of one matrix: x (..., in) goes in as (N, in), y comes back as (..., out).
+    """The stage on all tokens at once: x (..., in) goes in as a matrix (N, in), and y comes back as (..., out).
 
-    NumPy multiplies a stack of matrices one after another, and short texts make small ones.
+    NumPy multiplies a stack of matrices one after another, and short texts make small ones; one large product is
+    faster.
     """
 
     def forward(x: Array) -> tuple[Array, Pullback]:
@@ -163,7 +178,9 @@ def over_rows(stage: Stage) -> Stage:
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = pullback(rows(dy), wrt=wrt)
-            return grads | ({"x": _reshaped(grads["x"], shape)} if "x" in grads else {})
+            if "x" in grads:
+                grads["x"] = _reshaped(grads["x"], shape)
+            return grads
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
 
@@ -171,11 +188,15 @@ def over_rows(stage: Stage) -> Stage:
 
 
 def split_heads(head_size: int) -> Stage:
-    """(..., T, H D) -> (..., H, T, D): the features of a token, cut into heads of head_size = D."""
+    """(..., T, H D) -> (..., H, T, D): the features of each token, cut into heads of size D = head_size."""
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         y = _split(x, head_size)
-        return y, Pullback(lambda dy, wrt: {"x": _joined(dy)} if "x" in wrt else {}, y, ("x",))
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            return {"x": _joined(dy)} if "x" in wrt else {}
+
+        return y, Pullback(backward, y, ("x",))
 
     return forward
 
@@ -183,29 +204,41 @@ def split_heads(head_size: int) -> Stage:
 def join_heads(x: Array) -> tuple[Array, Pullback]:
     """(..., H, T, D) -> (..., T, H D): the heads side by side, which undoes split_heads."""
     y, D = _joined(x), x.shape[-1]
-    return y, Pullback(lambda dy, wrt: {"x": _split(dy, D)} if "x" in wrt else {}, y, ("x",))
+
+    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+        return {"x": _split(dy, D)} if "x" in wrt else {}
+
+    return y, Pullback(backward, y, ("x",))
+
+
+def reopen(pullback: Pullback, y: Array, inputs: Iterable[str], frozen: Iterable[str] = ()) -> Pullback:
+    """The same pullback, offering only these inputs, and leaving out the frozen ones unless they are asked for."""
+    return Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, tuple(inputs), tuple(frozen))
 
 
 class Gradients(dict[str, Array]):
-    """Gradients by name, gathered as pullbacks are called in turn. A name that comes twice gets the sum."""
+    """Gradients by name, collected as pullbacks are called one after another. A name that comes twice gets the sum."""
 
     def __init__(self, wrt: Iterable[str]) -> None:
         super().__init__()
         self.wrt = frozenset(wrt)
 
-    def through(self, pullback: Pullback, dy: Array, handed_on: str | None = None) -> Array:
-        """Call a pullback for what is wanted of its inputs. handed_on: one more, returned and not kept."""
-        names = [name for name in pullback.inputs if name in self.wrt or name == handed_on]
-        found = pullback(dy, wrt=names)
-        dx = found.pop(handed_on) if handed_on is not None else None
-        for name, gradient in found.items():
+    def through(self, pullback: Pullback, dy: Array, onward: str | None = None) -> Array:
+        """Call a pullback for those of its inputs that are in wrt, and collect their gradients.
+
+        onward: one more input, whose gradient is returned and not collected, for the pullback below.
+        """
+        names = [name for name in pullback.inputs if name in self.wrt or name == onward]
+        grads = pullback(dy, wrt=names)
+        dx = grads.pop(onward) if onward is not None else None
+        for name, gradient in grads.items():
             self[name] = self[name] + gradient if name in self else gradient
         return dx
 
 
 def _united(*names: Sequence[str]) -> tuple[str, ...]:
-    """Each name once, in the order in which they come."""
-    return tuple(dict.fromkeys(name for some in names for name in some))
+    """Each name once, in the order of first appearance."""
+    return tuple(dict.fromkeys(name for group in names for name in group))
 
 
 def _weights(inputs: Sequence[str]) -> list[str]:

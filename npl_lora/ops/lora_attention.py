@@ -1,14 +1,19 @@
 """lora_attention: multi-head self-attention with LoRA on the q, k, v and o projections.
 
-    q, k, v = L_q(x), L_k(x), L_v(x)      cut into heads of size D, turned by rope (q and k)
-    y       = L_o(heads side by side),    L_n(z) = z W_n^T + s (z A_n^T) B_n^T
+    q, k, v = L_q(x), L_k(x), L_v(x)      each cut into heads of size D; q and k are rotated by rope
+    y = L_o(attention(q, k, v))           the heads side by side again
 
-Head h owns rows hD ... hD + D - 1 of its projection and the same columns of Wo.
+    L_n(z) = z W_n^T + s (z A_n^T) B_n^T  a lora_linear for each n = q, k, v, o
 
-Derivation. A composition: pullbacks in reverse order. x feeds three projections, so its gradient is the sum of three.
+Head h owns the rows hD ... hD + D - 1 of its projection, and the same columns of Wo.
+
+Derivation. The op is a composition, so its backward calls the pullbacks of its stages in reverse order (see
+compose.py). x enters three projections, so dx is the sum of what comes back through the three.
 
 Source: Hu et al. 2021, section 4.2; Vaswani et al. 2017, section 3.2.2; Su et al. 2021 for rope.
 """
+
+from __future__ import annotations
 
 from functools import partial
 from typing import Any
@@ -20,35 +25,39 @@ from .compose import Stage, branch, chain, join_heads, renamed, split_heads
 
 
 def lora_attention(
-    x: Array,
-    Wq: Array,
-    Wk: Array,
-    Wv: Array,
-    Wo: Array,
-    A_q: Array,
-    B_q: Array,
-    A_k: Array,
-    B_k: Array,
-    A_v: Array,
-    B_v: Array,
-    A_o: Array,
-    B_o: Array,
+    x: Array,  # (..., T, C)
+    Wq: Array,  # (H D, C), frozen
+    Wk: Array,  # (G D, C), frozen
+    Wv: Array,  # (G D, C), frozen
+    Wo: Array,  # (C, H D), frozen
+    A_q: Array,  # (r, C)
+    B_q: Array,  # (H D, r)
+    A_k: Array,  # (r, C)
+    B_k: Array,  # (G D, r)
+    A_v: Array,  # (r, C)
+    B_v: Array,  # (G D, r)
+    A_o: Array,  # (r, H D)
+    B_o: Array,  # (C, r)
     *,
-    scale: float,
-    n_heads: int,
-    n_kv_heads: int,
-    causal: bool = False,
-    rope_theta: float | None = None,
-    key_mask: Array | None = None,
-    ops: Any = _building_blocks,
-) -> tuple[Array, Pullback]:
-    """y = L_o(attention(L_q(x), L_k(x), L_v(x))).
+    scale: float,  # LoRA's s; the scores are q k^T / sqrt(D)
+    n_heads: int,  # H
+    n_kv_heads: int,  # G, divides H
+    causal: bool = False,  # True: position t sees the positions up to t
+    rope_theta: float | None = None,  # the base of rope, None for no rope
+    key_mask: Array | None = None,  # (..., T), bool, True where a key may be seen
+    ops: Any = None,  # the lora_linear, rope and attention to use
+) -> tuple[Array, Pullback]:  # y (..., T, C)
+    """y = L_o(attention(L_q(x), L_k(x), L_v(x))), with L_n(z) = z W_n^T + scale (z A_n^T) B_n^T.
 
-    x (..., T, C), Wq (H D, C), Wk and Wv (G D, C), Wo (C, H D), A_n (r, in of W_n), B_n (out of W_n, r),
-    key_mask (..., T) bool, True where a key may be seen -> y (..., T, C).
-    scale is LoRA's; scores are q k / sqrt(D). rope_theta: the base of rope, None for no rope. Positions run from 0.
-    ops: the lora_linear, rope and attention that it is made of.
-    The pullback differentiates x and the factors, and the weights when asked.
+    Shapes: x (..., T, C), key_mask (..., T); Wq (H D, C), Wk (G D, C), Wv (G D, C) and Wo (C, H D) frozen;
+        A_q (r, C), B_q (H D, r), A_k (r, C), B_k (G D, r), A_v (r, C), B_v (G D, r), A_o (r, H D), B_o (C, r)
+        -> y (..., T, C).
+
+    scale is LoRA's; the scores are q k^T / sqrt(D). rope_theta: the base of rope, None for no rope. Positions count
+    from 0. ops: the lora_linear, rope and attention that this op is composed of, npl_lora.ops's own unless given.
+    The pullback differentiates x and the factors, and the weights when `wrt` names them.
+    Raises TypeError and ValueError for arguments that do not fit together.
+    Derivation: at the top of npl_lora/ops/lora_attention.py.
     """
     arrays = dict(Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, A_q=A_q, B_q=B_q, A_k=A_k, B_k=B_k, A_v=A_v, B_v=B_v, A_o=A_o, B_o=B_o)
     shapes = dict(Wq="HD C", Wk="GD C", Wv="GD C", Wo="C HD", A_q="r C", B_q="HD r", A_k="r C", B_k="GD r")
@@ -58,22 +67,31 @@ def lora_attention(
         key_mask=(key_mask, "... T", "bool or None"),
         **{name: (arrays[name], shapes[name]) for name in arrays},
     )
-    check_integer("n_heads", n_heads, 1)
-    check_integer("n_kv_heads", n_kv_heads, 1)
-    if n["HD"] % n_heads:
-        raise ValueError(f"Wq has {n['HD']} rows, expected a multiple of n_heads = {n_heads}")
-    D = n["HD"] // n_heads
-    if n["GD"] != n_kv_heads * D:
-        raise ValueError(f"Wk has {n['GD']} rows, expected n_kv_heads * D = {n_kv_heads} * {D}")
+    D = _head_size(n["HD"], n["GD"], n_heads, n_kv_heads)
     scale = check_number("scale", scale)
+    ops = _building_blocks if ops is None else ops
 
     def L(n: str) -> Stage:
         layer = partial(ops.lora_linear, W=arrays[f"W{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)
         return renamed(layer, {"W": f"W{n}", "A": f"A_{n}", "B": f"B_{n}"})
 
     def heads(n: str) -> Stage:
-        turned = [] if rope_theta is None or n == "v" else [partial(ops.rope, theta=rope_theta)]
-        return chain(L(n), split_heads(D), *turned)
+        rotation = [] if rope_theta is None or n == "v" else [partial(ops.rope, theta=rope_theta)]
+        return chain(L(n), split_heads(D), *rotation)
 
     attend = partial(ops.attention, causal=causal, key_mask=key_mask)
     return chain(branch(attend, q=heads("q"), k=heads("k"), v=heads("v")), join_heads, L("o"))(x)
+
+
+def _head_size(q_rows: int, k_rows: int, n_heads: int, n_kv_heads: int) -> int:
+    """D, for numbers of rows and heads that fit together."""
+    check_integer("n_heads", n_heads, 1)
+    check_integer("n_kv_heads", n_kv_heads, 1)
+    if q_rows % n_heads:
+        raise ValueError(f"Wq has {q_rows} rows, expected a multiple of n_heads = {n_heads}")
+    D = q_rows // n_heads
+    if k_rows != n_kv_heads * D:
+        raise ValueError(f"Wk has {k_rows} rows, expected n_kv_heads * D = {n_kv_heads} * {D} = {n_kv_heads * D}")
+    if n_heads % n_kv_heads:
+        raise ValueError(f"n_heads is {n_heads}, expected a multiple of n_kv_heads = {n_kv_heads}")
+    return D

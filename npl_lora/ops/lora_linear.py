@@ -1,26 +1,31 @@
-"""lora_linear: y = x W^T + b + s (x~ A^T) B^T, the op the project is named for.
+"""lora_linear: a linear layer with LoRA, the op that the project is named for.
 
-W (out, in) is frozen; A (r, in) and B (out, r) are trained; s is the scale, alpha / r (or alpha / sqrt(r) with rsLoRA).
-x~ = x o mask is what dropout lets through to the low-rank path; the base path sees x itself.
-
-    h = x~ A^T                  (..., r)
+    xd = x o mask               (..., in)     what dropout lets through to the low-rank path
+    h = xd A^T                  (..., r)
     y = x W^T + b + s h B^T     (..., out)
 
-Derivation. L is a scalar and dy = dL/dy; <P, Q> = sum of P o Q. Change one input at a time and read its gradient off
-dL = <dy, change of y>, using <P, Q R> = <P R^T, Q> = <Q^T P, R>.
+W (out, in) is frozen. A (r, in) and B (out, r) are trained. s is the scale, alpha / r, or alpha / sqrt(r) with rsLoRA.
+The base path sees x itself; only the low-rank path sees xd. Without a mask, xd = x.
 
-    1. B:  change of y = s h (change of B)^T,    dL = <dy, s h dB'^T> = <s dy^T h, dB'>       dB = s dy^T h
-    2. h:  change of y = s (change of h) B^T,    dL = <s dy B, dh'>                           dh = s dy B
-    3. A:  change of h = x~ (change of A)^T,     dL = <dh, x~ dA'^T> = <dh^T x~, dA'>         dA = dh^T x~
-    4. x:  through the base path, dy W; and through h, with change of h = (dx' o mask) A^T,
-           dL = <dh A, dx' o mask> = <mask o (dh A), dx'>                       dx = dy W + mask o (dh A)
+Derivation. L is a scalar loss and dy = dL/dy. A small change δB of B changes y by δy, and L by δL = <dy, δy>, where
+<P, Q> is the sum of all elements of P o Q. So change one input at a time, and move everything else to the left with
+<P, Q R> = <P R^T, Q> = <Q^T P, R>. The other factor is then dB, the gradient of L with respect to B.
 
-The same s multiplies the path once in each of y, dA, dB and in the second half of dx: a scale that is missing or
-doubled in one of them is the commonest fault in hand-written LoRA. dA and dB sum over all leading axes, for every token
-uses the same A and B. At B = 0, dh = 0 and so dA = 0, but dB is not: that is how training leaves the start.
+    1. B.  δy = s h δB^T.      δL = <dy, s h δB^T> = <s dy^T h, δB>              dB = s dy^T h
+    2. h.  δy = s δh B^T.      δL = <dy, s δh B^T> = <s dy B, δh>                dh = s dy B
+    3. A.  δh = xd δA^T.       δL = <dh, xd δA^T> = <dh^T xd, δA>                dA = dh^T xd
+    4. xd. δh = δxd A^T.       δL = <dh, δxd A^T> = <dh A, δxd>                  dxd = dh A
+    5. x.  δy = δx W^T on the base path, and δxd = δx o mask on the low-rank path.
+           δL = <dy, δx W^T> + <dxd, δx o mask>                                  dx = dy W + dxd o mask
+
+The scale s stands once in each of y, dA and dB, and once in the second term of dx. A scale that is missing or doubled
+in one of these is the commonest fault of hand-written LoRA. dA and dB are sums over all tokens, because every token
+uses the same A and B. At the start B = 0, so dh = 0 and dA = 0; dB is not 0, and that is how training leaves the start.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4.1, equation 3.
 """
+
+from __future__ import annotations
 
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_number
@@ -28,13 +33,23 @@ from .namespace import rows
 
 
 def lora_linear(
-    x: Array, W: Array, A: Array, B: Array, *, scale: float, b: Array | None = None, mask: Array | None = None
-) -> tuple[Array, Pullback]:
+    x: Array,  # (..., in)
+    W: Array,  # (out, in), frozen
+    A: Array,  # (r, in)
+    B: Array,  # (out, r)
+    *,
+    scale: float,  # s: alpha / r, or alpha / sqrt(r) with rsLoRA
+    b: Array | None = None,  # (out,), frozen
+    mask: Array | None = None,  # (..., in), dropout's: 0 or 1 / (1 - p)
+) -> tuple[Array, Pullback]:  # y (..., out)
     """y = x W^T + b + scale ((x o mask) A^T) B^T.
 
-    x (..., in), W (out, in), A (r, in), B (out, r), b (out,) or None, mask (..., in) or None: a dropout mask that is
-    already divided by 1 - p, a constant in the backward. -> y (..., out), in the inputs' dtype. The pullback
-    differentiates x, A and B, and W and b when asked. Raises TypeError and ValueError for what does not fit.
+    Shapes: x (..., in), W (out, in) frozen, A (r, in), B (out, r), b (out,) frozen, mask (..., in) -> y (..., out).
+
+    b and mask may be None. mask is a dropout mask, already divided by 1 - p; a constant in the backward.
+    The pullback differentiates x, A and B, and W and b when `wrt` names them. y has the inputs' dtype.
+    Raises TypeError and ValueError for arguments that do not fit together.
+    Derivation: at the top of npl_lora/ops/lora_linear.py.
     """
     optional = dict(b=(b, "out", "number or None"), mask=(mask, "... in", "number or None"))
     xp, _ = check_inputs(W=(W, "out in"), x=(x, "... in"), A=(A, "r in"), B=(B, "out r"), **optional)
@@ -48,18 +63,20 @@ def lora_linear(
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         grads = {}
         if wrt & {"x", "A"}:
-            dh = scale * (dy @ B)  # forward was: y = ... + scale (h B^T)
+            dh = scale * (dy @ B)  # forward was: y = x W^T + b + s h B^T
         if "x" in wrt:
             dxd = dh @ A  # forward was: h = xd A^T
+            # forward was: y = x W^T + b + s h B^T
+            # forward was: xd = x o mask
             grads["x"] = dy @ W + (dxd if mask is None else dxd * mask)
         if "A" in wrt:
-            grads["A"] = rows(dh).T @ rows(xd)
+            grads["A"] = rows(dh).T @ rows(xd)  # forward was: h = xd A^T
         if "B" in wrt:
-            grads["B"] = scale * (rows(dy).T @ rows(h))
+            grads["B"] = scale * (rows(dy).T @ rows(h))  # forward was: y = x W^T + b + s h B^T
         if "W" in wrt:
-            grads["W"] = rows(dy).T @ rows(x)
+            grads["W"] = rows(dy).T @ rows(x)  # forward was: y = x W^T + b + s h B^T
         if "b" in wrt:
-            grads["b"] = xp.sum(rows(dy), axis=0)
+            grads["b"] = xp.sum(rows(dy), axis=0)  # forward was: y = x W^T + b + s h B^T
         return grads
 
     frozen = ("W",) if b is None else ("W", "b")

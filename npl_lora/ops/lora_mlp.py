@@ -1,12 +1,17 @@
 """lora_mlp: the gated MLP with LoRA on all three projections.
 
-    y = L_down(act(L_gate(x)) o L_up(x)),      L_n(z) = z W_n^T + s (z A_n^T) B_n^T
+    y = L_down(act(L_gate(x)) o L_up(x))
 
-Derivation. A composition: pullbacks in reverse order. The gradient that reaches `down`'s input includes the low-rank
-path of `down`; x feeds two projections, so its gradient is the sum of both.
+    L_n(z) = z W_n^T + s (z A_n^T) B_n^T     a lora_linear for each n = gate, up, down
+
+Derivation. The op is a composition, so its backward calls the pullbacks of its stages in reverse order (see
+compose.py). What reaches the input of L_down includes L_down's low-rank path. x enters two projections, so dx is the
+sum of what comes back through both.
 
 Source: Hu et al. 2021 and Shazeer 2020, equation 6; the names are Llama's.
 """
+
+from __future__ import annotations
 
 from functools import partial
 from typing import Any
@@ -18,26 +23,31 @@ from .compose import Stage, branch, chain, renamed
 
 
 def lora_mlp(
-    x: Array,
-    W_gate: Array,
-    W_up: Array,
-    W_down: Array,
-    A_gate: Array,
-    B_gate: Array,
-    A_up: Array,
-    B_up: Array,
-    A_down: Array,
-    B_down: Array,
+    x: Array,  # (..., C)
+    W_gate: Array,  # (F, C), frozen
+    W_up: Array,  # (F, C), frozen
+    W_down: Array,  # (C, F), frozen
+    A_gate: Array,  # (r, C)
+    B_gate: Array,  # (F, r)
+    A_up: Array,  # (r, C)
+    B_up: Array,  # (F, r)
+    A_down: Array,  # (r, F)
+    B_down: Array,  # (C, r)
     *,
-    scale: float,
-    activation: str = "silu",
-    ops: Any = _building_blocks,
-) -> tuple[Array, Pullback]:
-    """y = L_down(act(L_gate(x)) o L_up(x)).
+    scale: float,  # s, as in lora_linear
+    activation: str = "silu",  # act, as in glu
+    ops: Any = None,  # the lora_linear and glu to use
+) -> tuple[Array, Pullback]:  # y (..., C)
+    """y = L_down(act(L_gate(x)) o L_up(x)), with L_n(z) = z W_n^T + scale (z A_n^T) B_n^T.
 
-    x (..., C), W_gate and W_up (F, C), W_down (C, F), A_n (r, in of W_n), B_n (out of W_n, r) -> y (..., C).
-    activation as in glu. ops: the lora_linear and glu that it is made of.
-    The pullback differentiates x and the factors, and the weights when asked.
+    Shapes: x (..., C); W_gate (F, C), W_up (F, C) and W_down (C, F) frozen;
+        A_gate (r, C), B_gate (F, r), A_up (r, C), B_up (F, r), A_down (r, F), B_down (C, r) -> y (..., C).
+
+    activation: "silu", "gelu", "gelu_tanh" or "relu".
+    ops: the lora_linear and glu that this op is composed of, npl_lora.ops's own unless given.
+    The pullback differentiates x and the factors, and the weights when `wrt` names them.
+    Raises TypeError and ValueError for arguments that do not fit together.
+    Derivation: at the top of npl_lora/ops/lora_mlp.py.
     """
     arrays = dict(W_gate=W_gate, W_up=W_up, W_down=W_down, A_gate=A_gate, B_gate=B_gate)
     arrays |= dict(A_up=A_up, B_up=B_up, A_down=A_down, B_down=B_down)
@@ -45,6 +55,7 @@ def lora_mlp(
     shapes |= dict(A_up="r C", B_up="F r", A_down="r F", B_down="C r")
     check_inputs(x=(x, "... C"), **{name: (arrays[name], shapes[name]) for name in arrays})
     scale = check_number("scale", scale)
+    ops = _building_blocks if ops is None else ops
 
     def L(n: str) -> Stage:
         layer = partial(ops.lora_linear, W=arrays[f"W_{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)

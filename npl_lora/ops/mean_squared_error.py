@@ -1,8 +1,14 @@
-"""mean_squared_error: loss = mean of (prediction - target)^2 over all elements.
+"""mean_squared_error: the mean of the squared differences over all elements.
 
-Derivation. Each element enters once, squared: dprediction = dloss (2 / n)(prediction - target), n the number of
-elements. For a window of micro-batches n is that of the whole window, given as `count`. With no element it is 0.
+    loss = (1 / n) sum (prediction - target)^2
+
+n is the number of elements. When micro-batches accumulate, n is the number in the whole window and is given as `count`.
+With no elements the loss is 0.
+
+Derivation. Each element enters once, squared, so dprediction = dloss (2 / n)(prediction - target).
 """
+
+from __future__ import annotations
 
 import math
 
@@ -11,11 +17,19 @@ from .checks import check_inputs, check_integer
 from .namespace import quotient, zero_dim
 
 
-def mean_squared_error(prediction: Array, target: Array, *, count: int | None = None) -> tuple[Array, Pullback]:
+def mean_squared_error(
+    prediction: Array,  # (...)
+    target: Array,  # (...)
+    *,
+    count: int | None = None,  # n; by default the elements of this call
+) -> tuple[Array, Pullback]:  # loss ()
     """loss = sum((prediction - target)^2) / count.
 
-    prediction (...), target (...) of the same shape -> loss (). count: the elements of the whole accumulation window;
-    by default those of this call. The pullback differentiates prediction.
+    Shapes: prediction (...), target (...) -> loss (); both inputs have one shape.
+
+    count: the number of elements in the whole accumulation window; by default those of this call.
+    The pullback differentiates prediction.
+    Derivation: at the top of npl_lora/ops/mean_squared_error.py.
     """
     xp, _ = check_inputs(prediction=(prediction, "..."), target=(target, "..."))
     if count is None:
@@ -25,6 +39,7 @@ def mean_squared_error(prediction: Array, target: Array, *, count: int | None = 
     loss = zero_dim(weight * xp.sum(error * error))
 
     def backward(dloss: Array, wrt: frozenset[str]) -> dict[str, Array]:
+        # forward was: loss = (1 / n) sum (prediction - target)^2
         return {"prediction": (2.0 * weight * dloss) * error} if "prediction" in wrt else {}
 
     return loss, Pullback(backward, loss, inputs=("prediction",))

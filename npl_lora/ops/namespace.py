@@ -1,7 +1,7 @@
-"""Where the Python array API standard lacks something, the difference has a name here, and nowhere else.
+"""What the ops need and the Python array API standard lacks. Each such function has its name here, and only here.
 
-Everything else in ops is written in the standard's own functions, taken from the arrays (`__array_namespace__`), so
-that the same code runs on NumPy, CuPy, array-api-strict and on the oracle's error-carrying arrays.
+Everything else in ops uses the standard's own functions, taken from the arrays (`__array_namespace__`). So the same
+code runs on NumPy, CuPy, array-api-strict and the oracle's error-carrying arrays.
 """
 
 import math
@@ -12,7 +12,7 @@ from . import _erf
 
 
 def rows(t: Array) -> Array:
-    """(..., n) -> (N, n). (reshape(-1, n) cannot tell N when n is 0.)"""
+    """(..., n) -> (N, n). (reshape(-1, n) cannot work out N when n is 0.)"""
     return t.__array_namespace__().reshape(t, (math.prod(t.shape[:-1]), t.shape[-1]))
 
 
@@ -22,26 +22,29 @@ def flat(t: Array) -> Array:
 
 
 def zero_dim(scalar: Array) -> Array:
-    """NumPy's sum of an array is a scalar of another type: the array of shape () that it stands for."""
+    """A scalar as an array of shape (). (NumPy's sum of an array is a scalar, which is no array.)"""
     xp = scalar.__array_namespace__()
     return xp.reshape(xp.reshape(scalar, (1,)), ())
 
 
 def real(x: Array) -> Array:
-    """The real part; the standard has it for complex dtypes alone."""
+    """The real part. (The standard has it for complex dtypes only.)"""
     xp = x.__array_namespace__()
     return xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
 def lower(a: Array, b: Array) -> Array:
-    """Of each pair the number with the smaller real part, a's where they are equal; the standard has it for real dtypes
-    alone. (Where it has it: choosing by a condition that nobody can predict takes ten times as long.)"""
+    """Of each pair the number with the smaller real part; a's where the two are equal.
+
+    The standard's minimum is for real dtypes only. It is used there because it is ten times faster than choosing by a
+    condition that the processor cannot predict.
+    """
     xp = a.__array_namespace__()
     return xp.minimum(a, b) if xp.isdtype(a.dtype, "real floating") else xp.where(real(a) <= real(b), a, b)
 
 
 def take_rows(table: Array, ids: Array) -> Array:
-    """table (V, n), ids (...) -> (..., n). The standard takes by a list of indices only."""
+    """table (V, n), ids (...) -> (..., n). (The standard takes by a one-dimensional index only.)"""
     xp = table.__array_namespace__()
     return xp.reshape(xp.take(table, flat(ids), axis=0), (*ids.shape, table.shape[1]))
 
@@ -53,13 +56,13 @@ def scatter_add(values: Array, ids: Array, size: int) -> Array:
         out = xp.zeros((size, values.shape[1]), dtype=values.dtype)
         xp.add.at(out, ids, values)
         return out
-    ids = xp.astype(ids, xp.int64)  # a narrow dtype need not be able to count to size
+    ids = xp.astype(ids, xp.int64)  # a narrow dtype may be too small to count to size
     chosen = xp.expand_dims(xp.arange(size, dtype=xp.int64), axis=1) == xp.expand_dims(ids, axis=0)
     return xp.astype(chosen, values.dtype) @ values
 
 
 def zero_row(table: Array, row: int | None) -> Array:
-    """The table (V, n) with one row set to zero. The standard promises no writable arrays."""
+    """The table (V, n) with one row set to zero. (The standard promises no writable arrays.)"""
     if row is None:
         return table
     xp = table.__array_namespace__()
@@ -68,18 +71,18 @@ def zero_row(table: Array, row: int | None) -> Array:
 
 
 def quotient(xp: Any, p: int, q: int) -> Any:
-    """p / q as a constant of a formula: a Python float, or the namespace's own number where that has more digits."""
+    """p / q, a constant of a formula: a Python float, or the namespace's own number where that has more digits."""
     return xp.quotient(p, q) if hasattr(xp, "quotient") else p / q
 
 
 def rotary_dtype(x: Array) -> Any:
-    """The real dtype that a table of angles for x is computed in: float64, or longdouble for longdouble."""
+    """The real dtype in which a table of angles for x is computed: float64, or longdouble when x is longdouble."""
     xp = x.__array_namespace__()
     return x.dtype if xp.isdtype(x.dtype, "real floating") and xp.finfo(x.dtype).eps < 2.0**-52 else xp.float64
 
 
 def table_for(table: Array, x: Array) -> Array:
-    """A real table, rounded to the precision of x (float64 beside complex128)."""
+    """A real table, rounded to the precision of x (float64 when x is complex128)."""
     xp = x.__array_namespace__()
     if xp.isdtype(x.dtype, "real floating"):
         return xp.astype(table, x.dtype)
@@ -87,13 +90,16 @@ def table_for(table: Array, x: Array) -> Array:
 
 
 def normal_cdf(x: Array) -> Array:
-    """Phi(x), the standard normal distribution function: the namespace's own, or ours."""
+    """Phi(x), the standard normal distribution function: the namespace's own where it has one, else ours."""
     xp = x.__array_namespace__()
     return xp.normal_cdf(x) if hasattr(xp, "normal_cdf") else _erf.normal_cdf(x)
 
 
 def normal_pdf(x: Array) -> Array:
-    """phi(x) = exp(-x^2 / 2) / sqrt(2 pi): the namespace's own, or ours, whose tail does not lose digits to x^2."""
+    """phi(x) = exp(-x^2 / 2) / sqrt(2 pi): the namespace's own where it has one, else ours.
+
+    Ours does not lose digits in the tail to the rounding of x^2.
+    """
     xp = x.__array_namespace__()
     if hasattr(xp, "normal_pdf"):
         return xp.normal_pdf(x)
@@ -101,8 +107,11 @@ def normal_pdf(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) for Re x >= 0 and exp(x) / (1 + exp(x)) below: the same number, and exp never overflows. In one
-    line, exp(min(x, 0)) / (1 + exp(min(x, -x)))."""
+    """The logistic function, 1 / (1 + exp(-x)), without overflow.
+
+    For Re x >= 0 it is computed as 1 / (1 + exp(-x)), and below as exp(x) / (1 + exp(x)), which is the same number.
+    Both are exp(min(x, 0)) / (1 + exp(min(x, -x))).
+    """
     xp = x.__array_namespace__()
     if hasattr(xp, "sigmoid"):
         return xp.sigmoid(x)

@@ -1,17 +1,20 @@
-"""rope: rotary position embedding. Pairs of coordinates are turned by an angle that grows with the position.
+"""rope: rotary position embedding. Pairs of coordinates are rotated by an angle that grows with the position.
 
-    phi = p theta^(-2i / D)     for position p and pair i < D/2
+    phi = p theta^(-2i / D)          for position p and pair i < D/2
     y_a = x_a cos phi - x_b sin phi
     y_b = x_b cos phi + x_a sin phi
 
-Pair i is (a, b) = (i, i + D/2) in the half-rotation layout (Llama in Hugging Face's files, GPT-NeoX) and (2i, 2i + 1)
-in the interleaved one (the paper, Meta's files, GPT-J). They differ by a permutation of the rows of W_q and W_k.
+There are two layouts. In the half-rotation layout (Llama in Hugging Face's files, GPT-NeoX) pair i is
+(a, b) = (i, i + D/2). In the interleaved one (the paper, Meta's files, GPT-J) it is (2i, 2i + 1). They differ by a
+permutation of the rows of W_q and W_k.
 
-Derivation. y = R x with R a rotation for each pair, constant in x. So dx = R^T dy, the rotation by -phi: the same
-formula with sin negated.
+Derivation. For each pair, y = R x with R a rotation, which is constant in x. So dx = R^T dy, the rotation by -phi: the
+same formula with sin negated.
 
 Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 """
+
+from __future__ import annotations
 
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_integer, check_positive
@@ -19,25 +22,28 @@ from .namespace import quotient, rotary_dtype, table_for
 
 
 def rope(
-    x: Array,
+    x: Array,  # (..., T, D), D even
     *,
-    theta: float = 10000.0,
-    start: int = 0,
-    interleaved: bool = False,
-    frequencies: tuple[float, ...] | None = None,
-) -> tuple[Array, Pullback]:
-    """y = x with each pair of coordinates turned by its position's angle.
+    theta: float = 10000.0,  # the base of the frequencies
+    start: int = 0,  # the position of the first row
+    interleaved: bool = False,  # True: pair i is (2i, 2i + 1)
+    frequencies: tuple[float, ...] | None = None,  # D/2 angles per position, in place of theta's
+) -> tuple[Array, Pullback]:  # y (..., T, D)
+    """y = x with each pair of coordinates rotated by the angle of its position.
 
-    x (..., T, D), D even -> y (..., T, D). Positions run from start. theta: the base of the frequencies.
-    frequencies: the D/2 angles per position themselves, in place of theta^(-2i / D), for models that stretch them.
-    Angles are computed in float64 (longdouble for longdouble) and their cos and sin rounded to x's dtype.
+    Shapes: x (..., T, D) -> y (..., T, D), with D even.
+
+    Positions count from start. theta: the base of the frequencies.
+    frequencies: the D/2 angles per position, in place of theta^(-2i / D), for models that stretch them.
+    The angles are computed in float64 (longdouble for longdouble); their cos and sin are rounded to x's dtype.
     The pullback differentiates x. Raises ValueError for an odd D.
+    Derivation: at the top of npl_lora/ops/rope.py.
     """
     xp, n = check_inputs(x=(x, "... T D"))
     theta = check_positive("theta", theta)
     check_integer("start", start)
     if n["D"] % 2:
-        raise ValueError(f"x has head size D = {n['D']}, expected an even one")
+        raise ValueError(f"x has head size D = {n['D']}, expected an even number")
     if frequencies is None:
         frequency = float(theta) ** (xp.arange(n["D"] // 2, dtype=rotary_dtype(x)) * quotient(xp, -2, n["D"]))
     elif len(frequencies) != n["D"] // 2:
@@ -48,7 +54,7 @@ def rope(
     y = _rotate(xp, x, cos, sin, interleaved)
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        return {"x": _rotate(xp, dy, cos, -sin, interleaved)} if "x" in wrt else {}
+        return {"x": _rotate(xp, dy, cos, -sin, interleaved)} if "x" in wrt else {}  # forward was: y = R x
 
     return y, Pullback(backward, y, inputs=("x",))
 

@@ -1,13 +1,18 @@
-"""softmax over the last axis: y_j = exp(x_j) / sum_k exp(x_k), over the visible entries.
+"""softmax over the last axis, among the entries that are visible.
 
-Derivation. dy_j/dx_k = y_j ([j = k] - y_k), so
+    y_j = exp(x_j) / sum_k exp(x_k)
 
-    dL/dx_k = sum_j dy_j y_j ([j = k] - y_k) = y_k (dy_k - sum_j dy_j y_j)
+Derivation. With [j = k] equal to 1 when j = k and 0 otherwise, dy_j/dx_k = y_j ([j = k] - y_k). So
 
-An invisible entry has y = 0 and so dx = 0; a row with nothing visible is all zeros, forward and backward. (It has no
-distribution to give; zeros add nothing to what attention sums up.) The row's largest entry is subtracted first: that
-changes nothing in exact arithmetic and keeps exp from overflowing.
+    dx_k = sum_j dy_j y_j ([j = k] - y_k) = y_k (dy_k - sum_j dy_j y_j)
+
+An invisible entry has y = 0, and so dx = 0. A row with nothing visible is all zeros, forward and backward: it has no
+distribution to give, and zeros add nothing to the sums of attention.
+
+The row's largest entry is subtracted first. That changes nothing in exact arithmetic, and keeps exp from overflowing.
 """
+
+from __future__ import annotations
 
 import math
 
@@ -16,11 +21,18 @@ from .checks import check_inputs
 from .namespace import real
 
 
-def softmax(x: Array, *, mask: Array | None = None) -> tuple[Array, Pullback]:
-    """y = softmax(x) over the last axis, among the entries that mask lets be seen.
+def softmax(
+    x: Array,  # (..., n)
+    *,
+    mask: Array | None = None,  # (..., n), bool, or what broadcasts to it; True where visible
+) -> tuple[Array, Pullback]:  # y (..., n)
+    """y = softmax(x) over the last axis, among the entries where mask is True.
 
-    x (..., n); mask: bool, broadcastable to x's shape, True where visible, or None -> y (..., n).
-    The pullback differentiates x. Raises ValueError when mask does not broadcast to x.
+    Shapes: x (..., n), mask (..., n) or what broadcasts to it -> y (..., n).
+
+    Without a mask, every entry is visible. The pullback differentiates x.
+    Raises ValueError when mask does not broadcast to x.
+    Derivation: at the top of npl_lora/ops/softmax.py.
     """
     xp, _ = check_inputs(x=(x, "... n"), mask=(mask, None, "bool or None"))
     if mask is not None:
@@ -30,6 +42,7 @@ def softmax(x: Array, *, mask: Array | None = None) -> tuple[Array, Pullback]:
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         if "x" not in wrt:
             return {}
+        # forward was: y_j = exp(x_j) / sum_k exp(x_k)
         return {"x": y * (dy - xp.sum(dy * y, axis=-1, keepdims=True))}
 
     return y, Pullback(backward, y, inputs=("x",))
@@ -37,12 +50,12 @@ def softmax(x: Array, *, mask: Array | None = None) -> tuple[Array, Pullback]:
 
 def _softmax(xp: Array, x: Array, mask: Array | None) -> Array:
     if math.prod(x.shape) == 0:
-        return xp.zeros_like(x)  # max of nothing is an error
+        return xp.zeros_like(x)  # the maximum of nothing is an error
     zero, hidden = xp.zeros_like(x[..., :1]), xp.full_like(real(x[..., :1]), -math.inf)
-    seen = real(x) if mask is None else xp.where(mask, real(x), hidden)
-    largest = xp.max(seen, axis=-1, keepdims=True)
+    visible = real(x) if mask is None else xp.where(mask, real(x), hidden)
+    largest = xp.max(visible, axis=-1, keepdims=True)
     largest = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
-    # Mask before exp, which could overflow where nobody looks, and after it.
+    # Mask before exp, which could overflow in a hidden entry, and again after it.
     shifted = x - largest if mask is None else xp.where(mask, x - largest, zero)
     e = xp.exp(shifted) if mask is None else xp.where(mask, xp.exp(shifted), zero)
     total = xp.sum(e, axis=-1, keepdims=True)

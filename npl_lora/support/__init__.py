@@ -1,1 +1,1 @@
-"""What every room uses and no room is about: extras, files that are written whole, tensor files, ranks, quoting."""
+"""Small tools that every package uses: optional packages, atomic writes, tensor files, ranks, quoting, array types."""

@@ -1,4 +1,4 @@
-"""The type of an array, for signatures."""
+"""The type of an array, for signatures. It is defined here once."""
 
 from typing import Any
 

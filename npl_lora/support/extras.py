@@ -1,15 +1,15 @@
-"""What is not NumPy is an extra: looked up where it is needed, and missed with one clear sentence."""
+"""Optional packages. Everything but NumPy is imported where it is needed; when it is missing, one sentence says so."""
 
 import importlib
 from typing import Any
 
 
 class MissingExtraError(ImportError):
-    """A package that an optional feature needs is not installed; the message says which command installs it."""
+    """A package that an optional feature needs is not installed. The message says which command installs it."""
 
 
 def require(module: str, extra: str, what: str) -> Any:
-    """Import a module of an extra. `what` needs it: "the command line"."""
+    """Import a module that belongs to an extra. `what` names the feature for the message: "the command line"."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

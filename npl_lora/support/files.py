@@ -1,12 +1,14 @@
-"""Files are written whole: a reader finds the old one or the new one, and never half of either."""
+"""Atomic writes: a reader finds the old file or the new one, and never half of either."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, raw: bytes) -> None:
-    """Write a file beside the one that it is to be, and put it in place when it is on the disk. What a process that was
-    killed has left there is written over by the next."""
+    """Write to a temporary file in the same folder, and move it into place once it is on the disk.
+
+    If the process is killed halfway, the temporary file stays, and the next write replaces it.
+    """
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("wb") as file:

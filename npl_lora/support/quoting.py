@@ -1,15 +1,15 @@
-"""What a stranger's file says, as it may stand in a sentence: on one line, printable, and short."""
+"""Quote values and names from foreign files in a sentence: on one line, printable, and short."""
 
 from typing import Any
 
 
 def quote_value(value: Any, length: int = 60) -> str:
-    """A value as Python writes it."""
+    """The value's repr on one line, cut to this length."""
     return _cut(" ".join(repr(value).split()), length)
 
 
 def quote_name(name: str, length: int = 100) -> str:
-    """A name as it is, where it is printable."""
+    """The name if it is printable, else its repr; cut to this length."""
     return _cut(name if name.isprintable() else repr(name), length)
 
 

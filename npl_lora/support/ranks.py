@@ -1,9 +1,9 @@
-"""One process, or one of many that mpiexec started: who does what, and how results come together.
+"""Work shared by the ranks (processes) that mpiexec started, or done by one process alone.
 
-    ranks = started()
-    losses = ranks.each(loss, batches)  # each batch by one rank, the list on all of them
+    ranks = join_ranks()
+    losses = ranks.each(loss, batches)  # each batch goes to one rank, and every rank gets the whole list
 
-Everything here is called by all ranks in the same order. A plain run has one rank, `ALONE`, and never imports mpi4py.
+All ranks must call the same methods in the same order. A plain run has one rank, `ALONE`, and never imports mpi4py.
 """
 
 import os
@@ -14,33 +14,33 @@ import numpy as np
 
 from .extras import require
 
-# What the launchers tell their processes: MPICH's, Intel's and Slurm's; Open MPI's.
+# Where launchers put the number of processes: MPICH, Intel MPI and Slurm in the first, Open MPI in the second.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 class RanksError(RuntimeError):
-    """Ranks that should hold the same do not. One sentence."""
+    """The ranks hold different values where they should agree. The message is one sentence."""
 
 
 class Ranks:
-    """One process alone: it does all, and has all."""
+    """One process alone, which does all the work."""
 
     rank, size = 0, 1
 
     def mine(self, count: int) -> range:
-        """Which of `count` things this rank does: every size-th."""
+        """Which of `count` things this rank works on: every size-th."""
         return range(self.rank, count, self.size)
 
     def each(self, work: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
-        """work of each thing, done by one rank; the list, in the order of the things, on every rank."""
+        """[work(thing) for thing in things], each computed by one rank. Every rank gets the whole list."""
         return [work(thing) for thing in things]
 
     def total(self, flat: np.ndarray) -> np.ndarray:
-        """The sum of a vector over all ranks: the same bits on every one."""
+        """The sum of a vector over all ranks, with the same bits on every rank."""
         return flat
 
     def agree(self, what: str, value: Any) -> None:
-        """Raises RanksError unless the value is the same on all ranks."""
+        """Raises RanksError unless all ranks have the same value. `what` names it for the message."""
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks, now."""
@@ -48,28 +48,28 @@ class Ranks:
 
 
 class ManyRanks(Ranks):
-    """One of the processes of a communicator of mpi4py (or of what has its Reduce, Bcast and allgather)."""
+    """One of the processes of an mpi4py communicator, or of an object with its Reduce, Bcast and allgather."""
 
     def __init__(self, communicator: Any) -> None:
         self._communicator = communicator
         self.rank, self.size = communicator.rank, communicator.size
 
     def each(self, work: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
-        parts = self._communicator.allgather([work(things[i]) for i in self.mine(len(things))])
-        return [parts[i % self.size][i // self.size] for i in range(len(things))]
+        by_rank = self._communicator.allgather([work(things[i]) for i in self.mine(len(things))])
+        return [by_rank[i % self.size][i // self.size] for i in range(len(things))]
 
     def total(self, flat: np.ndarray) -> np.ndarray:
-        # Not Allreduce: it may add in another order on another rank, and adapters would part by a rounding error.
-        whole = np.empty_like(flat)
-        self._communicator.Reduce(flat, whole, root=0)
-        self._communicator.Bcast(whole, root=0)
-        return whole
+        # Not Allreduce: it may add in a different order on each rank, and the adapters would drift apart by rounding.
+        total = np.empty_like(flat)
+        self._communicator.Reduce(flat, total, root=0)
+        self._communicator.Bcast(total, root=0)
+        return total
 
     def agree(self, what: str, value: Any) -> None:
         values = self._communicator.allgather(value)
         other = next((rank for rank, its in enumerate(values) if its != values[0]), None)
         if other is not None:
-            raise RanksError(f"{what} of rank {other} is not that of rank 0")
+            raise RanksError(f"{what} of rank {other} differs from that of rank 0")
 
     def abort(self, status: int) -> NoReturn:
         self._communicator.Abort(status)
@@ -80,7 +80,7 @@ ALONE = Ranks()
 
 
 def join_ranks() -> Ranks:
-    """The ranks that mpiexec started, which share this machine's cores; `ALONE` where it did not.
+    """The ranks that mpiexec started, each limited to its share of this machine's cores; `ALONE` without mpiexec.
 
     Raises MissingExtraError under mpiexec without mpi4py.
     """
@@ -93,8 +93,10 @@ def join_ranks() -> Ranks:
 
 
 def _share_cores(neighbours: Any) -> None:
-    """Each rank of a machine multiplies with its share of the cores, where it would with all: they would wait for each
-    other. What is limited already, by OPENBLAS_NUM_THREADS for one, is not raised."""
+    """Limit each rank's BLAS threads to its share of the machine's cores, so that ranks do not wait for each other.
+
+    A limit that is already lower, for example from OPENBLAS_NUM_THREADS, stays.
+    """
     cores = set[int]().union(*neighbours.allgather(_cores()))
     share = max(1, len(cores) // neighbours.size)
     threadpoolctl = require("threadpoolctl", "mpi", "a run under mpiexec")

@@ -1,9 +1,11 @@
-"""Reading a safetensors file: nothing of it is believed before it is checked, and nothing read before it is needed.
+"""Reading a safetensors file. Everything in the header is checked before it is used, and arrays are read on demand.
 
-The format: eight bytes, the length of the header; the header, a JSON object {name: {dtype, shape, data_offsets}} with
-strings under `__metadata__`; the arrays' bytes, one after another, without gaps. The arrays are mapped into memory, so
-a file larger than the memory can be used block by block. The header is read here and not by the safetensors library,
-which copies a whole tensor where a view would do, and whose slices cannot be taken row by row.
+The format has three parts. Eight bytes hold the length of the header. The header is a JSON object
+{name: {dtype, shape, data_offsets}}, with strings under `__metadata__`. Then come the arrays' bytes, one array after
+another, without gaps.
+
+The arrays are mapped into memory, so a file larger than the memory can be used block by block. The safetensors library
+is not used, because it copies a whole tensor where a view would do, and cannot take slices row by row.
 
 Source: https://github.com/huggingface/safetensors#format.
 """
@@ -20,7 +22,7 @@ import numpy as np
 
 from .extras import require
 
-_HEADER_LIMIT = 100_000_000  # bytes, the library's own
+_HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -38,13 +40,13 @@ _DTYPES = {
 
 
 class TensorFileError(Exception):
-    """The file is not what it should be. One sentence."""
+    """The file is not a valid safetensors file. The message is one sentence."""
 
 
 def open_tensors(path: Path, header_limit: int = _HEADER_LIMIT) -> tuple[dict[str, np.ndarray], Any]:
-    """{name: array, mapped and read-only}, and the header's `__metadata__`, unchecked, or None.
+    """{name: array}, mapped and read-only, and the header's `__metadata__`, unchecked, or None.
 
-    Raises TensorFileError, one sentence, for whatever else the file is.
+    Raises TensorFileError, one sentence, for any file that is not valid safetensors.
     """
     header, start = _header(path, header_limit)
     metadata = header.pop("__metadata__", None)
@@ -56,26 +58,26 @@ def open_tensors(path: Path, header_limit: int = _HEADER_LIMIT) -> tuple[dict[st
 
 
 def json_object(text: str | bytes, what: str) -> dict[str, Any]:
-    """A JSON object in UTF-8. Names that stand twice are refused: readers differ in which of the two they take."""
+    """Parse a JSON object in UTF-8. A name that stands twice is refused: readers differ in which one they take."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) < len(pairs):
             raise TensorFileError(f"{what} has a name twice")
         return dict(pairs)
 
     try:
-        found = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=once)
+        parsed = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=refuse_repeats)
     except (ValueError, RecursionError):  # neither JSON nor UTF-8, numbers of a million digits, a million brackets
         raise TensorFileError(f"{what} is not JSON in UTF-8") from None
-    if not isinstance(found, dict):
-        raise TensorFileError(f"{what} is {type(found).__name__} in JSON, expected an object")
-    return found
+    if not isinstance(parsed, dict):
+        raise TensorFileError(f"{what} is {type(parsed).__name__} in JSON, expected an object")
+    return parsed
 
 
 def _header(path: Path, limit: int) -> tuple[dict[str, Any], int]:
-    """The JSON object at the head of the file, and where it ends."""
+    """The JSON object at the start of the file, and the position where it ends."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for a writer
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
             raise TensorFileError("is not a regular file")
         with path.open("rb") as file:
             prefix = file.read(8)
@@ -93,7 +95,7 @@ def _header(path: Path, limit: int) -> tuple[dict[str, Any], int]:
 
 
 def _check_layout(header: dict[str, Any], size: int) -> None:
-    """Every entry is an array that fills its bytes, and the arrays fill the file, in some order, without overlap."""
+    """Check that every array fills its bytes, and that the arrays fill the file, in any order, without overlap."""
     spans = sorted(_span(name, entry) for name, entry in header.items())
     end = 0
     for begin, stop, name in spans:
@@ -131,7 +133,7 @@ def _dtype(name: str, dtype: Any) -> np.dtype:
 
 def _map(path: Path, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
     dtype, shape = _dtype(name, entry["dtype"]), tuple(entry["shape"])
-    if 0 in shape or not shape:  # there is nothing to map, or too little to be worth it
+    if 0 in shape or not shape:  # nothing to map, or too little
         raw = np.fromfile(path, np.uint8, math.prod(shape) * dtype.itemsize, offset=start + entry["data_offsets"][0])
         return raw.view(dtype).reshape(shape)
     return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)

@@ -91,12 +91,12 @@ def test_missing_scale(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("how", ["left out", "None", "KeyError"])
-def test_missing_gradient(how, method):
+@pytest.mark.parametrize("missing", ["left out", "None", "KeyError"])
+def test_missing_gradient(missing, method):
     def leave_out(grads, dy, inputs):
-        if how == "KeyError" and "B" in grads:
+        if missing == "KeyError" and "B" in grads:
             raise KeyError("B")
-        if how == "None":
+        if missing == "None":
             return {name: None if name == "B" else g for name, g in grads.items()}
         return {name: g for name, g in grads.items() if name != "B"} or {"B": None}
 

@@ -48,7 +48,7 @@ def test_bad_arguments_are_refused_in_one_sentence():
     rng = counter_rng(0, 0, 0)
     with pytest.raises(ValueError, match=r"^dropout is 1, expected 0 <= dropout < 1$"):
         dropout_mask((2,), 1, rng)
-    with pytest.raises(TypeError, match=r"^rng is a NoneType, expected a numpy.random.Generator$"):
+    with pytest.raises(TypeError, match=r"^rng is None, expected a numpy.random.Generator$"):
         dropout_mask((2,), 0.5, None)
     with pytest.raises(TypeError, match=r"^dtype is int64, expected a real floating one$"):
         dropout_mask((2,), 0.5, rng, np.int64)

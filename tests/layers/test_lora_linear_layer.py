@@ -256,7 +256,7 @@ def test_bad_calls_are_refused_in_one_sentence():
     layer = LoRALinear(6, 8, 2, dropout=0.5, rng=0)
     with pytest.raises(ValueError, match=r"^x has shape \(3, 5\), expected \(\.\.\., in\) = \(\.\.\., 6\)$"):
         layer(np.zeros((3, 5), np.float32))
-    with pytest.raises(TypeError, match=r"rng is a int, expected a numpy\.random\.Generator"):
+    with pytest.raises(TypeError, match=r"rng is an int, expected a numpy\.random\.Generator"):
         layer(np.zeros((3, 6), np.float32), rng=0)
     with pytest.raises(TypeError, match="x is a list, expected an array"):
         layer([[1.0] * 6], rng=np.random.default_rng(0))

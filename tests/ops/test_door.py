@@ -18,6 +18,8 @@ block |= {"A_q": f((2, 5)), "B_q": f((8, 2)), "A_k": f((2, 5)), "B_k": f((4, 2))
 block |= {"A_v": f((2, 5)), "B_v": f((4, 2)), "A_o": f((2, 8)), "B_o": f((5, 2))}
 mlp = {"W_gate": f((7, 5)), "W_up": f((7, 5)), "W_down": f((5, 7))}
 heads = {"scale": 1.0, "n_heads": 4, "n_kv_heads": 2}
+three_heads = {"scale": 1.0, "n_heads": 3, "n_kv_heads": 2}
+heads_of_three = {"Wo": f((5, 6)), "A_o": f((2, 6))}
 
 
 def combine(**changed):
@@ -36,10 +38,10 @@ REFUSED = [
         ValueError,
         "mask has shape (1, 5), expected (..., in) = (2, 5)",
     ),
-    (lambda: ops.lora_linear(x, W, A, B, scale=1.0, b=f(4)), ValueError, "b has shape (4,), expected (out) = (3,)"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=1.0, b=f(4)), ValueError, "b has shape (4,), expected (out,) = (3,)"),
     (lambda: ops.linear(x.tolist(), W), TypeError, "x is a list, expected an array"),
     (lambda: ops.linear(x.astype(int), W), TypeError, "x has dtype int64, expected a floating or complex dtype"),
-    (lambda: ops.linear(x, W[0]), ValueError, "W has shape (5,), expected (out, in) = (out, in)"),
+    (lambda: ops.linear(x, W[0]), ValueError, "W has shape (5,), expected (out, in)"),
     (lambda: ops.embedding(ids - 1, E), ValueError, "ids has values from -1 to 1, expected 0 <= ids < 6"),
     (lambda: ops.embedding(ids + 4, E), ValueError, "ids has values from 4 to 6, expected 0 <= ids < 6"),
     (lambda: ops.embedding(ids.astype(float), E), TypeError, "ids has dtype float64, expected an integer dtype"),
@@ -58,12 +60,17 @@ REFUSED = [
     (
         lambda: ops.dora_linear(x, W, A, B, f(4), scale=1.0),
         ValueError,
-        "m has shape (4,), expected (out) = (3,)",
+        "m has shape (4,), expected (out,) = (3,)",
     ),
     (
         lambda: ops.patches(f((1, 2, 3, 4)), kernel=(4, 1)),
         ValueError,
-        "kernel reaches over 4, expected at most 3",
+        "kernel spans 4 rows, expected at most the 3 of the padded image",
+    ),
+    (
+        lambda: ops.patches(f((1, 2, 3, 4)), kernel=(1, 3), padding=(0, 1), dilation=(1, 4)),
+        ValueError,
+        "kernel spans 9 columns, expected at most the 6 of the padded image",
     ),
     (
         lambda: ops.patches(f((1, 2, 3, 4)), kernel=(2, 2), stride=2),
@@ -85,11 +92,11 @@ REFUSED = [
     (lambda: combine(A_3=A), TypeError, "combine was given A_3, expected A_1, B_1, A_2, B_2"),
     (lambda: combine(weights=[1.0, "2"]), TypeError, "weights[1] is a str, expected a number"),
     (lambda: combine(scales=[np.inf, 1.0]), ValueError, "scales[0] is inf, expected a finite number"),
-    (lambda: combine(scales=[1.0]), ValueError, "scales has 1 entries and weights 2, expected as many and at least 1"),
+    (lambda: combine(scales=[1.0]), ValueError, "scales has length 1, expected 2, the length of weights"),
     (
         lambda: ops.combine(weights=[], scales=[]),
         ValueError,
-        "scales has 0 entries and weights 0, expected as many and at least 1",
+        "weights has length 0, expected at least 1",
     ),
     (lambda: ops.dropout(x, x.T), ValueError, "mask has shape (5, 2), expected (...) = (2, 5)"),
     (
@@ -98,14 +105,15 @@ REFUSED = [
         "mask has shape (3, 5), expected one that broadcasts to (2, 5)",
     ),
     (lambda: ops.softmax(x, mask=x), TypeError, "mask has dtype float64, expected a bool dtype"),
-    (lambda: ops.attention(q[:3], k, v), ValueError, "q has 3 heads and k has 2, expected a multiple"),
+    (lambda: ops.attention(q[:3], k, v), ValueError, "q has 3 heads, expected a multiple of k's 2 heads"),
+    (lambda: ops.attention(q, k[:0], v[:0]), ValueError, "k has 0 heads, expected at least 1"),
     (lambda: ops.attention(q, k[..., :1], v), ValueError, "k has shape (2, 5, 1), expected (..., G, S, D) = (G, S, 2)"),
     (lambda: ops.attention(q, k, v, window=0), ValueError, "window is 0, expected 1 <= window"),
     (lambda: ops.attention(q, k, v, offset=0.5), TypeError, "offset is a float, expected an integer"),
-    (lambda: ops.rope(f((3, 5))), ValueError, "x has head size D = 5, expected an even one"),
+    (lambda: ops.rope(f((3, 5))), ValueError, "x has head size D = 5, expected an even number"),
     (lambda: ops.rope(f((3, 4)), start="a"), TypeError, "start is a str, expected an integer"),
-    (lambda: ops.layer_norm(x, f(5), f(4)), ValueError, "b has shape (4,), expected (n) = (5,)"),
-    (lambda: ops.rms_norm(x, f(4)), ValueError, "w has shape (4,), expected (n) = (5,)"),
+    (lambda: ops.layer_norm(x, f(5), f(4)), ValueError, "b has shape (4,), expected (n,) = (5,)"),
+    (lambda: ops.rms_norm(x, f(4)), ValueError, "w has shape (4,), expected (n,) = (5,)"),
     (lambda: ops.gelu(ids), TypeError, "z has dtype int64, expected a floating or complex dtype"),
     (lambda: ops.glu(x, x, activation="swish"), ValueError, "activation is 'swish', expected one of 'silu', 'gelu'"),
     (lambda: ops.gated_mlp(x, **mlp | {"W_up": W}), ValueError, "W_up has shape (3, 5), expected (F, C) = (7, 5)"),
@@ -117,7 +125,12 @@ REFUSED = [
     (
         lambda: ops.lora_attention(x, **block, **heads | {"n_kv_heads": 4}),
         ValueError,
-        "Wk has 4 rows, expected n_kv_heads * D = 4 * 2",
+        "Wk has 4 rows, expected n_kv_heads * D = 4 * 2 = 8",
+    ),
+    (
+        lambda: ops.lora_attention(x, **block | {"Wq": f((6, 5)), "B_q": f((6, 2)), **heads_of_three}, **three_heads),
+        ValueError,
+        "n_heads is 3, expected a multiple of n_kv_heads = 2",
     ),
     (
         lambda: ops.lora_attention(x, **block | {"B_v": f((8, 2))}, **heads),
@@ -131,8 +144,8 @@ REFUSED = [
     (lambda: ops.linear(x, W)[1](x), ValueError, "dy has shape (2, 5), expected (2, 3)"),
     (lambda: ops.linear(x, W)[1](f((2, 3)), wrt=("A",)), ValueError, "wrt names A, expected some of x, W"),
     (lambda: ops.linear(x, W)[1](f((2, 3)), wrt="x"), TypeError, "wrt is the string 'x', expected a tuple of names"),
-    (lambda: ops.lora_linear(x, W, A, B, scale=None), TypeError, "scale is a NoneType, expected a number"),
-    (lambda: ops.lora_linear(x, W, A, B, scale=f(1)), TypeError, "scale is a ndarray, expected a number"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=None), TypeError, "scale is None, expected a number"),
+    (lambda: ops.lora_linear(x, W, A, B, scale=f(1)), TypeError, "scale is an ndarray, expected a number"),
     (lambda: ops.rope(f((3, 4)), theta=-3.0), ValueError, "theta is -3.0, expected theta > 0"),
     (lambda: ops.rope(f((3, 4)), theta=1j), TypeError, "theta is a complex, expected a real number"),
     (lambda: ops.layer_norm(x, f(5), f(5), eps=-1.0), ValueError, "eps is -1.0, expected eps > 0"),
@@ -144,8 +157,8 @@ REFUSED = [
         TypeError,
         "dy has dtype int64, expected a floating or complex dtype",
     ),
-    (lambda: ops.linear(x, W)[1](None), TypeError, "dy is a NoneType, expected an array"),
-    (lambda: ops.mean_squared_error(x, x)[1](None), TypeError, "dy is a NoneType, expected an array"),
+    (lambda: ops.linear(x, W)[1](None), TypeError, "dy is None, expected an array"),
+    (lambda: ops.mean_squared_error(x, x)[1](None), TypeError, "dy is None, expected an array"),
     (lambda: ops.mean_squared_error(x, x)[1](f(1)), ValueError, "dy has shape (1,), expected ()"),
     (lambda: ops.linear(x, W)[1](f((2, 3)), wrt=(1,)), ValueError, "wrt names 1, expected some of x, W"),
 ]
@@ -190,7 +203,7 @@ def test_a_required_array_may_not_be_none(name, n):
     if parameter is not None and parameter.default is None:
         getattr(ops, name)(**inputs | {n: None}, **config)
         return
-    with pytest.raises(TypeError, match=rf"^{n} is a NoneType, expected an array$"):
+    with pytest.raises(TypeError, match=rf"^{n} is None, expected an array$"):
         getattr(ops, name)(**inputs | {n: None}, **config)
 
 

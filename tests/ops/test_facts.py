@@ -68,11 +68,11 @@ def test_merged_and_unmerged_agree(d):
 @given(d=DIMS)
 def test_unmerge_undoes_merge_over_the_integers(d):
     inputs, config = build("merge", d)
-    whole = {n: np.vectorize(int, otypes=[object])(1000 * a) for n, a in inputs.items()}
-    how = {"scale": 7, "fan_in_fan_out": config["fan_in_fan_out"]}
-    W, _ = ops.merge(**whole, **how)
-    back, _ = ops.unmerge(W, whole["A"], whole["B"], **how)
-    assert np.array_equal(back, whole["W"])
+    integers = {n: np.vectorize(int, otypes=[object])(1000 * a) for n, a in inputs.items()}
+    options = {"scale": 7, "fan_in_fan_out": config["fan_in_fan_out"]}
+    W, _ = ops.merge(**integers, **options)
+    back, _ = ops.unmerge(W, integers["A"], integers["B"], **options)
+    assert np.array_equal(back, integers["W"])
 
 
 @given(d=DIMS)

@@ -30,8 +30,8 @@ def patches(F, x, kernel, stride, padding, dilation):
     return unfolded.mT.reshape(N, *out, -1)
 
 
-def lora_conv2d(F, x, W, A, B, scale, **how):
-    return F.conv2d(x, W, **how) + scale * F.conv2d(F.conv2d(x, A, **how), B)
+def lora_conv2d(F, x, W, A, B, scale, **places):
+    return F.conv2d(x, W, **places) + scale * F.conv2d(F.conv2d(x, A, **places), B)
 
 
 def embedding(F, ids, E, padding_idx=None):
@@ -69,8 +69,8 @@ def _masked_softmax(x, mask):
     """softmax with zeros for rows in which nothing is seen; their scores get no gradient."""
     if mask is None:
         return x.softmax(-1)
-    seen = mask.expand(x.shape)
-    return x.masked_fill(~seen, -1e300).softmax(-1) * (seen.any(-1, keepdim=True) & seen)
+    visible = mask.expand(x.shape)
+    return x.masked_fill(~visible, -1e300).softmax(-1) * (visible.any(-1, keepdim=True) & visible)
 
 
 def attention(F, q, k, v, scale=None, causal=False, offset=0, window=None, key_mask=None):
@@ -79,13 +79,13 @@ def attention(F, q, k, v, scale=None, causal=False, offset=0, window=None, key_m
     T, S, groups = q.shape[-2], k.shape[-2], q.shape[-3] // k.shape[-3]
     k, v = (t.repeat_interleave(groups, dim=-3) for t in (k, v))
     distance = torch.arange(T)[:, None] + offset - torch.arange(S)[None, :]
-    seen = torch.ones(T, S, dtype=torch.bool)
-    seen &= (distance >= 0) if causal else seen
-    seen &= (distance.abs() < window) if window is not None else seen
+    visible = torch.ones(T, S, dtype=torch.bool)
+    visible &= (distance >= 0) if causal else visible
+    visible &= (distance.abs() < window) if window is not None else visible
     if key_mask is not None:
-        seen = seen & key_mask[..., None, None, :]
+        visible = visible & key_mask[..., None, None, :]
     scores = q @ k.mT * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    return _masked_softmax(scores, seen) @ v
+    return _masked_softmax(scores, visible) @ v
 
 
 def rope(F, x, theta=10000.0, start=0, interleaved=False):
@@ -131,8 +131,8 @@ def tanh(F, z):
 
 
 def masked_mean(F, x, mask=None):
-    seen = x.new_ones(x.shape[:-1]) if mask is None else mask.to(x.dtype)
-    return (seen[..., None] * x).sum(-2) / seen.sum(-1, keepdim=True).clamp(min=1)
+    visible = x.new_ones(x.shape[:-1]) if mask is None else mask.to(x.dtype)
+    return (visible[..., None] * x).sum(-2) / visible.sum(-1, keepdim=True).clamp(min=1)
 
 
 def glu(F, gate, up, activation):

@@ -176,7 +176,7 @@ def test_ranks_that_part_are_told(model, tmp_path):
 
     found = together(2, go)
     assert all(isinstance(error, RanksError) for error in found)
-    assert str(found[0]) == "the adapter after step 0 of rank 1 is not that of rank 0"
+    assert str(found[0]) == "the adapter after step 0 of rank 1 differs from that of rank 0"
 
 
 @pytest.mark.slow
