@@ -3,7 +3,7 @@
 from ..library import Reason, Verdicts
 
 RSLORA = Reason("absent", "loralib has no rsLoRA")
-INIT = Reason("absent", "loralib begins with Kaiming's uniform distribution")
+INIT = Reason("absent", "loralib initialises A with Kaiming's uniform distribution alone")
 DROPOUT = Reason("absent", "loralib.Embedding has no dropout")
 
 VERDICTS: Verdicts = {
