@@ -14,7 +14,7 @@ from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
-from ..oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
+from ..oracle.subjects.shipped import SHIPPED, SLOW, default_targets, obstacles
 from ..oracle.tolerance.rounding import INNER
 from ..support.extras import MissingExtraError, require
 from ..support.ranks import Ranks, join_ranks
@@ -22,17 +22,16 @@ from ._many import together
 
 _EXIT = {"pass": 0, "fail": 1, "error": 2}
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Ask an implementation of LoRA every case of every contract that it bears, and judge its answers.
 
 TARGET is one of
   mine.py                     every function in the file that bears a contract's name
   mine.py:f                   one function; its name is the contract, unless --contract gives it
   package.module:attribute    importable code: a module, class, object or function
-  self, peft, loralib, torchtune, keras, mlx, torch-compiled
+  {", ".join(SHIPPED)}
                               a subject that ships with npl-lora
-With no target: self, and every shipped subject whose library is installed (torch-compiled, which takes minutes, only
-when it is named)."""
+With no target: self, and every library of these that is installed, except {", ".join(SLOW)}, which takes minutes."""
 
 _EPILOG = f"""\
 contracts: {", ".join(CONTRACTS)}
@@ -142,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         screen.show(report)
         reports.append(report)
     if not arguments.command and not arguments.targets:
-        screen.not_installed([sentence for name in SHIPPED if (sentence := missing_sentence(name))])
+        screen.not_installed(obstacles())
     if arguments.dtype is None:
         screen.not_installed(_not_askable())
     verdict = overall(reports)
@@ -173,7 +172,7 @@ def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subj
     if arguments.command:
         opener: Callable[[], Subject] = partial(CommandSubject, arguments.command, contract, timeout)
         return [(arguments.command, opener)]
-    targets = arguments.targets or [name for name in SHIPPED if name not in SLOW and not missing_sentence(name)]
+    targets = arguments.targets or default_targets()
     return [(target, partial(open_subject, target, contract, timeout)) for target in targets]
 
 

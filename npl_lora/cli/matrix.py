@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from ..oracle import TargetError, check, open_subject
-from ..oracle.libraries.matrix import document, known_throughout, library, matrix, table
+from ..oracle.libraries.matrix import column, document, known_throughout, matrix, table
+from ..oracle.libraries.table import LIBRARIES
 from ..oracle.report import Report
-from ..oracle.subjects.shipped import SHIPPED, missing_sentence
 from ..support.extras import require
 from ..support.ranks import Ranks, join_ranks
 from ._many import together
@@ -51,14 +51,14 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     from .report import Screen
 
     screen = Screen(quiet=ranks.rank > 0)
-    names = [name for name in SHIPPED if name != "self"]
-    found = [name for name in names if not missing_sentence(name)]
-    reports = dict(zip(found, ranks.each(lambda name: _check_one(name, screen), found), strict=True))
+    obstacles = {name: library.obstacle() for name, library in LIBRARIES.items()}
+    installed = [name for name, sentence in obstacles.items() if not sentence]
+    reports = dict(zip(installed, ranks.each(lambda name: _check_one(name, screen), installed), strict=True))
     for report in reports.values():
         if report.problem:
             screen.show(report)
-    columns = {name: library(report, SHIPPED[name]) for name, report in reports.items() if not report.problem}
-    screen.not_installed([sentence for name in names if (sentence := missing_sentence(name))])
+    columns = {name: column(report, LIBRARIES[name]) for name, report in reports.items() if not report.problem}
+    screen.not_installed([sentence for sentence in obstacles.values() if sentence])
     if not columns:
         return _refuse("no library could be checked") if ranks.rank == 0 else 2
     whole = matrix(columns)

@@ -30,9 +30,10 @@ from npl_lora.oracle.vectors.caught import caught_by
 
 # Faults of a part that a contract uses, in a way that it does not: no mask is given there, or no dx asked.
 NOT_SHOWN = {
-    (contract, name)
-    for contract in ("lora_attention", "lora_mlp", "lora_conv2d", "train_steps")
-    for name in ("D1", "D1/linear", "D2", "D2/unscaled", "D3", "D7")
+    (contract, fault.name)
+    for contract in CONTRACTS.keys() - {"lora_linear", "lora_dropout"}  # which alone have a mask
+    for fault in relevant_to(contract)
+    if fault.name in ("D1", "D1/linear", "D2", "D2/unscaled", "D3", "D7")
 }
 NOT_SHOWN |= {("train_steps", name) for name in ("S6", "B9", "B10")}
 NOT_SHOWN |= {

@@ -16,8 +16,9 @@ from oracle.variants import right_of
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
 from npl_lora.oracle.dtypes import dtype_by_name
-from npl_lora.oracle.libraries.known import FLOAT32_LOSS, LORALIB_RSLORA, NO_LABELS, PEFT_INHERITED, PEFT_NOT_CUT, known
-from npl_lora.oracle.subjects.shipped import SHIPPED, SLOW, missing_sentence
+from npl_lora.oracle.libraries.known import loralib, peft
+from npl_lora.oracle.libraries.table import LIBRARIES
+from npl_lora.oracle.subjects.shipped import default_targets
 from npl_lora.oracle.tolerance.judge import judge
 
 pytestmark = pytest.mark.torch
@@ -37,7 +38,8 @@ def reports(tmp_path_factory):
 
 
 def test_with_no_target_everything_installed_is_checked(reports):
-    assert list(reports) == [name for name in SHIPPED if name not in SLOW and not missing_sentence(name)]
+    installed = [name for name in LIBRARIES if name != "torch-compiled" and not LIBRARIES[name].obstacle()]
+    assert list(reports) == ["self", *installed] == default_targets()
     assert {"self", "peft", "loralib"} <= set(reports)
     assert reports["self"]["verdict"] == "pass"
 
@@ -47,17 +49,17 @@ def test_the_verdicts_are_the_recorded_ones(reports, library):
     contracts = reports[library]["contracts"]
     assert set(contracts) == BEARS[library]
     got = {case["id"]: case["verdict"] for contract in contracts.values() for case in contract["cases"]}
-    assert got == {case: known(library, case)[0] for case in got}
+    assert got == {case: LIBRARIES[library].verdict(case)[0] for case in got}
 
 
 def test_the_float32_loss_is_off_by_float32s_rounding_and_no_more(reports):
     """What makes it the recorded fault and no other: 1e-8 to 1e-6 of the size, in float64 alone."""
     cases = {case["id"]: case for case in reports["peft"]["contracts"]["cross_entropy"]["cases"]}
     for case in cases:
-        _, reason = known("peft", case)
-        if reason == FLOAT32_LOSS:
+        _, reason = LIBRARIES["peft"].verdict(case)
+        if reason == peft.FLOAT32_LOSS:
             assert 1e-9 < cases[case]["outputs"]["loss"]["error"] < 1e-6
-        elif reason == NO_LABELS:
+        elif reason == peft.NO_LABELS:
             assert cases[case]["outputs"]["loss"]["error"] is None
             assert "nan" in cases[case]["message"]
 
@@ -81,7 +83,7 @@ def ask(library, case):
     """What the library answers, as NumPy arrays."""
     from npl_lora.oracle.subjects.convert import to_arrays
 
-    module = importlib.import_module(f"npl_lora.oracle.libraries.{library}")
+    module = importlib.import_module(LIBRARIES[library].module)
     return to_arrays(getattr(module, case.contract)(case))
 
 
@@ -201,7 +203,7 @@ def test_the_library_agrees_with_the_ops(library, name, use_rslora, dtype):
     build, *how = HAND_MADE[name]
     case = build(dtype, use_rslora, *how)
     if library == "loralib" and use_rslora:
-        with pytest.raises(NotImplementedError, match=LORALIB_RSLORA.sentence):
+        with pytest.raises(NotImplementedError, match=loralib.RSLORA.sentence):
             ask(library, case)
         return
     outputs, right = ask(library, case), right_of(case)
@@ -215,22 +217,22 @@ COMBINED = [
     case.id
     for dtype in DTYPES
     for case in CONTRACTS["adapter_combine"].cases(dtype)
-    if known("peft", case.id)[0] == "fail"
+    if LIBRARIES["peft"].verdict(case.id)[0] == "fail"
 ]
 
 
 @pytest.mark.parametrize("name", COMBINED)
 def test_the_combined_adapter_is_off_in_the_recorded_way_and_right_otherwise(name):
     """sqrt(r) of the combined adapter; or no rank cut off; or off by the rounding of two float32 roots."""
-    contract, dtype, reason = CONTRACTS["adapter_combine"], name.rsplit("/")[-1], known("peft", name)[1]
+    contract, dtype, reason = CONTRACTS["adapter_combine"], name.rsplit("/")[-1], LIBRARIES["peft"].verdict(name)[1]
     (case,) = (case for case in contract.cases(dtype) if case.id == name)
     got, right = ask("peft", case)["delta"].astype(np.float64), right_of(case)["delta"]
-    if reason is PEFT_INHERITED:
+    if reason is peft.INHERITED:
         got = got / math.sqrt(case.config.get("r_new", sum(case.config["r"])))
         several = len(case.config["r"]) > 1
         allowed = right.allowed if several or dtype != "float64" else 2.0**-22 * right.size  # one: two roots as well
         assert np.all(np.abs(got - right.value) <= allowed)
-    elif reason is PEFT_NOT_CUT:
+    elif reason is peft.NOT_CUT:
         whole = Case(contract.name, name, dtype, {**case.config, "combination": "cat"}, case.arrays)
         right, roots = right_of(whole)["delta"], 2.0**-22
         assert np.all(np.abs(got - right.value) <= np.maximum(right.allowed, roots * right.size))

@@ -1,7 +1,7 @@
 """torchtune, Keras, mlx-lm and torch.compile: the recorded verdicts, and the grounds for calling them what they are.
 
 A disagreement is a convention when the library's gradients are those of its own forward, by complex step, and a fault
-when they are not, or when digits are lost. Versions: see npl_lora/oracle/libraries/known.py.
+when they are not, or when digits are lost. Versions: see npl_lora/oracle/libraries/known/.
 """
 
 import importlib
@@ -19,7 +19,8 @@ from npl_lora.oracle import CONTRACTS, Case
 from npl_lora.oracle.contracts import train_steps
 from npl_lora.oracle.contracts.judging import judge_case
 from npl_lora.oracle.definition import RIGHT
-from npl_lora.oracle.libraries import known
+from npl_lora.oracle.libraries.known import keras, mlx, torchtune
+from npl_lora.oracle.libraries.table import LIBRARIES
 from npl_lora.oracle.subjects.convert import to_arrays
 from npl_lora.oracle.subjects.self_ops import complex_step
 from npl_lora.oracle.tolerance.judge import judge, right_answer
@@ -30,31 +31,32 @@ pytestmark = [
 ]
 
 RECORDED = json.loads((Path(npl_lora.__file__).parents[1] / "examples" / "conformance.json").read_text())
-LIBRARIES = {"torchtune": (), "keras": (), "mlx": (), "torch-compiled": ("--dtype", "float32")}  # which takes minutes
+OPTIONS = {"torchtune": (), "keras": (), "mlx": (), "torch-compiled": ("--dtype", "float32")}  # which takes minutes
 
 
-@pytest.fixture(scope="module", params=LIBRARIES)
+@pytest.fixture(scope="module", params=OPTIONS)
 def report(request, tmp_path_factory):
     file = tmp_path_factory.mktemp("library") / "report.json"
-    words = [request.param, "--json", str(file), "--timeout", "300", *LIBRARIES[request.param]]
+    words = [request.param, "--json", str(file), "--timeout", "300", *OPTIONS[request.param]]
     done = subprocess.run([sys.executable, "-m", "npl_lora", "check", *words], capture_output=True, text=True)
     assert file.exists(), done.stdout + done.stderr
     return json.loads(file.read_text())
 
 
 def test_the_verdicts_are_the_recorded_ones(report):
+    library = LIBRARIES[report["target"]]
     cases = [case for contract in report["contracts"].values() for case in contract["cases"]]
     got = {case["id"]: case["verdict"] for case in cases}
-    assert got == {case: known.known(report["target"], case)[0] for case in got}
+    assert got == {case: library.verdict(case)[0] for case in got}
     for case in cases:
         if case["verdict"] == "absent":
-            assert case["message"] == known.known(report["target"], case["id"])[1].sentence
+            assert case["message"] == library.verdict(case["id"])[1].sentence
 
 
 def test_the_record_holds_the_same_numbers(report):
     recorded = RECORDED["libraries"][report["target"]]["contracts"]
     assert list(recorded) == list(report["contracts"])
-    if not LIBRARIES[report["target"]]:
+    if not OPTIONS[report["target"]]:
         for name, contract in report["contracts"].items():
             assert recorded[name]["passed"] == sum(case["verdict"] == "pass" for case in contract["cases"])
             absent = {case["id"]: case["message"] for case in contract["cases"] if case["verdict"] == "absent"}
@@ -62,35 +64,35 @@ def test_the_record_holds_the_same_numbers(report):
 
 
 FLOAT32 = {
-    known.TORCHTUNE_ROTARY,
-    known.TORCHTUNE_FLOAT32_LOSS,
-    known.KERAS_FLOAT32_FACTORS,
-    known.KERAS_FLOAT32_DIVISION,
-    known.MLX_FLOAT32_FUNCTIONS,
+    torchtune.ROTARY,
+    torchtune.FLOAT32_LOSS,
+    keras.FLOAT32_FACTORS,
+    keras.FLOAT32_DIVISION,
+    mlx.FLOAT32_FUNCTIONS,
 }
 
 
 def test_what_is_too_coarse_for_float64_is_off_by_float32s_rounding_and_no_more(report):
     for contract in report["contracts"].values():
         for case in contract["cases"]:
-            if known.known(report["target"], case["id"])[1] in FLOAT32 and case["verdict"] == "fail":
+            if LIBRARIES[report["target"]].verdict(case["id"])[1] in FLOAT32 and case["verdict"] == "fail":
                 assert case["id"].endswith("float64")
                 assert all(output["error"] < 1e-6 for output in case["outputs"].values()), case["id"]
 
 
-EXAMPLES = {name: r for name, r in vars(known).items() if isinstance(r, known.Reason) and r.example}
+EXAMPLES = [(name, r) for name, library in LIBRARIES.items() for r in library.reasons if r.example]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_prints_what_is_recorded(name):
+@pytest.mark.parametrize(("library", "reason"), EXAMPLES)
+def test_the_example_prints_what_is_recorded(library, reason):
     # PEFT adapts nothing where an older torchao is installed, which torchtune needs: None says that there is none.
-    hidden = "import sys; sys.modules['torchao'] = None\n" if name.startswith("PEFT") else ""
-    done = subprocess.run([sys.executable, "-c", hidden + EXAMPLES[name].example], capture_output=True, text=True)
-    assert done.stdout == EXAMPLES[name].prints, done.stderr
+    hidden = "import sys; sys.modules['torchao'] = None\n" if library == "peft" else ""
+    done = subprocess.run([sys.executable, "-c", hidden + reason.example], capture_output=True, text=True)
+    assert done.stdout == reason.prints, done.stderr
 
 
 def ask(library, case):
-    module = importlib.import_module(f"npl_lora.oracle.libraries.{library.replace('-', '_')}")
+    module = importlib.import_module(LIBRARIES[library].module)
     return to_arrays(getattr(module, case.contract)(case))
 
 

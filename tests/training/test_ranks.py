@@ -17,6 +17,7 @@ import npl_lora
 from npl_lora.adapters import LoRAConfig
 from npl_lora.cli import matrix
 from npl_lora.models import load
+from npl_lora.oracle.libraries.library import Library
 from npl_lora.oracle.power import Counts, false_alarms, misses
 from npl_lora.support import ranks as _ranks
 from npl_lora.support.extras import MissingExtraError
@@ -197,7 +198,7 @@ def test_the_matrix_is_the_same(monkeypatch, tmp_path, capsys):
     """Each library by one rank, one that cannot be opened among them; rank 0 writes and prints."""
     examples = Path(npl_lora.__file__).parents[1] / "examples"
     targets = [examples / "my_lora.py", tmp_path / "none.py", examples / "my_lora_with_a_fault.py"]
-    monkeypatch.setattr(matrix, "SHIPPED", dict.fromkeys(map(str, targets), ("numpy",)))
+    monkeypatch.setattr(matrix, "LIBRARIES", {str(target): Library(str(target), ("numpy",)) for target in targets})
 
     def written(name, ranks=ALONE):
         file = tmp_path / f"{name}-{ranks.rank}.json"

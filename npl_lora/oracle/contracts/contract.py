@@ -122,6 +122,17 @@ def without_base(arrays: dict[str, np.ndarray], config: Config) -> tuple[dict[st
 
 
 @dataclass(frozen=True)
+class Polynomial:
+    """An op that is a polynomial of its inputs, so that its pullback can be proved over the integers.
+
+    op: its name. case: the contract's case that gives the shapes, the ids and the op's other arguments.
+    """
+
+    op: str
+    case: str
+
+
+@dataclass(frozen=True)
 class Contract:
     """name; the right answer, as a function of arrays and configuration; and how to draw each case, by the case's name.
 
@@ -131,6 +142,8 @@ class Contract:
     in it, which answer then takes; and judge(case, outputs) -> {output: OutputVerdict}, which judges the draws as well.
     exact: draws like the others, whose numbers are all whole ones (see _exact). proof(arrays, config) -> what must stay
     below 2^p for the exact cases to be exact, where it is not the answer itself.
+    polynomial: the op to prove over the integers, where it is a polynomial. terms: {output: (formula of the base term,
+    formula of the low-rank term)} for the outputs that are the sum of the two; an implementation may lose either.
     """
 
     name: str
@@ -141,6 +154,8 @@ class Contract:
     settle: Callable[[Case, Mapping[str, np.ndarray]], Case] | None = None
     exact: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]] = field(default_factory=dict)
     proof: Callable[..., dict[str, Array]] | None = None
+    polynomial: Polynomial | None = None
+    terms: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cases(self, dtype: str) -> list[Case]:

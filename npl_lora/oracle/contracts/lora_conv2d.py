@@ -8,7 +8,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from .contract import Array, Config, Contract, Draw, gradients, inputs, lora
+from .contract import Array, Config, Contract, Draw, Polynomial, gradients, inputs, lora
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
@@ -58,4 +58,9 @@ CONTRACT = Contract(
         "one-by-one": lambda draw: _image(draw, (2, 5, 3, 4), 6, (1, 1), _config([1, 2], [0, 0], [1, 1], r=4, alpha=6)),
     },
     forward,
+    polynomial=Polynomial("lora_conv2d", "strided-padded-rslora"),
+    terms={
+        "y": ("conv(x, W)", "s conv(conv(x, A), B)"),
+        "dx": ("that goes through W", "that goes through A and B"),
+    },
 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from .contract import Array, Config, Contract, Draw, gradients, inputs, lora, without_base
+from .contract import Array, Config, Contract, Draw, Polynomial, gradients, inputs, lora, without_base
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
@@ -45,4 +45,6 @@ CONTRACT = Contract(
             draw, [5, 2, 5, 0, 2], 7, 6, lora(4, 8, use_rslora=True, padding_idx=5)
         ),
     },
+    polynomial=Polynomial("lora_embedding", "repeated-ids"),
+    terms={"y": ("E[ids]", "s (A^T)[ids] B^T")},
 )

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ops import Pullback
 from ..definition import RIGHT, Definition
-from .contract import Array, Config, Contract, Draw, gradients, inputs, lora, without_base
+from .contract import Array, Config, Contract, Draw, Polynomial, gradients, inputs, lora, without_base
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
@@ -72,4 +72,6 @@ CONTRACT = Contract(
         "exact-bias-rslora": _exact_bias_rslora,
         "exact-dropout": _exact_dropout,
     },
+    polynomial=Polynomial("lora_linear", "dropout"),
+    terms={"y": ("x W^T", "s (x A^T) B^T"), "dx": ("dy W", "s (dy B) A")},
 )

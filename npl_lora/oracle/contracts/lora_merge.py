@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..definition import RIGHT, Definition
-from .contract import Array, Config, Contract, Draw, lora, without_base
+from .contract import Array, Config, Contract, Draw, Polynomial, lora, without_base
 
 
 def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> dict[str, Array]:
@@ -38,4 +38,6 @@ CONTRACT = Contract(
             draw, 7, 5, lora(4, 8, use_rslora=True, fan_in_fan_out=True)
         ),
     },
+    polynomial=Polynomial("merge", "fan-in-fan-out"),
+    terms={"W_merged": ("W", "s B A"), "W_unmerged": ("W", "s B A")},
 )

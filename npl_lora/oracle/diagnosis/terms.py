@@ -8,24 +8,13 @@ from ..case import Case, widen
 from ..contracts import CONTRACTS
 from ..definition import scale
 
-_PATHS = ("lora_linear", "lora_embedding", "lora_conv2d", "lora_merge")
-_NAMES = {
-    ("lora_linear", "y"): ("x W^T", "s (x A^T) B^T"),
-    ("lora_linear", "dx"): ("dy W", "s (dy B) A"),
-    ("lora_embedding", "y"): ("E[ids]", "s (A^T)[ids] B^T"),
-    ("lora_conv2d", "y"): ("conv(x, W)", "s conv(conv(x, A), B)"),
-    ("lora_conv2d", "dx"): ("that goes through W", "that goes through A and B"),
-    ("lora_merge", "W_merged"): ("W", "s B A"),
-    ("lora_merge", "W_unmerged"): ("W", "s B A"),
-}
-
 
 def terms(case: Case, output: str) -> dict[str, np.ndarray]:
     """{formula of a term: its value}, whose sum with the right coefficients is the output; {} where none are known.
 
     The base term is what is left at B = 0, the bias what is lost with b, and a gradient's terms are its tokens.
     """
-    if (case.contract, output) in _NAMES:
+    if output in CONTRACTS[case.contract].terms:
         return _base_and_low_rank(case, output)
     if case.contract == "lora_linear" and output in ("dA", "dB"):
         return _tokens(case, output)
@@ -38,7 +27,7 @@ def _answer(case: Case, output: str, **changed: np.ndarray | None) -> np.ndarray
 
 
 def _base_and_low_rank(case: Case, output: str) -> dict[str, np.ndarray]:
-    base, low = _NAMES[case.contract, output]
+    base, low = CONTRACTS[case.contract].terms[output]
     zero = np.zeros_like(widen(case)["B"])
     if output == "W_unmerged":
         merged, plain = _answer(case, "W_merged"), _answer(case, "W_merged", B=zero)

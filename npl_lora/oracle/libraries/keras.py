@@ -1,8 +1,8 @@
 """Keras' Dense and Embedding with enable_lora, its loss and its training loop, on its PyTorch backend, as a subject.
 
-Keras stores a kernel (in, out), A (in, r) and B (r, out): they are handed over transposed, and so are the gradients
-back. It keeps A and B in float32, and adds s A B to the kernel before it multiplies. It has no rsLoRA, no dropout
-inside LoRA, and in EinsumDense (its attention) factors of another shape.
+Keras stores a kernel (in, out), A (in, r) and B (r, out): this file transposes them on the way in, and the gradients on
+the way out. Keras keeps A and B in float32, and adds s A B to the kernel before it multiplies. It has no rsLoRA and no
+dropout inside LoRA. Its attention is made of EinsumDense, whose factors have another shape; it is not asked.
 """
 
 import os
@@ -16,17 +16,16 @@ import numpy as np
 import torch
 
 from ..case import Case
+from .known import keras as known
 from .torch_tools import Outputs, leaf, tensor
-
-torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
 
 
 def lora_linear(case: Case) -> Outputs:
     """keras.layers.Dense with enable_lora."""
     if "mask" in case:
-        raise NotImplementedError("Keras has no dropout inside LoRA")
+        raise NotImplementedError(known.DROPOUT.sentence)
     if case["x"].ndim < 2:
-        raise NotImplementedError("Keras' Dense takes no single vector")
+        raise NotImplementedError(known.VECTOR.sentence)
     layer, x = _dense(case), leaf(case["x"])
     y = layer(x)
     y.backward(tensor(case["dy"]))
@@ -34,16 +33,16 @@ def lora_linear(case: Case) -> Outputs:
 
 
 def lora_merge(case: Case) -> Outputs:
-    """The kernel that Dense gives, and saves, with LoRA in it. Its own kernel stays as it is: that is the way back."""
-    layer, stored = _dense(case), case.config["fan_in_fan_out"]
-    W_merged, W = layer.kernel, layer._kernel.value
-    return {"W_merged": W_merged if stored else W_merged.T, "W_unmerged": W if stored else W.T}
+    """The kernel that Dense computes and saves with LoRA merged. It keeps its own kernel, which is the unmerged one."""
+    layer, fan_in_fan_out = _dense(case), case.config["fan_in_fan_out"]
+    kernels = {"W_merged": layer.kernel, "W_unmerged": layer._kernel.value}
+    return {name: kernel if fan_in_fan_out else kernel.T for name, kernel in kernels.items()}
 
 
 def lora_embedding(case: Case) -> Outputs:
     """keras.layers.Embedding with enable_lora."""
     if case.config["padding_idx"] is not None:
-        raise NotImplementedError("Keras' Embedding has no padding_idx")
+        raise NotImplementedError(known.PADDING.sentence)
     layer = keras.layers.Embedding(*case["E"].shape, dtype=case.dtype)
     layer.build()
     layer.enable_lora(_rank(case), lora_alpha=case.config["alpha"])
@@ -58,16 +57,16 @@ def lora_embedding(case: Case) -> Outputs:
 def cross_entropy(case: Case) -> Outputs:
     """SparseCategoricalCrossentropy with ignore_class; over several micro-batches with the optimizer's accumulation.
 
-    What is trained is added to the logits and 0 at first, by SGD with rate 1: it ends as the gradient with its sign
-    turned. The loss of several micro-batches is the mean of theirs, as `fit` reports it.
+    A variable is added to the logits, and starts at 0. SGD with rate 1 trains it for one window: it ends as minus the
+    gradient. The loss of several micro-batches is the mean of theirs, as `fit` reports it.
     """
     config, logits, labels = case.config, tensor(case["logits"]), tensor(case["labels"])
-    parts = config["accumulation"]
+    every = config["accumulation"]
     loss_of = keras.losses.SparseCategoricalCrossentropy(True, config["ignore_index"], dtype=case.dtype)
     moved = keras.Variable(np.zeros_like(case["logits"]), dtype=case.dtype)
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=parts if parts > 1 else None)
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=every if every > 1 else None)
     losses = []
-    for rows in torch.arange(len(logits)).chunk(parts):
+    for rows in torch.arange(len(logits)).chunk(every):
         moved.value.grad = None
         loss = loss_of(labels[rows, 1:], (logits + moved.value)[rows, :-1])
         loss.backward()
@@ -81,12 +80,12 @@ def train_steps(case: Case) -> Outputs:
     """A model of one Dense, compiled with Keras' loss and optimizer, trained with train_on_batch."""
     config, layer = case.config, _dense(case)
     every = config["accumulation"]
-    how = {"weight_decay": config["weight_decay"], "gradient_accumulation_steps": every if every > 1 else None}
+    common = {"weight_decay": config["weight_decay"], "gradient_accumulation_steps": every if every > 1 else None}
     if config["optimizer"] == "sgd":
-        optimizer = keras.optimizers.SGD(config["lr"], **how)
+        optimizer = keras.optimizers.SGD(config["lr"], **common)
     else:
         beta_1, beta_2 = config["betas"]
-        optimizer = keras.optimizers.AdamW(config["lr"], beta_1=beta_1, beta_2=beta_2, epsilon=config["eps"], **how)
+        optimizer = keras.optimizers.AdamW(config["lr"], beta_1=beta_1, beta_2=beta_2, epsilon=config["eps"], **common)
     model = keras.Sequential([layer])
     model.compile(optimizer, loss=keras.losses.MeanSquaredError(dtype=case.dtype), jit_compile=False)
     losses = [model.train_on_batch(x, y) for x, y in zip(case["X"], case["Y"], strict=True)]
@@ -97,7 +96,7 @@ def train_steps(case: Case) -> Outputs:
 
 def _rank(case: Case) -> int:
     if case.config["use_rslora"]:
-        raise NotImplementedError("Keras has no rsLoRA")
+        raise NotImplementedError(known.RSLORA.sentence)
     return case.config["r"]
 
 

@@ -1,8 +1,9 @@
 """The conformance matrix: what each library does with each contract, as data and as Markdown.
 
-A cell is the word for a library's cases of a contract: "pass", or what is known of those that do not ("convention" or
-"fault", see `known`), or "fail" where a case fails that is not known to, or "absent". Only the case's own verdict makes
-the word: a case that is known to fail and passes is a pass.
+A cell has one word for a library's cases of a contract. "pass": every case passes. "convention" or "fault": the kind
+of the reasons that are known for the others. "fail": some case fails and is not known to. "absent": the library has
+none of the cases. The word follows from the verdicts that were found: a case that is known to fail and passes counts
+as a pass.
 """
 
 import platform
@@ -13,33 +14,32 @@ from typing import Any
 from ... import __version__
 from ..contracts import CONTRACTS
 from ..report import CaseReport, ContractReport, Report
-from .known import BEYOND, Reason, known
+from .library import Library, Reason
 
-# What a package is called where its version is kept.
-_DISTRIBUTIONS = {"mlx_lm": "mlx-lm"}
-_GRADES = ("fail", "fault", "convention", "pass", "absent")  # a cell's word is the first that one of its cases has
+_WORDS = ("fail", "fault", "convention", "pass", "absent")  # a cell has the first of these that one of its cases has
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed version of each package."""
-    names = (_DISTRIBUTIONS.get(package, package) for package in packages)
-    return {name: metadata.version(name) for name in names}
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """The installed version of each distribution."""
+    return {name: metadata.version(name) for name in distributions}
 
 
-def library(report: Report, packages: Iterable[str]) -> dict[str, Any]:
-    """A report as a column of the matrix."""
-    contracts = {contract.contract: cell(report.target, contract) for contract in report.contracts}
-    beyond = [_as_json(reason) for reason in BEYOND.get(report.target, ())]
-    return {"versions": versions(packages), "contracts": contracts, "beyond": beyond}
+def column(report: Report, library: Library) -> dict[str, Any]:
+    """A library's report as a column of the matrix."""
+    return {
+        "versions": versions(library.distributions),
+        "contracts": {contract.contract: cell(contract, library) for contract in report.contracts},
+        "beyond": [_as_json(reason) for reason in library.beyond],
+    }
 
 
-def cell(name: str, contract: ContractReport) -> dict[str, Any]:
-    """A library's cases of a contract: the word, how many of those asked pass, the reasons, and what is not known."""
-    graded = [(case, *_grade(name, case)) for case in contract.cases]
+def cell(contract: ContractReport, library: Library) -> dict[str, Any]:
+    """A library's cases of one contract: the word, how many of those asked pass, the reasons, the unknown failures."""
+    graded = [(case, *_grade(case, library)) for case in contract.cases]
     words = {word for _, word, _ in graded}
     reasons = dict.fromkeys(reason for _, word, reason in graded if reason is not None and word != "absent")
     return {
-        "verdict": next(word for word in _GRADES if word in words),
+        "verdict": next(word for word in _WORDS if word in words),
         "passed": sum(case.verdict == "pass" for case in contract.cases),
         "asked": sum(case.verdict != "absent" for case in contract.cases),
         "reasons": [_as_json(reason) for reason in reasons],
@@ -48,9 +48,9 @@ def cell(name: str, contract: ContractReport) -> dict[str, Any]:
     }
 
 
-def _grade(name: str, case: CaseReport) -> tuple[str, Reason | None]:
+def _grade(case: CaseReport, library: Library) -> tuple[str, Reason | None]:
     """A case's word, and the reason that is known for it."""
-    verdict, reason = known(name, case.id)
+    verdict, reason = library.verdict(case.id)
     if case.verdict == "absent" or verdict != case.verdict:
         return case.verdict, None
     return (reason.kind if reason else case.verdict), reason
@@ -61,46 +61,63 @@ def _as_json(reason: Reason) -> dict[str, str]:
 
 
 def matrix(columns: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The whole, with the versions that everything ran on."""
-    ran_on = {"npl-lora": __version__, "Python": platform.python_version(), **versions(["numpy"])}
-    return {"protocol": 1, "versions": ran_on, "libraries": columns}
+    """All columns, with the versions of what they ran on."""
+    platform_versions = {"npl-lora": __version__, "Python": platform.python_version(), **versions(["numpy"])}
+    return {"protocol": 1, "versions": platform_versions, "libraries": columns}
 
 
-def known_throughout(whole: dict[str, Any]) -> bool:
-    """Whether every failure is a known one."""
-    return all(c["verdict"] != "fail" for column in whole["libraries"].values() for c in column["contracts"].values())
+def known_throughout(data: dict[str, Any]) -> bool:
+    """Whether every failure in the matrix is a known one."""
+    return all(c["verdict"] != "fail" for column in data["libraries"].values() for c in column["contracts"].values())
 
 
-def table(whole: dict[str, Any]) -> str:
-    """The table in Markdown, the reasons numbered below it, and the versions."""
-    libraries, numbers = whole["libraries"], _numbers(whole)
+def table(data: dict[str, Any]) -> str:
+    """The matrix in Markdown: a row for each contract, the numbered reasons below it, and the versions."""
+    return "\n".join([*grid(data), "", *reasons(data), "", versions_sentence(data)]) + "\n"
+
+
+def grid(data: dict[str, Any]) -> list[str]:
+    """The table itself, line by line."""
+    libraries, numbers = data["libraries"], _numbers(data)
     lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
     for contract in CONTRACTS:
         cells = (column["contracts"].get(contract) for column in libraries.values())
         lines.append(f"| {contract} | " + " | ".join(_cell_text(c, numbers) for c in cells) + " |")
-    lines += ["", *(f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in numbers.items())]
-    return "\n".join([*lines, "", _versions_text(whole)]) + "\n"
+    return lines
 
 
-def document(whole: dict[str, Any]) -> str:
-    """The table, and the smallest example of each reason, with what it prints."""
-    lines = ["# The conformance matrix", "", "Written by `npl-lora matrix --markdown FILE`.", "", table(whole)]
-    for (kind, sentence), (number, example) in _numbers(whole).items():
+def reasons(data: dict[str, Any]) -> list[str]:
+    """The reasons by number, one a line."""
+    return [f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in _numbers(data).items()]
+
+
+def versions_sentence(data: dict[str, Any]) -> str:
+    """The versions that the matrix was made with, each package once."""
+    all_versions = dict(data["versions"])
+    for column in data["libraries"].values():
+        all_versions |= column["versions"]
+    return "Run with " + ", ".join(f"{name} {version}" for name, version in all_versions.items()) + "."
+
+
+def document(data: dict[str, Any]) -> str:
+    """The table, then for each reason the shortest script that shows it and what that prints."""
+    lines = ["# The conformance matrix", "", "Written by `npl-lora matrix --markdown FILE`.", "", table(data)]
+    for (kind, sentence), (number, reason) in _numbers(data).items():
         lines += [f"## {number}. {kind}", "", f"{sentence}.", ""]
-        if example["example"]:
-            lines += ["```python", example["example"].rstrip("\n"), "```", ""]
-            lines += ["It prints", "", "```", example["prints"].rstrip("\n"), "```", ""]
+        if reason["example"]:
+            lines += ["```python", reason["example"].rstrip("\n"), "```", ""]
+            lines += ["It prints", "", "```", reason["prints"].rstrip("\n"), "```", ""]
     return "\n".join(lines)
 
 
-def _numbers(whole: dict[str, Any]) -> dict[tuple[str, str], tuple[int, dict[str, str]]]:
-    """Every reason once, numbered in the order of the libraries; what no case asks for after a library's cells."""
-    reasons: dict[tuple[str, str], dict[str, str]] = {}
-    for column in whole["libraries"].values():
-        found = [reason for c in column["contracts"].values() for reason in c["reasons"]]
-        for reason in found + column["beyond"]:
-            reasons.setdefault((reason["kind"], reason["sentence"]), reason)
-    return {key: (number, reason) for number, (key, reason) in enumerate(reasons.items(), start=1)}
+def _numbers(data: dict[str, Any]) -> dict[tuple[str, str], tuple[int, dict[str, str]]]:
+    """Every reason once, numbered library by library: those of its cells first, then those that no case asks for."""
+    unique: dict[tuple[str, str], dict[str, str]] = {}
+    for column in data["libraries"].values():
+        of_cells = [reason for c in column["contracts"].values() for reason in c["reasons"]]
+        for reason in of_cells + column["beyond"]:
+            unique.setdefault((reason["kind"], reason["sentence"]), reason)
+    return {key: (number, reason) for number, (key, reason) in enumerate(unique.items(), start=1)}
 
 
 def _cell_text(c: dict[str, Any] | None, numbers: dict[tuple[str, str], tuple[int, dict[str, str]]]) -> str:
@@ -111,11 +128,3 @@ def _cell_text(c: dict[str, Any] | None, numbers: dict[tuple[str, str], tuple[in
     marks = f" ({', '.join(map(str, found))})" if found else ""
     absent = f", {len(c['absent'])} absent" if c["absent"] else ""
     return f"{c['verdict']} {c['passed']}/{c['asked']}{absent}{marks}"
-
-
-def _versions_text(whole: dict[str, Any]) -> str:
-    """On what it ran: each package once."""
-    all_versions = dict(whole["versions"])
-    for column in whole["libraries"].values():
-        all_versions |= column["versions"]
-    return "Run with " + ", ".join(f"{name} {version}" for name, version in all_versions.items()) + "."

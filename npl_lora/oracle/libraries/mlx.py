@@ -1,11 +1,10 @@
 """mlx-lm's LoRA and DoRA layers, its Llama attention and gated MLPs, its loss and its trainer, as a subject.
 
-The library computes everything. What is ours: `scale`, which mlx-lm takes as it is, is handed s (it knows neither
-alpha nor rsLoRA); A and B are handed over transposed, as it stores them; the dropout mask comes in through a function
-in the place of its dropout.
+The library computes everything. Three things are ours. mlx-lm takes a `scale` and knows neither alpha nor rsLoRA: it
+is given s. It stores A and B transposed: this file transposes them. A dropout mask comes from a function that replaces
+its dropout.
 """
 
-import math
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +23,8 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.tuner.trainer import TrainingArgs, default_loss, train
 
 from ..case import Case
+from ..definition import scale
+from .known import mlx as known
 
 Outputs = dict[str, Any]
 
@@ -44,9 +45,9 @@ def dora_linear(case: Case) -> Outputs:
 
 
 def lora_merge(case: Case) -> Outputs:
-    """fuse, which makes a new layer: the way back is the adapted layer itself."""
+    """fuse, which makes a new layer. The adapted layer itself keeps the unmerged weight."""
     if case.config["fan_in_fan_out"]:
-        raise NotImplementedError("MLX has no weights stored (in, out)")
+        raise NotImplementedError(known.STORED.sentence)
     layer = _linear(LoRALinear, case)
     return {"W_merged": layer.fuse().weight, "W_unmerged": layer.linear.weight}
 
@@ -54,10 +55,10 @@ def lora_merge(case: Case) -> Outputs:
 def lora_embedding(case: Case) -> Outputs:
     """mlx-lm's LoRAEmbedding."""
     if case.config["padding_idx"] is not None:
-        raise NotImplementedError("MLX's embedding has no padding_idx")
+        raise NotImplementedError(known.PADDING.sentence)
     base = nn.Embedding(*case["E"].shape)
     base.weight = _array(case["E"])
-    layer = LoRAEmbedding.from_base(base, r=case.config["r"], scale=_scale(case))
+    layer = LoRAEmbedding.from_base(base, r=case.config["r"], scale=scale(case.config))
     layer.lora_a, layer.lora_b = _array(case["A"]).T, _array(case["B"]).T
     y, _, grads = _backward(layer, lambda: layer(mx.array(case["ids"])), [], case["dy"])
     return {"y": y, **grads}
@@ -86,19 +87,18 @@ def lora_attention(case: Case) -> Outputs:
         setattr(block, f"{n}_proj", _linear(LoRALinear, case, f"_{n}", f"W{n}"))
     mask: Any = create_causal_mask(T) if config["causal"] else None
     if "key_mask" in case:
-        seen = mx.array(case["key_mask"])[:, None, None, :]
-        mask = seen if mask is None else mask & seen
+        visible = mx.array(case["key_mask"])[:, None, None, :]
+        mask = visible if mask is None else mask & visible
     return _run(lambda x: block(x, mask=mask), case, module=block)
 
 
 def lora_mlp(case: Case) -> Outputs:
     """The gated MLPs of mlx-lm's models: Llama's has silu, Gemma's gelu, Gemma 2's its tanh approximation."""
     F, C = case["W_gate"].shape
-    kinds = {"gelu": gemma.MLP, "gelu_tanh": gemma2.MLP}
     if case.config["activation"] == "silu":
         block = llama.MLP(llama.ModelArgs("llama", C, 1, F, 1, 1e-6, 1))
     else:
-        block = kinds[case.config["activation"]](C, F)
+        block = {"gelu": gemma.MLP, "gelu_tanh": gemma2.MLP}[case.config["activation"]](C, F)
     for n in ("gate", "up", "down"):
         setattr(block, f"{n}_proj", _linear(LoRALinear, case, f"_{n}", f"W_{n}"))
     return _run(block, case)
@@ -107,17 +107,17 @@ def lora_mlp(case: Case) -> Outputs:
 def cross_entropy(case: Case) -> Outputs:
     """mlx-lm's default_loss in mlx-lm's trainer, with its gradient accumulation.
 
-    What is trained is added to the logits and 0 at first, by SGD with rate 1: it ends as the gradient with its sign
-    turned. The first token of a row, which nothing predicts, says which row it is.
+    An array is added to the logits, and starts at 0. SGD with rate 1 trains it for one window: it ends as minus the
+    gradient. The first token of a row, which nothing predicts, holds the row's number.
     """
-    labels, parts = case["labels"], case.config["accumulation"]
+    labels, every = case["labels"], case.config["accumulation"]
     counts = labels[:, 1:] != case.config["ignore_index"]
     lengths = np.array([_stretch(row) for row in counts])
     tokens = np.where(np.pad(counts, ((0, 0), (1, 0))), labels, 0)
     tokens[:, 0] = np.arange(len(tokens))
     model = _Logits(_array(case["logits"]))
-    batches = zip(np.split(tokens, parts), np.split(lengths, parts), strict=True)
-    losses = _train(model, default_loss, optimizers.SGD(1.0), [tuple(map(mx.array, b)) for b in batches], parts)
+    batches = zip(np.split(tokens, every), np.split(lengths, every), strict=True)
+    losses = _train(model, default_loss, optimizers.SGD(1.0), [tuple(map(mx.array, b)) for b in batches], every)
     return {"loss": losses[0], "dlogits": -model.moved}
 
 
@@ -133,8 +133,8 @@ def train_steps(case: Case) -> Outputs:
     if config["optimizer"] == "sgd":
         optimizer = optimizers.SGD(config["lr"], weight_decay=config["weight_decay"])
     else:
-        how = {name: config[name] for name in ("betas", "eps", "weight_decay")}
-        optimizer = optimizers.AdamW(config["lr"], bias_correction=True, **how)
+        settings = {name: config[name] for name in ("betas", "eps", "weight_decay")}
+        optimizer = optimizers.AdamW(config["lr"], bias_correction=True, **settings)
     batches = [(_array(x), _array(y)) for x, y in zip(case["X"], case["Y"], strict=True)]
     losses = _train(layer, loss, optimizer, batches, config["accumulation"])
     after = {"A_after": layer.lora_a.T, "B_after": layer.lora_b.T, "W_after": layer.linear.weight}
@@ -142,7 +142,7 @@ def train_steps(case: Case) -> Outputs:
 
 
 class _Logits(nn.Module):
-    """The logits of a case, and what moves them."""
+    """The logits of a case, and the trained array that is added to them."""
 
     def __init__(self, logits: mx.array) -> None:
         super().__init__()
@@ -166,9 +166,9 @@ class _Losses(TrainingCallback):
 def _train(
     model: nn.Module, loss: Callable[..., Any], optimizer: Any, batches: Iterable[Any], accumulation: int
 ) -> list[float]:
-    """Train on each batch once; the loss that is reported for each window."""
+    """Train on each batch once. Returns the loss reported for each window."""
     if any(value.dtype == mx.float64 for _, value in tree_flatten(model.parameters())):
-        raise NotImplementedError("mlx-lm's trainer saves what it has trained, and MLX saves no float64")
+        raise NotImplementedError(known.SAVES.sentence)
     batches, callback = list(batches), _Losses()
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArgs(
@@ -177,24 +177,19 @@ def _train(
             grad_accumulation_steps=accumulation,
             adapter_file=str(Path(folder) / "adapters.safetensors"),
         )
-        how: dict[str, Any] = {"loss": loss, "iterate_batches": lambda **_: iter(batches)}
-        train(model, optimizer, None, args=args, training_callback=callback, **how)
+        options: dict[str, Any] = {"loss": loss, "iterate_batches": lambda **_: iter(batches)}
+        train(model, optimizer, None, args=args, training_callback=callback, **options)
     return callback.losses
 
 
 def _stretch(counts: np.ndarray) -> tuple[int, int]:
-    """The first and the last position that counts, from 1. mlx-lm counts all that lies between."""
+    """The first and the last position that counts, from 1. mlx-lm counts every position between them."""
     where = np.flatnonzero(counts)
     if where.size == 0:
         return 1, 0
     if where.size != where[-1] - where[0] + 1:
-        raise NotImplementedError("mlx-lm's loss counts one stretch of each row")
+        raise NotImplementedError(known.STRETCH.sentence)
     return int(where[0]) + 1, int(where[-1]) + 1
-
-
-def _scale(case: Case) -> float:
-    r, alpha = case.config["r"], case.config["alpha"]
-    return alpha / math.sqrt(r) if case.config["use_rslora"] else alpha / r
 
 
 def _linear(kind: Any, case: Case, n: str = "", W: str = "W") -> Any:
@@ -203,13 +198,13 @@ def _linear(kind: Any, case: Case, n: str = "", W: str = "W") -> Any:
     base.weight = _array(case[W])
     if "b" in case:
         base.bias = _array(case["b"])
-    layer = kind.from_base(base, r=case.config["r"], scale=_scale(case))
+    layer = kind.from_base(base, r=case.config["r"], scale=scale(case.config))
     layer.lora_a, layer.lora_b = _array(case[f"A{n}"]).T, _array(case[f"B{n}"]).T
     return layer
 
 
 def _run(call: Callable[[mx.array], mx.array], case: Case, module: Any = None) -> Outputs:
-    """y, dx, and a gradient for each factor."""
+    """y, dx and the factors' gradients."""
     y, (dx,), grads = _backward(module or call, call, [_array(case["x"])], case["dy"])
     return {"y": y, "dx": dx, **grads}
 

@@ -1,9 +1,9 @@
 """PEFT's own LoRA layers, and transformers' own attention, MLP and loss, as a subject.
 
-The libraries compute everything: here their modules are built, given the case's numbers in the case's dtype, run
-forward and backward, and their results read off. What is not theirs: the rotary tables (handed to transformers'
-attention as its model does, from the protocol's formula in float64, rounded to the case's dtype), and the dropout
-mask, which a module in the place of PEFT's dropout multiplies with.
+The libraries compute everything. This file builds their modules, copies the case's numbers into them in the case's
+dtype, runs them forward and backward, and reads off the results. Two things are not theirs. The rotary tables come
+from the protocol's formula, computed in float64 and rounded to the case's dtype; transformers' attention takes them as
+an argument, as its model passes them. A dropout mask comes from a module that replaces PEFT's dropout.
 """
 
 import sys
@@ -19,19 +19,27 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 from transformers.pytorch_utils import Conv1D
 
 from ..case import Case
-from .torch_tools import GivenMask, Outputs, leaf, run_steps, tensor
+from .torch_tools import (
+    GivenMask,
+    Outputs,
+    assign,
+    differentiate,
+    differentiate_dropout,
+    dtype_of,
+    leaf,
+    micro_batches,
+    run_steps,
+    tensor,
+)
 
-torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
-
-# PEFT refuses to adapt a layer where torchao is installed and older than it likes (torchtune needs one that is), even
-# where nothing is to be done with torchao. None says that there is none.
+# PEFT refuses to adapt any layer where an old torchao is installed, and torchtune needs an old one. None hides torchao.
 sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
 class _Holder(torch.nn.Module):
-    """A model with one layer, which PEFT can look for by name."""
+    """A model with one layer, which PEFT can find by name."""
 
     def __init__(self, layer: torch.nn.Module) -> None:
         super().__init__()
@@ -42,115 +50,86 @@ def lora_linear(case: Case) -> Outputs:
     """peft.tuners.lora.Linear on torch.nn.Linear."""
     layer = _linear(case)
     if "mask" in case:
-        layer.lora_dropout["default"] = GivenMask(tensor(case["mask"]))
-    x = leaf(case["x"])
-    y = layer(x)
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+        layer.lora_dropout["default"] = GivenMask(case)
+    return differentiate(layer, case, _factors(layer))
 
 
 def lora_merge(case: Case) -> Outputs:
     """merge_and_unload; and merge, then unmerge. On torch.nn.Linear or, with fan_in_fan_out, transformers' Conv1D."""
-    holder = _mergeable(case)
-    layer = holder.layer
+    W_merged = _lora_model(case).merge_and_unload().layer.weight
+    layer: Any = _lora_model(case).model.layer
     layer.merge()
     layer.unmerge()
-    left = layer.base_layer.weight.detach().clone()
-    return {"W_merged": _mergeable(case, unload=True).layer.weight, "W_unmerged": left}
+    return {"W_merged": W_merged, "W_unmerged": layer.base_layer.weight}
 
 
-def _mergeable(case: Case, unload: bool = False) -> Any:
-    """A model of one adapted layer, with the case's numbers; the plain model again, LoRA merged into it, if unload."""
+def _lora_model(case: Case) -> Any:
+    """A LoraModel of one adapted layer, with the case's numbers."""
     fan_in_fan_out = case.config["fan_in_fan_out"]
     out, in_ = case["B"].shape[0], case["A"].shape[1]
     base = Conv1D(out, in_) if fan_in_fan_out else torch.nn.Linear(in_, out, bias=False)
-    holder = _Holder(base).to(getattr(torch, case.dtype))
+    holder = _Holder(base).to(dtype_of(case))
     model = LoraModel(holder, _config(case, ["layer"], fan_in_fan_out=fan_in_fan_out), "default")
-    model.to(getattr(torch, case.dtype))
-    layer = holder.layer
-    _set(layer.base_layer.weight, case["W"])
-    _set(layer.lora_A["default"].weight, case["A"])
-    _set(layer.lora_B["default"].weight, case["B"])
-    return model.merge_and_unload() if unload else holder
+    model.to(dtype_of(case))
+    _fill(holder.layer, case)
+    return model
 
 
 def lora_embedding(case: Case) -> Outputs:
     """peft.tuners.lora.Embedding on torch.nn.Embedding."""
     layer = _embedding(case)
-    y = layer(tensor(case["ids"]))
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dA": layer.lora_embedding_A["default"].grad, "dB": layer.lora_embedding_B["default"].grad}
+    return differentiate(layer, case, _factors(layer))
 
 
 def dora_linear(case: Case) -> Outputs:
     """peft.tuners.lora.Linear with use_dora on torch.nn.Linear."""
     layer = _linear(case, use_dora=True)
     m = layer.lora_magnitude_vector["default"].weight
-    _set(m, case["m"])
-    x = leaf(case["x"])
-    y = layer(x)
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B), "dm": m.grad}
+    assign(m, case["m"])
+    return differentiate(layer, case, {**_factors(layer), "m": m})
 
 
 def lora_conv2d(case: Case) -> Outputs:
     """peft.tuners.lora.Conv2d on torch.nn.Conv2d."""
     Co, Ci, *kernel = case["W"].shape
-    how = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
-    layer = _adapt(torch.nn.Conv2d(Ci, Co, tuple(kernel), bias=False, **how), case)
-    _set(layer.base_layer.weight, case["W"])
-    _set(layer.lora_A["default"].weight, case["A"])
-    _set(layer.lora_B["default"].weight, case["B"])
-    x = leaf(case["x"])
-    y = layer(x)
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dx": x.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
+    places = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
+    layer = _adapt(torch.nn.Conv2d(Ci, Co, tuple(kernel), bias=False, **places), case)
+    _fill(layer, case)
+    return differentiate(layer, case, _factors(layer))
 
 
 def lora_init(case: Case) -> Outputs:
     """What PEFT puts into a new adapter of torch.nn.Linear or torch.nn.Embedding."""
     if case.config["layer"] == "embedding":
-        V, D = case["W"].shape
-        layer = _adapt(torch.nn.Embedding(V, D), case)
-        return {"A": layer.lora_embedding_A["default"], "B": layer.lora_embedding_B["default"]}
+        return _factors(_adapt(torch.nn.Embedding(*case["W"].shape), case))
     out, in_ = case["W"].shape
     init = "gaussian" if case.config["distribution"] == "gaussian" else True
-    layer = _adapt(torch.nn.Linear(in_, out), case, init_lora_weights=init)
-    return {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
+    return _factors(_adapt(torch.nn.Linear(in_, out), case, init_lora_weights=init))
 
 
 def lora_dropout(case: Case) -> Outputs:
     """PEFT's own dropout on torch.nn.Linear or torch.nn.Embedding, in train() and in eval()."""
-    p = case.config["p"]
-    linear = case.config["layer"] == "linear"
-    layer = _linear(case, lora_dropout=p) if linear else _embedding(case, lora_dropout=p)
-    given = leaf(case["x"]) if linear else tensor(case["ids"])
-    layer.train()
-    y = layer(given)
-    y.backward(tensor(case["dy"]))
-    again = layer(given)
-    layer.eval()
-    passes = {"y": y, "y_again": again, "y_eval": layer(given)}
-    if linear:
-        return {**passes, "dx": given.grad, "dA": _grad(layer.lora_A), "dB": _grad(layer.lora_B)}
-    A, B = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
-    return {**passes, "dA": A.grad, "dB": B.grad}
+    build = _linear if case.config["layer"] == "linear" else _embedding
+    layer = build(case, lora_dropout=case.config["p"])
+    return differentiate_dropout(layer, case, _factors(layer))
 
 
 def lora_attention(case: Case) -> Outputs:
     """transformers' LlamaAttention, as its model calls it, with PEFT on q, k, v and o.
 
-    Theirs: the projections, heads, rotation, masks and torch's scaled_dot_product_attention, so what a query that sees
-    no key gives is theirs too. Ours: the rotary tables, and is_causal off where the case is not causal.
+    Theirs: the projections, heads, rotation, masks and torch's scaled_dot_product_attention, and so the answer of a
+    query that sees no key. Ours: the rotary tables, and is_causal switched off where the case is not causal.
     """
     config = _llama(case, hidden_size=case["x"].shape[2])
     block = LlamaAttention(config, layer_idx=0)
     block.is_causal = case.config["causal"]
-    _adapt_all(block, case, {n: f"{n}_proj" for n in "qkvo"}, "W{}")
-    x = leaf(case["x"])
-    y, _ = block(x, position_embeddings=_rotary(case, config.head_dim), attention_mask=_mask(case, config, x))
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dx": x.grad, **_all_grads(block, {n: f"{n}_proj" for n in "qkvo"})}
+    trained = _adapt_projections(block, case, tuple("qkvo"), "W{}")
+    rotary = _rotary(case, config.head_dim)
+
+    def attend(x: torch.Tensor) -> torch.Tensor:
+        return block(x, position_embeddings=rotary, attention_mask=_mask(case, config, x))[0]
+
+    return differentiate(attend, case, trained)
 
 
 def lora_mlp(case: Case) -> Outputs:
@@ -159,24 +138,18 @@ def lora_mlp(case: Case) -> Outputs:
     block = LlamaMLP(
         _llama(case, hidden_size=C, intermediate_size=F, hidden_act=_ACTIVATIONS[case.config["activation"]])
     )
-    names = {n: f"{n}_proj" for n in ("gate", "up", "down")}
-    _adapt_all(block, case, names, "W_{}")
-    x = leaf(case["x"])
-    y = block(x)
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dx": x.grad, **_all_grads(block, names)}
+    return differentiate(block, case, _adapt_projections(block, case, ("gate", "up", "down"), "W_{}"))
 
 
 def cross_entropy(case: Case) -> Outputs:
-    """transformers' ForCausalLMLoss; over several micro-batches as its Trainer calls it, with the window's token
+    """transformers' ForCausalLMLoss. Over several micro-batches as its Trainer calls it, with the window's token
     count."""
     logits, labels = leaf(case["logits"]), tensor(case["labels"])
-    ignore_index, parts = case.config["ignore_index"], case.config["accumulation"]
-    how: dict[str, Any] = {"vocab_size": logits.shape[-1], "ignore_index": ignore_index}
-    if parts > 1:
-        how["num_items_in_batch"] = (labels[:, 1:] != ignore_index).sum()
-    pairs = zip(logits.chunk(parts), labels.chunk(parts), strict=True)
-    loss = sum(ForCausalLMLoss(part, given, **how) for part, given in pairs)
+    ignore_index = case.config["ignore_index"]
+    settings: dict[str, Any] = {"vocab_size": logits.shape[-1], "ignore_index": ignore_index}
+    if case.config["accumulation"] > 1:
+        settings["num_items_in_batch"] = (labels[:, 1:] != ignore_index).sum()
+    loss = sum(ForCausalLMLoss(*batch, **settings) for batch in micro_batches(case, logits, labels))
     loss.backward()
     return {"loss": loss, "dlogits": logits.grad}
 
@@ -194,82 +167,77 @@ def adapter_combine(case: Case) -> Outputs:
     model = LoraModel(holder, dict(zip(names, adapters, strict=True)), names[0])
     for name in names[1:]:
         model.inject_adapter(holder, name)
-    model.to(getattr(torch, case.dtype))
+    model.to(dtype_of(case))
     layer: Any = holder.layer
     for name in names:
-        _set(layer.lora_A[name].weight, case[f"A_{name}"])
-        _set(layer.lora_B[name].weight, case[f"B_{name}"])
-    how = {"combination_type": config["combination"], "svd_rank": config.get("r_new")}
-    model.add_weighted_adapter(names, config["weights"], "combined", **how)
+        assign(layer.lora_A[name].weight, case[f"A_{name}"])
+        assign(layer.lora_B[name].weight, case[f"B_{name}"])
+    combination = {"combination_type": config["combination"], "svd_rank": config.get("r_new")}
+    model.add_weighted_adapter(names, config["weights"], "combined", **combination)
     return {"delta": layer.get_delta_weight("combined")}
 
 
 def train_steps(case: Case) -> Outputs:
     """peft.tuners.lora.Linear trained by torch.optim."""
     layer = _linear(case)
-    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    A, B = _factors(layer).values()
     return {**run_steps(case, layer, [A, B]), "A_after": A, "B_after": B, "W_after": layer.base_layer.weight}
 
 
-def _linear(case: Case, **more: Any) -> Any:
+def _linear(case: Case, **options: Any) -> Any:
     out, in_ = case["W"].shape
-    layer = _adapt(torch.nn.Linear(in_, out, bias="b" in case), case, **more)
-    _set(layer.base_layer.weight, case["W"])
+    layer = _adapt(torch.nn.Linear(in_, out, bias="b" in case), case, **options)
+    _fill(layer, case)
     if "b" in case:
-        _set(layer.base_layer.bias, case["b"])
-    _set(layer.lora_A["default"].weight, case["A"])
-    _set(layer.lora_B["default"].weight, case["B"])
+        assign(layer.base_layer.bias, case["b"])
     return layer
 
 
-def _embedding(case: Case, **more: Any) -> Any:
-    V, D = case["E"].shape
-    layer = _adapt(torch.nn.Embedding(V, D, padding_idx=case.config.get("padding_idx")), case, **more)
-    _set(layer.base_layer.weight, case["E"])
-    _set(layer.lora_embedding_A["default"], case["A"])
-    _set(layer.lora_embedding_B["default"], case["B"])
+def _embedding(case: Case, **options: Any) -> Any:
+    base = torch.nn.Embedding(*case["E"].shape, padding_idx=case.config.get("padding_idx"))
+    layer = _adapt(base, case, **options)
+    _fill(layer, case, W="E")
     return layer
 
 
-def _config(case: Case, targets: list[str], **more: Any) -> LoraConfig:
+def _adapt(base: torch.nn.Module, case: Case, **options: Any) -> Any:
+    """The layer that PEFT replaces base with, in the case's dtype."""
+    holder = _Holder(base).to(dtype_of(case))
+    inject_adapter_in_model(_config(case, ["layer"], **options), holder)
+    return holder.to(dtype_of(case)).layer
+
+
+def _adapt_projections(block: Any, case: Case, names: tuple[str, ...], weight: str) -> Outputs:
+    """Adapt block.q_proj for each name q, with the case's numbers; the factors {"A_q": ..., "B_q": ...}."""
+    inject_adapter_in_model(_config(case, [f"{n}_proj" for n in names]), block)
+    block.to(dtype_of(case))
+    trained: Outputs = {}
+    for n in names:
+        layer = getattr(block, f"{n}_proj")
+        _fill(layer, case, f"_{n}", weight.format(n))
+        trained |= _factors(layer, f"_{n}")
+    return trained
+
+
+def _config(case: Case, targets: list[str], **options: Any) -> LoraConfig:
     config = case.config
     return LoraConfig(
-        r=config["r"], lora_alpha=config["alpha"], use_rslora=config["use_rslora"], target_modules=targets, **more
+        r=config["r"], lora_alpha=config["alpha"], use_rslora=config["use_rslora"], target_modules=targets, **options
     )
 
 
-def _adapt(base: torch.nn.Module, case: Case, **more: Any) -> Any:
-    """The layer that PEFT puts in the place of base, in the case's dtype."""
-    holder = _Holder(base).to(getattr(torch, case.dtype))
-    inject_adapter_in_model(_config(case, ["layer"], **more), holder)
-    return holder.to(getattr(torch, case.dtype)).layer
+def _fill(layer: Any, case: Case, n: str = "", W: str = "W") -> None:
+    """Copy the case's weight and factors into an adapted layer."""
+    assign(layer.base_layer.weight, case[W])
+    for name, factor in _factors(layer, n).items():
+        assign(factor, case[name])
 
 
-def _adapt_all(block: Any, case: Case, names: dict[str, str], weight: str) -> None:
-    inject_adapter_in_model(_config(case, list(names.values())), block)
-    block.to(getattr(torch, case.dtype))
-    for n, name in names.items():
-        layer = getattr(block, name)
-        _set(layer.base_layer.weight, case[weight.format(n)])
-        _set(layer.lora_A["default"].weight, case[f"A_{n}"])
-        _set(layer.lora_B["default"].weight, case[f"B_{n}"])
-
-
-def _all_grads(block: Any, names: dict[str, str]) -> Outputs:
-    grads: Outputs = {}
-    for n, name in names.items():
-        layer = getattr(block, name)
-        grads |= {f"dA_{n}": _grad(layer.lora_A), f"dB_{n}": _grad(layer.lora_B)}
-    return grads
-
-
-def _grad(factors: Any) -> torch.Tensor | None:
-    return factors["default"].weight.grad
-
-
-def _set(parameter: Any, value: np.ndarray) -> None:
-    with torch.no_grad():
-        parameter.copy_(tensor(value))
+def _factors(layer: Any, n: str = "") -> Outputs:
+    """{"A": its parameter, "B": its parameter} of an adapted layer; n comes behind both names."""
+    if isinstance(layer.base_layer, torch.nn.Embedding):
+        return {"A": layer.lora_embedding_A["default"], "B": layer.lora_embedding_B["default"]}
+    return {f"A{n}": layer.lora_A["default"].weight, f"B{n}": layer.lora_B["default"].weight}
 
 
 def _llama(case: Case, **sizes: Any) -> LlamaConfig:
@@ -285,9 +253,9 @@ def _llama(case: Case, **sizes: Any) -> LlamaConfig:
 
 
 def _rotary(case: Case, D: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, (1, T, D), each table twice side by side, as LlamaRotaryEmbedding gives them.
+    """cos and sin, (1, T, D): each table twice, side by side, as LlamaRotaryEmbedding lays them out.
 
-    Ours because LlamaRotaryEmbedding computes its angles in float32, whatever the model's dtype.
+    Ours, because LlamaRotaryEmbedding computes its angles in float32 whatever the model's dtype.
     """
     T, theta = case["x"].shape[1], case.config["rope_theta"]
     frequency = np.zeros(D)  # without rope: angle 0 everywhere, and D may be odd
@@ -301,7 +269,7 @@ def _rotary(case: Case, D: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _mask(case: Case, config: LlamaConfig, x: torch.Tensor) -> Any:
     """The mask that transformers' own models make of a padding mask."""
     padding = tensor(case["key_mask"]) if "key_mask" in case else None
-    how: dict[str, Any] = {"config": config, "inputs_embeds": x, "attention_mask": padding}
+    given: dict[str, Any] = {"config": config, "inputs_embeds": x, "attention_mask": padding}
     if not case.config["causal"]:
-        return create_bidirectional_mask(**how)
-    return create_causal_mask(**how, past_key_values=None)
+        return create_bidirectional_mask(**given)
+    return create_causal_mask(**given, past_key_values=None)

@@ -1,8 +1,8 @@
 """torch.compile as a subject: LoRA written as an ordinary PyTorch module, compiled by inductor.
 
-What is checked is PyTorch: the forward and the backward that its compiler makes of the modules, which are the formulas
-of the protocol in a few lines each. Each case is compiled anew, for its shapes and dtype, without a graph break, and so
-without a way back to eager mode.
+This checks PyTorch: the forward and the backward that its compiler makes of modules, each of which is a formula of the
+protocol in a few lines. Every case is compiled anew for its shapes and dtype. Graph breaks are refused, so nothing runs
+in eager mode.
 """
 
 import math
@@ -14,9 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ..case import Case
-from .torch_tools import Outputs, leaf, run_steps, tensor
-
-torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
+from .torch_tools import Outputs, differentiate, leaf, micro_batches, run_steps, tensor
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
@@ -33,8 +31,7 @@ class _LoRALinear(torch.nn.Module):
         self.W, self.A, self.B = tensor(case[W]), _parameter(case, f"A{n}"), _parameter(case, f"B{n}")
         self.b = tensor(case["b"]) if "b" in case else None
         self.mask = tensor(case["mask"]) if "mask" in case else None
-        r, alpha = case.config["r"], case.config["alpha"]
-        self.s = alpha / math.sqrt(r) if case.config["use_rslora"] else alpha / r
+        self.s = _scale(case)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         masked = x if self.mask is None else x * self.mask
@@ -62,10 +59,10 @@ class _LoRAConv2d(_LoRALinear):
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        self.how = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
+        self.places = {name: tuple(case.config[name]) for name in ("stride", "padding", "dilation")}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(x, self.W, **self.how) + self.s * F.conv2d(F.conv2d(x, self.A, **self.how), self.B)
+        return F.conv2d(x, self.W, **self.places) + self.s * F.conv2d(F.conv2d(x, self.A, **self.places), self.B)
 
 
 class _Attention(torch.nn.Module):
@@ -78,9 +75,9 @@ class _Attention(torch.nn.Module):
         B, T, _ = case["x"].shape
         self.heads, self.groups = case.config["n_heads"], case.config["n_kv_heads"]
         self.D = case["Wq"].shape[0] // self.heads
-        seen = torch.ones(T, T, dtype=torch.bool)
-        seen = (seen.tril() if case.config["causal"] else seen).expand(B, 1, T, T)
-        self.seen = seen & tensor(case["key_mask"])[:, None, None, :] if "key_mask" in case else seen
+        visible = torch.ones(T, T, dtype=torch.bool)
+        visible = (visible.tril() if case.config["causal"] else visible).expand(B, 1, T, T)
+        self.visible = visible & tensor(case["key_mask"])[:, None, None, :] if "key_mask" in case else visible
         self.cos, self.sin = _rotary(case, T, self.D)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -90,7 +87,7 @@ class _Attention(torch.nn.Module):
             for p, heads in ((self.q, self.heads), (self.k, self.groups), (self.v, self.groups))
         )
         q, k = self._rotate(q), self._rotate(k)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen, enable_gqa=self.heads != self.groups)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.visible, enable_gqa=self.heads != self.groups)
         return self.o(y.transpose(1, 2).reshape(B, T, self.heads * self.D))
 
     def _rotate(self, u: torch.Tensor) -> torch.Tensor:
@@ -119,8 +116,7 @@ class _Embedding(torch.nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.E, self.A, self.B = tensor(case["E"]), _parameter(case, "A"), _parameter(case, "B")
-        r, alpha = case.config["r"], case.config["alpha"]
-        self.s = alpha / math.sqrt(r) if case.config["use_rslora"] else alpha / r
+        self.s = _scale(case)
         self.padding_idx = case.config["padding_idx"]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -155,19 +151,16 @@ def lora_mlp(case: Case) -> Outputs:
 
 def lora_embedding(case: Case) -> Outputs:
     """An embedding, compiled."""
-    layer = _Embedding(case)
-    y = _compile(layer)(tensor(case["ids"]))
-    y.backward(tensor(case["dy"]))
-    return {"y": y, "dA": layer.A.grad, "dB": layer.B.grad}
+    return _run(_Embedding(case), case)
 
 
 def lora_merge(case: Case) -> Outputs:
     """W + s B A and back, compiled."""
-    layer, transposed = _LoRALinear(case), case.config["fan_in_fan_out"]
+    layer, fan_in_fan_out = _LoRALinear(case), case.config["fan_in_fan_out"]
 
     def merge(W: torch.Tensor, sign: float) -> torch.Tensor:
         delta = layer.delta()
-        return W + sign * (delta.T if transposed else delta)
+        return W + sign * (delta.T if fan_in_fan_out else delta)
 
     compiled = _compile(merge)
     W_merged = compiled(layer.W, 1.0)
@@ -183,10 +176,9 @@ def cross_entropy(case: Case) -> Outputs:
         scores, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         return F.cross_entropy(scores, targets, ignore_index=ignore_index, reduction="sum") / count
 
-    compiled, parts = _compile(loss_of), case.config["accumulation"]
+    compiled = _compile(loss_of)
     count = (labels[:, 1:] != ignore_index).sum().clamp(min=1)
-    pairs = zip(logits.chunk(parts), labels.chunk(parts), strict=True)
-    loss = sum(compiled(part, given, count) for part, given in pairs)
+    loss = sum(compiled(*batch, count) for batch in micro_batches(case, logits, labels))
     loss.backward()
     return {"loss": loss, "dlogits": logits.grad}
 
@@ -198,24 +190,22 @@ def train_steps(case: Case) -> Outputs:
     return {**steps, "A_after": layer.A, "B_after": layer.B, "W_after": layer.W}
 
 
-def _compile(what: Any) -> Any:
-    """Compiled for this case alone: what was compiled before is forgotten."""
+def _compile(function: Any) -> Any:
+    """Compile for this case alone: earlier compilations are dropped."""
     torch.compiler.reset()
-    return torch.compile(what, fullgraph=True, dynamic=False)
+    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def _run(layer: torch.nn.Module, case: Case) -> Outputs:
-    """y, dx, and a gradient d<name> for each parameter: A_q of the module q.A."""
-    x = leaf(case["x"])
-    y = _compile(layer)(x)
-    y.backward(tensor(case["dy"]))
-    grads = {f"d{_name(name)}": parameter.grad for name, parameter in layer.named_parameters()}
-    return {"y": y, "dx": x.grad, **grads}
+    """Compile a module and run it forward and backward. The parameter A of its module q is A_q."""
+    trained = {"_".join(reversed(path.split("."))): parameter for path, parameter in layer.named_parameters()}
+    return differentiate(_compile(layer), case, trained)
 
 
-def _name(path: str) -> str:
-    module, _, factor = path.rpartition(".")
-    return f"{factor}_{module}" if module else factor
+def _scale(case: Case) -> float:
+    """s = alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    r, alpha = case.config["r"], case.config["alpha"]
+    return alpha / math.sqrt(r) if case.config["use_rslora"] else alpha / r
 
 
 def _parameter(case: Case, name: str) -> torch.nn.Parameter:

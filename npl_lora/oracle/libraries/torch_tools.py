@@ -1,6 +1,6 @@
-"""What the subjects that run on torch share."""
+"""What the glue of the torch libraries shares: tensors of a case, a forward and backward, dropout, training steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,14 @@ import torch
 
 from ..case import Case
 
+torch.set_num_threads(1)  # the cases are small: starting threads would take longer than the work
+
 Outputs = dict[str, Any]
+
+
+def dtype_of(case: Case) -> torch.dtype:
+    """The case's dtype as torch's."""
+    return getattr(torch, case.dtype)
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -19,19 +26,53 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def leaf(array: np.ndarray) -> torch.Tensor:
-    """A tensor whose gradient is wanted."""
+    """A tensor that autograd computes a gradient for."""
     return tensor(array).requires_grad_()
 
 
-class GivenMask(torch.nn.Module):
-    """In the place of a dropout module: multiplies with the mask of the case."""
+def assign(parameter: Any, array: np.ndarray) -> None:
+    """Copy a case's numbers into a parameter."""
+    with torch.no_grad():
+        parameter.copy_(tensor(array))
 
-    def __init__(self, mask: torch.Tensor) -> None:
+
+class GivenMask(torch.nn.Module):
+    """Replaces a dropout module: multiplies by the mask of the case."""
+
+    def __init__(self, case: Case) -> None:
         super().__init__()
-        self.mask = mask
+        self.mask = tensor(case["mask"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.mask
+
+
+def differentiate(call: Callable[[torch.Tensor], torch.Tensor], case: Case, trained: Mapping[str, Any]) -> Outputs:
+    """y = call(x), or call(ids); dx, unless the inputs are ids; and a gradient d<name> for each trained parameter."""
+    x = _input(case)
+    y = call(x)
+    y.backward(tensor(case["dy"]))
+    dx = {"dx": x.grad} if x.requires_grad else {}
+    return {"y": y, **dx, **{f"d{name}": parameter.grad for name, parameter in trained.items()}}
+
+
+def differentiate_dropout(layer: Any, case: Case, trained: Mapping[str, Any]) -> Outputs:
+    """The library's own dropout: forward and backward in train(), a second forward, and a forward in eval()."""
+    layer.train()
+    outputs = differentiate(layer, case, trained)
+    y_again = layer(_input(case))
+    layer.eval()
+    return {**outputs, "y_again": y_again, "y_eval": layer(_input(case))}
+
+
+def _input(case: Case) -> torch.Tensor:
+    return leaf(case["x"]) if "x" in case else tensor(case["ids"])
+
+
+def micro_batches(case: Case, logits: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.Tensor, Any]]:
+    """The logits and labels of each micro-batch of a cross_entropy case."""
+    n = case.config["accumulation"]
+    return zip(logits.chunk(n), labels.chunk(n), strict=True)
 
 
 def run_steps(case: Case, layer: torch.nn.Module, trained: Sequence[Any]) -> Outputs:
@@ -52,7 +93,7 @@ def run_steps(case: Case, layer: torch.nn.Module, trained: Sequence[Any]) -> Out
 
 
 def _optimizer(config: dict[str, Any], trained: Sequence[Any]) -> torch.optim.Optimizer:
-    how = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
+    common = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
     if config["optimizer"] == "sgd":
-        return torch.optim.SGD(trained, **how)
-    return torch.optim.AdamW(trained, betas=tuple(config["betas"]), eps=config["eps"], **how)
+        return torch.optim.SGD(trained, **common)
+    return torch.optim.AdamW(trained, betas=tuple(config["betas"]), eps=config["eps"], **common)

@@ -7,6 +7,7 @@ they say, so this subject answers by other roads:
   derivative, and the merged road against the unmerged one, with no rounding at all.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 
@@ -19,7 +20,7 @@ from ...lora import dropout_mask
 from ...lora import factors as init_factors
 from ..case import Case, widen
 from ..contracts import CONTRACTS, adapter_combine, lora_dropout, train_steps
-from ..contracts.contract import Array, Config, Draw, inputs
+from ..contracts.contract import Array, Config, Draw, Polynomial, inputs
 from ..definition import RIGHT, Definition, scale
 from ..report import CaseReport
 from ..tolerance.judge import OutputVerdict
@@ -42,7 +43,8 @@ class SelfSubject:
 
     def proof(self, contract: str) -> list[CaseReport]:
         """The exact check over the integers, for a contract whose op is a polynomial of its inputs."""
-        return [_prove(contract)] if contract in _POLYNOMIALS else []
+        polynomial = CONTRACTS[contract].polynomial
+        return [_prove(contract, polynomial)] if polynomial else []
 
     def close(self) -> None:
         """Nothing runs."""
@@ -177,20 +179,12 @@ _ROADS = {
     "lora_dropout": _drop,
 }
 
-# The contracts whose op is a polynomial: the op, and the case whose shapes, ids and switches the integers take.
-_POLYNOMIALS: dict[str, tuple[Callable[..., tuple[Array, ops.Pullback]], str, tuple[str, ...]]] = {
-    "lora_linear": (ops.lora_linear, "dropout", ()),
-    "lora_merge": (ops.merge, "fan-in-fan-out", ("fan_in_fan_out",)),
-    "lora_embedding": (ops.lora_embedding, "repeated-ids", ("padding_idx",)),
-    "lora_conv2d": (ops.lora_conv2d, "strided-padded-rslora", ("stride", "padding", "dilation")),
-}
 
-
-def _prove(contract: str) -> CaseReport:
+def _prove(contract: str, polynomial: Polynomial) -> CaseReport:
     """The pullback against the exact derivative, and the merged road against the unmerged one, over the integers."""
-    op, name, switches = _POLYNOMIALS[contract]
-    arrays, config = CONTRACTS[contract].draws[name](Draw("integers", "float64"))
-    how = {switch: config[switch] for switch in switches}
+    op = getattr(ops, polynomial.op)
+    arrays, config = CONTRACTS[contract].draws[polynomial.case](Draw("integers", "float64"))
+    how = {name: config[name] for name in inspect.signature(op).parameters.keys() & config.keys()}
     report = gradcheck(op, {**inputs(arrays), "scale": 1.0}, method="exact", **how)
     outputs = {
         f"d{r.name}": OutputVerdict("pass" if r.ok else "fail", 0.0 if r.ok else None, 0.0, r.note)

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..libraries.table import LIBRARIES
 from . import CONTRACTS, TargetError
 from .one_line import describe
-
-_LIBRARIES = ("peft", "loralib", "torchtune", "keras", "mlx", "torch-compiled")
 
 Function = Callable[..., Any]
 
@@ -87,8 +86,8 @@ def _instance(kind: type, target: str) -> Any:
 
 def _find(target: str) -> tuple[Any, str]:
     """What a target names, and the last part of its name."""
-    if target in _LIBRARIES:
-        return _import(f"npl_lora.oracle.libraries.{target.replace('-', '_')}", target), target
+    if target in LIBRARIES:
+        return _import(LIBRARIES[target].module, target), target
     if Path(target).is_file():  # even with a colon in its name
         return _load_file(Path(target)), target
     where, colon, attribute = target.rpartition(":")
