@@ -1,7 +1,7 @@
-"""The pytest plugin: what npl_lora.testing.conforms marks becomes one test for each case.
+"""The pytest plugin: a function marked by npl_lora.testing.conforms becomes one test for each case.
 
-It is loaded with every run of pytest where npl_lora is installed, so it imports nothing but pytest until a test file
-has imported npl_lora.testing itself.
+pytest loads this plugin in every run where npl_lora is installed. So it imports nothing but pytest until a test file
+imports npl_lora.testing itself.
 """
 
 import sys
@@ -11,7 +11,7 @@ import pytest
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
-    """The tests of a marked function. None for all else, which leaves it to pytest."""
+    """The tests of a marked function. None for any other object: pytest then collects it as usual."""
     testing = sys.modules.get("npl_lora.testing")
     asked = testing.asked(obj) if testing is not None else None
     if asked is None:

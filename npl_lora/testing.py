@@ -1,4 +1,4 @@
-"""For other people's test suites: a function that is to conform to a contract.
+"""For your own test suite: check that a function conforms to a contract.
 
     from npl_lora.testing import conforms
 
@@ -6,10 +6,10 @@
     def lora_linear(case):
         ...
 
-pytest then has one test for each case, named by its id, so that -k float32 or -k dropout selects some (npl_lora's
-plugin does it, and comes with the package). The function takes a case and returns a mapping from name to array, as
-PROTOCOL.md has it; whatever its name is, and it stays what it was. A case that it raises NotImplementedError for is
-skipped.
+pytest then runs one test for each case. A test is named by the id of its case, so -k float32 or -k dropout selects
+some. (The package's own pytest plugin does this.) The function takes a case and returns a mapping from name to array,
+as PROTOCOL.md describes. It may have any name, and the decorator returns it unchanged. A case for which it raises
+NotImplementedError is skipped.
 """
 
 import inspect
@@ -30,18 +30,21 @@ _MARK = "_npl_lora_conforms"
 
 @dataclass(frozen=True)
 class Conforms:
-    """What a function is asked: a contract, in some dtypes."""
+    """The cases that a function is asked: a contract, in these dtypes."""
 
     contract: str
     dtypes: tuple[str, ...]
 
     def cases(self) -> list[Case]:
-        """Every case, dtype after dtype."""
+        """Every case of the contract, one dtype after another."""
         return [case for dtype in self.dtypes for case in CONTRACTS[self.contract].cases(dtype)]
 
 
 def conforms(contract: str, *, dtypes: Iterable[str] | None = None) -> Callable[[F], F]:
-    """Have pytest ask the function every case of the contract in these dtypes. Raises ValueError for an unknown one."""
+    """Have pytest ask the function every case of the contract, in these dtypes (default: all that can be asked here).
+
+    Raises ValueError for an unknown contract or dtype.
+    """
     dtypes = askable() if dtypes is None else tuple(dtypes)
     if contract not in CONTRACTS:
         raise ValueError(f"contract is {contract!r}, expected one of {', '.join(CONTRACTS)}")
@@ -56,13 +59,13 @@ def conforms(contract: str, *, dtypes: Iterable[str] | None = None) -> Callable[
 
 
 def asked(function: Any) -> Conforms | None:
-    """What conforms has marked this with, if it has; without running any code of the object's."""
+    """The mark that `conforms` left on an object, if any. Runs no code of the object."""
     mark = inspect.getattr_static(function, _MARK, None)
     return mark if isinstance(mark, Conforms) else None
 
 
 def check_function(function: Function, case: Case) -> tuple[CaseReport, Diagnosis]:
-    """Ask a function one case, here in this process, judge its answers, and say what one case lets say."""
+    """Ask a function one case, in this process, judge its answers, and diagnose what this one case shows."""
     answer = ask(function, case)
     report = check_case(case, answer)
     return report, diagnose(observe([case], [answer], [report]))

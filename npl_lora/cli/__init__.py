@@ -1,4 +1,4 @@
-"""The command line. Thin: it parses, calls, and prints."""
+"""The command line. Thin: it parses, calls, and prints. Each public module holds one command."""
 
 import argparse
 import os
@@ -8,35 +8,54 @@ from collections.abc import Sequence
 from .. import __version__
 from ..support.extras import MissingExtraError
 from . import bench, check, eval, faults, generate, judge, matrix, merge, train, vectors
+from ._arguments import Parser
+from ._errors import CommandError, print_error
+
+# By who uses them. A command is a module with SUMMARY, one sentence, and add_command.
+_COMMANDS = {
+    "check implementations of LoRA": (check, judge, vectors, matrix, faults),
+    "run and train models": (train, generate, eval, merge, bench),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="npl-lora",
-        description="LoRA in NumPy: checks implementations against one with proved gradients, and runs real models.",
-    )
-    parser.add_argument("--version", action="version", version=f"npl-lora {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    bench.add_command(commands)
-    check.add_command(commands)
-    eval.add_command(commands)
-    faults.add_command(commands)
-    generate.add_command(commands)
-    judge.add_command(commands)
-    matrix.add_command(commands)
-    merge.add_command(commands)
-    train.add_command(commands)
-    vectors.add_command(commands)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         return arguments.run(arguments)
+    except CommandError as error:
+        print_error(str(error))
+        return error.status
     except MissingExtraError as error:
-        print(f"npl-lora: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     except KeyboardInterrupt:
-        print("npl-lora: interrupted", file=sys.stderr)
+        print_error("interrupted")
         return 130
-    except BrokenPipeError:  # whoever reads it has read enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the interpreter flush it at its end
+    except BrokenPipeError:  # the reader has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout when it exits
         return 128 + 13
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="npl-lora",
+        usage="npl-lora [-h] [--version] COMMAND ...",
+        description=_description(),
+        epilog="npl-lora COMMAND --help describes a command, with examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"npl-lora {__version__}")
+    commands = parser.add_subparsers(prog="npl-lora", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    for modules in _COMMANDS.values():
+        for module in modules:
+            module.add_command(commands)
+    return parser
+
+
+def _description() -> str:
+    lines = ["LoRA in NumPy: check an implementation against a proved one; train real models."]
+    for group, modules in _COMMANDS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {module.__name__.rpartition('.')[2]:<10}{module.SUMMARY}" for module in modules]
+    return "\n".join(lines)

@@ -1,22 +1,31 @@
-"""What `train` and `eval` share: the options that say how data are read, and how they are described."""
+"""What `train` and `eval` share: the arguments that say how data are read, and what they print about them."""
 
 import argparse
 
 from ..models import Pretrained, Tokenizer
 from ..training import data
+from . import _arguments
 
 FORMATS = """\
-DATA is a file in UTF-8, which may be packed (.bz2). What its name ends in says what it holds:
-  .jsonl   one object a line, {"prompt": ..., "completion": ...}, or {"messages": [{"role": ..., "content": ...}, ...]}
-           through the model's chat template: only what the model is to say counts
-  .csv     a line of names, a column of texts and one of labels: MODEL becomes a classifier
-  else     one text"""
+DATA is a file in UTF-8, and may be compressed (.bz2). Its name says what it
+holds:
+  .jsonl   one object on each line: {"prompt": ..., "completion": ...}, or
+           {"messages": [{"role": ..., "content": ...}, ...]}, which the model's
+           chat template lays out. Only the completion, or what the assistant
+           says, counts in the loss.
+  .csv     a header, and columns of texts and labels: MODEL becomes a classifier
+  other    one text"""
 
 
 def add_options(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--length", type=int, default=256, metavar="N", help="tokens a row (default: 256)")
-    parser.add_argument("--text-column", default="text", metavar="NAME", help="of a .csv (default: text)")
-    parser.add_argument("--label-column", default="label", metavar="NAME", help="of a .csv (default: label)")
+    _arguments.add_length(parser, 256, "tokens in a row, at most")
+    for kind in ("text", "label"):
+        parser.add_argument(
+            f"--{kind}-column",
+            default=kind,
+            metavar="NAME",
+            help=f"column of the {kind}s in a .csv (default: %(default)s)",
+        )
 
 
 def read(arguments: argparse.Namespace, tokenizer: Tokenizer, classes: tuple[str, ...] | None = None) -> data.Data:
@@ -31,13 +40,13 @@ def check_length(length: int, model: Pretrained) -> None:
         raise ValueError(f"--length is {length}, expected 2 to {model.config.positions} positions")
 
 
-def described(found: data.Data, length: int) -> str:
-    """ "120 rows, 3 of them cut to 256 tokens; 1 left out" and the like."""
-    said = f"{len(found.rows):,} rows"
-    if found.cut:
-        said += f", {found.cut - found.left_out:,} cut to {length} tokens"
-    if found.left_out:
-        said += f", {found.left_out:,} left out: cut, nothing of the answer remains"
-    if found.classes:
-        said += f"; classes: {', '.join(found.classes)[:200]}"
-    return said
+def description(rows: data.Data, length: int) -> str:
+    """ "120 rows, 3 cut to 256 tokens, 1 dropped because truncation removed every label" and the like."""
+    words = f"{len(rows.rows):,} rows"
+    if rows.cut:
+        words += f", {rows.cut - rows.left_out:,} cut to {length} tokens"
+    if rows.left_out:
+        words += f", {rows.left_out:,} dropped because truncation removed every label"
+    if rows.classes:
+        words += f"; classes: {', '.join(rows.classes)[:200]}"
+    return words

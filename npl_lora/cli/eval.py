@@ -3,100 +3,96 @@
 import argparse
 import json
 import sys
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..adapters import LoRA
 from ..models import Pretrained, load, load_classifier, load_tokenizer
-from ..support.extras import require
-from ..support.files import write_atomically
 from ..training import data
 from ..training.classes import read_classes
 from ..training.loop import Evaluation, judged
 from ..training.step import NonFiniteError
-from . import _data
+from . import _arguments, _data
+from ._errors import CommandError, command_errors
+from ._output import write_text
+
+SUMMARY = "Measure the loss of a language model, or a classifier's accuracy."
 
 _DESCRIPTION = f"""\
-The loss of a language model on data, and its perplexity; of a classifier, its accuracy. Computed in float32.
-
-MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file, --adapter a folder that PEFT or `npl-lora
-train` wrote; a .csv needs one that `npl-lora train` wrote for a .csv.
+Prints the mean loss over the labels of DATA, computed in float32, and the
+perplexity of a language model or the accuracy of a classifier. A .csv needs the
+--adapter that `npl-lora train` wrote for a .csv: it holds the class names.
 
 {_data.FORMATS}"""
 
-_EPILOG = "exit status: 0 done, 1 the loss is not finite, 2 bad input"
+_EXAMPLES = """\
+npl-lora eval model text.txt --length 128
+npl-lora eval bert reviews.csv --adapter adapter --json figures.json"""
+
+_EXIT_STATUS = """\
+0  done
+1  the loss is not finite
+2  bad input"""
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "eval",
-        help="the loss of a language model, or the accuracy of a classifier",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_command(commands: _arguments.Commands) -> None:
+    parser = _arguments.add_parser(
+        commands, "eval", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder or a .gguf file")
-    parser.add_argument("data", metavar="DATA", type=Path, help="what to judge by")
-    parser.add_argument("--adapter", metavar="DIR", type=Path, help="a LoRA adapter for the model")
+    _arguments.add_model(parser)
+    _arguments.add_data(parser)
+    _arguments.add_adapter(parser)
     _data.add_options(parser)
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="rows at a time (default: 4)")
-    parser.add_argument("--coded", action="store_true", help="keep a quantised model quantised: slower, less memory")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there too")
+    _arguments.add_batch(parser, 4, "rows at a time")
+    _arguments.add_coded(parser)
+    _arguments.add_json(parser, "the numbers")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures."""
-    require("rich", "cli", "the command line")
     try:
-        found, result = _judge(arguments)
-        print(_data.described(found, arguments.length), file=sys.stderr)
-        print(_line(result))
-        if arguments.json is not None:
-            write_atomically(arguments.json, (json.dumps(_figures(arguments, found, result), indent=2) + "\n").encode())
-    except ValueError as error:
-        print(f"npl-lora eval: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"npl-lora eval: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        with command_errors(arguments.data):
+            rows, result = _evaluate(arguments)
     except NonFiniteError as error:
-        print(f"npl-lora eval: {error}", file=sys.stderr)
-        return 1
+        raise CommandError(str(error), 1) from None
+    print(_data.description(rows, arguments.length), file=sys.stderr)
+    print(_line(result))
+    if arguments.json_file is not None:
+        write_text(arguments.json_file, json.dumps(_figures(arguments, rows, result), indent=2) + "\n")
     return 0
 
 
-def _judge(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json is {arguments.json}, expected a file in a folder that is there")
+def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     if arguments.batch < 1:
         raise ValueError(f"--batch is {arguments.batch}, expected at least 1")
     classes, pooling = None, None
     if data.is_classified(arguments.data):
         if arguments.adapter is None:
-            raise ValueError("--adapter is missing: what a model takes for classes is in an adapter")
+            raise ValueError("--adapter is required for a .csv: it holds the class names")
         classes, pooling = read_classes(arguments.adapter)
-    found = _data.read(arguments, load_tokenizer(arguments.model), classes)
+    rows = _data.read(arguments, load_tokenizer(arguments.model), classes)
     model: Pretrained = (
         load(arguments.model) if classes is None else load_classifier(arguments.model, classes, pooling=pooling)
     )
     _data.check_length(arguments.length, model)
-    data.check(found.rows, model.config.vocabulary, model.config.positions)
+    data.check(rows.rows, model.config.vocabulary, model.config.positions)
     adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter)
     model = model if arguments.coded else model.held()
-    return found, _shown(model, adapter, found, arguments.batch)
+    return rows, _evaluate_with_bar(model, adapter, rows, arguments.batch)
 
 
-def _shown(model: Pretrained, adapter: LoRA | None, found: data.Data, batch: int) -> Evaluation:
-    """With a bar while it lasts, where somebody looks."""
-    from rich.console import Console
-    from rich.progress import Progress
+def _evaluate_with_bar(model: Pretrained, adapter: LoRA | None, rows: data.Data, batch: int) -> Evaluation:
+    from ._screen import Screen
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("rows", total=len(found.rows))
-        seen = partial(progress.advance, bar)
-        return judged(model, adapter, found.rows, micro=batch, padding=0, seen=seen)
+    done = 0
+    with Screen().progress("evaluating") as on_progress:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress("rows", done, len(rows.rows))
+
+        return judged(model, adapter, rows.rows, micro=batch, padding=0, seen=advance)
 
 
 def _line(result: Evaluation) -> str:
@@ -104,9 +100,9 @@ def _line(result: Evaluation) -> str:
     return f"loss {result.loss:.4f}, {also}, over {result.count:,} labels"
 
 
-def _figures(arguments: argparse.Namespace, found: data.Data, result: Evaluation) -> dict[str, Any]:
-    given = {name: getattr(arguments, name) for name in ("model", "data", "adapter")}
-    said: dict[str, Any] = {name: None if value is None else str(value) for name, value in given.items()}
-    said |= {"length": arguments.length, "rows": len(found.rows), "cut": found.cut, "left_out": found.left_out}
+def _figures(arguments: argparse.Namespace, rows: data.Data, result: Evaluation) -> dict[str, Any]:
+    paths = {name: getattr(arguments, name) for name in ("model", "data", "adapter")}
+    figures: dict[str, Any] = {name: None if path is None else str(path) for name, path in paths.items()}
+    figures |= {"length": arguments.length, "rows": len(rows.rows), "cut": rows.cut, "left_out": rows.left_out}
     figure = {"perplexity": result.perplexity} if result.accuracy is None else {"accuracy": result.accuracy}
-    return {**said, "labels": result.count, "loss": result.loss, **figure}
+    return {**figures, "labels": result.count, "loss": result.loss, **figure}

@@ -2,29 +2,42 @@
 
 import argparse
 import difflib
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..oracle import CONTRACTS
 from ..oracle.faults import FAULTS, Fault
 from ..oracle.faults.kinds import by_kind
 from ..oracle.faults.relevant import contracts_of, relevant_to
 from ..support.extras import require
+from . import _arguments
+from ._errors import CommandError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "faults",
-        help="list the known faults of LoRA implementations, or explain one",
-        description="List the faults that npl-lora check can name, or explain one of them.",
-        epilog="exit status: 0, or 2 if there is no such fault",
+SUMMARY = "List the faults that check can name, or explain one."
+
+_DESCRIPTION = """\
+Each fault of the catalogue was seen in a public issue or in published code.
+check names one when it reproduces every answer that it was given."""
+
+_EXAMPLES = """\
+npl-lora faults
+npl-lora faults S5
+npl-lora faults --contract lora_merge"""
+
+_EXIT_STATUS = """\
+0  the list or the explanation was printed
+2  there is no such fault"""
+
+
+def add_command(commands: _arguments.Commands) -> None:
+    parser = _arguments.add_parser(
+        commands, "faults", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
     )
     parser.add_argument("id", metavar="ID", nargs="?", help='explain this fault: "S5", or one variant: "S5/dB"')
-    parser.add_argument("--contract", choices=CONTRACTS, metavar="NAME", help="only faults that can show in this one")
+    _arguments.add_contract(parser)
     parser.set_defaults(run=run)
 
 
@@ -37,8 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     matches = [fault for fault in faults if arguments.id in (fault.id, fault.name)]
     if not matches:
-        print(f"npl-lora faults: {_no_such(arguments.id, arguments.contract, faults)}", file=sys.stderr)
-        return 2
+        raise CommandError(_no_such(arguments.id, arguments.contract, faults))
     _explain(matches)
     return 0
 

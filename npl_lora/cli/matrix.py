@@ -2,53 +2,63 @@
 
 import argparse
 import json
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..oracle import TargetError, check, open_subject
 from ..oracle.libraries.matrix import column, document, known_throughout, matrix, table
 from ..oracle.libraries.table import LIBRARIES
 from ..oracle.report import Report
-from ..support.extras import require
 from ..support.ranks import Ranks, join_ranks
-from ._many import together
+from . import _arguments
+from ._errors import CommandError, end_together
+from ._output import write_text
 
-_TIMEOUT = 300.0  # seconds a case: a cold compiler is slow
+if TYPE_CHECKING:
+    from ._screen import Screen
+
+_TIMEOUT = 300.0  # seconds for each case: a cold compiler is slow
+
+SUMMARY = "Check every installed LoRA library, and print what each does."
 
 _DESCRIPTION = """\
-Ask every real library that is installed every case of every contract that it bears, and print what each does.
+Asks every library every case of every contract that it has, and prints a table
+in Markdown. A cell holds a word, how many of the cases asked passed, and how
+many the library does not support:
+  pass        everything that it was asked is right
+  convention  it follows another definition, explained below the table
+  fault       it is wrong, as explained below the table
+  fail        it is wrong, and that is not known yet"""
 
-pass            all that it was asked is right
-convention      it keeps to another definition, which is said below the table
-fault           it is wrong, which is said below the table
-fail            it is wrong, and not known to be
-Behind the word: how many cases passed of how many were asked, and how many the library has not."""
+_EXAMPLES = """\
+npl-lora matrix
+npl-lora matrix --markdown conformance.md --json conformance.json
+mpiexec -n 4 npl-lora matrix"""
+
+_EXIT_STATUS = """\
+0  every failure is a known one
+1  some failures are not known
+2  nothing could be checked"""
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "matrix",
-        help="check the libraries that are installed, and write the table",
-        description=_DESCRIPTION,
-        epilog="exit status: 0 every failure is a known one, 1 some are not, 2 nothing could be checked",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_command(commands: _arguments.Commands) -> None:
+    parser = _arguments.add_parser(
+        commands, "matrix", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
     )
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table and the examples there")
-    parser.add_argument("--json", metavar="FILE", dest="json_file", type=Path, help="write everything there")
+    _arguments.add_file(parser, "--markdown", "also write the table and an example of each reason to this file")
+    _arguments.add_json(parser, "the table and its reasons")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the libraries, print the table, write the files, and return the exit status."""
-    require("rich", "cli", "the command line")
     ranks = join_ranks()
-    with together("matrix", ranks):
+    with end_together(ranks):
         return _run(arguments, ranks)
 
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
-    """Each library is checked by one rank; rank 0 prints and writes, and all know how it ended."""
-    from .report import Screen
+    """Each library is checked by one rank. Rank 0 prints and writes; every rank returns the same status."""
+    from ._screen import Screen
 
     screen = Screen(quiet=ranks.rank > 0)
     obstacles = {name: library.obstacle() for name, library in LIBRARIES.items()}
@@ -58,21 +68,21 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
         if report.problem:
             screen.show(report)
     columns = {name: column(report, LIBRARIES[name]) for name, report in reports.items() if not report.problem}
-    screen.not_installed([sentence for sentence in obstacles.values() if sentence])
+    screen.print_not_checked([sentence for sentence in obstacles.values() if sentence])
     if not columns:
-        return _refuse("no library could be checked") if ranks.rank == 0 else 2
-    whole = matrix(columns)
+        raise CommandError("no library could be checked")
+    content = matrix(columns)
     if ranks.rank == 0:
-        print(table(whole))
-        written = {arguments.markdown: document(whole), arguments.json_file: json.dumps(whole, indent=1) + "\n"}
-        for file, text in written.items():
-            if file is not None and (problem := _write(file, text)):
-                return _refuse(problem)
-    return 0 if known_throughout(whole) else 1
+        print(table(content))
+        if arguments.markdown_file is not None:
+            write_text(arguments.markdown_file, document(content))
+        if arguments.json_file is not None:
+            write_text(arguments.json_file, json.dumps(content, indent=1) + "\n")
+    return 0 if known_throughout(content) else 1
 
 
-def _check_one(name: str, screen) -> Report:
-    with screen.progress(name) as on_case:
+def _check_one(name: str, screen: "Screen") -> Report:
+    with screen.case_progress(name) as on_case:
         try:
             subject = open_subject(name, timeout=_TIMEOUT)
         except TargetError as error:
@@ -81,17 +91,3 @@ def _check_one(name: str, screen) -> Report:
             return check(subject, on_case=on_case)
         finally:
             subject.close()
-
-
-def _write(file: Path, text: str) -> str:
-    """Write a file; return what went wrong, or nothing."""
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        return f"{file}: {error.strerror}"
-    return ""
-
-
-def _refuse(sentence: str) -> int:
-    print(f"npl-lora matrix: {sentence}", file=sys.stderr)
-    return 2

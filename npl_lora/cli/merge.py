@@ -1,51 +1,51 @@
 """npl-lora merge: an adapter into a full checkpoint."""
 
 import argparse
-import sys
-from pathlib import Path
 
 from ..models import DTYPES, export, load, own_dtype
 from ..training.classes import CLASSES
+from . import _arguments
+from ._errors import CommandError, command_errors
+
+SUMMARY = "Merge an adapter into the weights of its model."
 
 _DESCRIPTION = """\
-Put an adapter into the weights of its model, W + s B A, and write what comes of it as a Hugging Face folder:
-config.json, model.safetensors and the tokenizer's files. The sum is computed in float32.
+Computes W + s B A in float32 and writes a folder in Hugging Face's format:
+config.json, model.safetensors and the tokenizer's files. The folder must be
+new; it appears complete or not at all."""
 
-MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file, --adapter a folder that PEFT or `npl-lora
-train` wrote. --out must be new; it is there whole or not at all."""
+_EXAMPLES = """\
+npl-lora merge model --adapter adapter --out merged
+npl-lora merge model.gguf --adapter adapter --out merged --dtype bfloat16"""
 
-_EPILOG = "exit status: 0 done, 2 the model or the adapter cannot be used, or --out not written"
+_EXIT_STATUS = """\
+0  done
+2  the model or the adapter cannot be used, or --out cannot be written"""
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "merge",
-        help="put an adapter into its model's weights",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_command(commands: _arguments.Commands) -> None:
+    parser = _arguments.add_parser(
+        commands, "merge", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder or a .gguf file")
-    parser.add_argument("--adapter", metavar="DIR", type=Path, required=True, help="a LoRA adapter for it")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder that is not there yet")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: the model's own, of a quantised one float32")
+    _arguments.add_model(parser)
+    _arguments.add_adapter(parser, required=True)
+    _arguments.add_out(parser, "the folder to write; it must not exist yet")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="dtype of the merged weights (default: that of the model; float32 for a quantised one)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge, and say what was written."""
-    try:
-        if (arguments.adapter / CLASSES).exists():
-            raise ValueError(f"{arguments.adapter} is the adapter of a classifier: only language models are merged")
+    """Merge, and print what was written."""
+    if (arguments.adapter / CLASSES).exists():
+        raise CommandError(f"{arguments.adapter} is the adapter of a classifier: only language models are merged")
+    with command_errors(arguments.out):
         dtype = own_dtype(arguments.model) if arguments.dtype is None else arguments.dtype
         model = load(arguments.model)
         merged = model.merged(model.load_adapter(arguments.adapter))
         export(merged, arguments.model, arguments.out, dtype)
-    except ValueError as error:
-        print(f"npl-lora merge: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"npl-lora merge: {error.filename or arguments.out}: {error.strerror}", file=sys.stderr)
-        return 2
     print(f"{merged} in {dtype} -> {arguments.out}")
     return 0

@@ -4,136 +4,200 @@ import argparse
 import contextlib
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..adapters import ConfigError, LoRA, LoRAConfig
 from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
-from ..support.extras import MissingExtraError, require
+from ..support.extras import MissingExtraError
 from ..support.ranks import Ranks, RanksError, join_ranks
 from ..support.tensor_file import TensorFileError, json_object
 from ..training.curve import draw
 from ..training.run import CHECKPOINT, Event, Run
 from ..training.schedule import SCHEDULES
 from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
-from . import _data
-from ._many import ended, together
+from . import _arguments, _data
+from ._errors import CommandError, command_errors, end_together
+
+if TYPE_CHECKING:
+    from ._screen import Screen
+
+SUMMARY = "Fine-tune a language model, or a BERT as a classifier, with LoRA."
 
 _DESCRIPTION = f"""\
-Fine-tune a language model, or a BERT as a classifier, with LoRA, in NumPy on the CPU, and write an adapter that PEFT
-loads.
-
-MODEL is a folder (config.json, safetensors, tokenizer.json) or a .gguf file.
+Trains in NumPy on the CPU, and writes an adapter that PEFT loads. A run that is
+interrupted resumes with --resume and ends with the same bits as a run that was
+never interrupted.
 
 {_data.FORMATS}
-A row longer than --length loses its end. Of a text the end is held out, of rows a share drawn once and for all.
+A row longer than --length loses its end. Part of the data is held out to
+evaluate on: the end of a text, or a random share of the rows, the same in every
+run.
 
-In --out:
-  adapter_config.json, adapter_model.safetensors   the adapter, as of the last evaluation; with --patience, of the best
-  checkpoint.safetensors                           everything that --resume needs, as of the last save
-  metrics.csv, curve.png                           a row for each step, in row 0 the held-out loss before the first;
-                                                   the losses as a picture (extra plots)
-  classes.json                                     the names of a classifier's classes"""
+--out gets
+  adapter_config.json, adapter_model.safetensors
+                           the adapter after the last evaluation; with
+                           --patience, after the best one
+  checkpoint.safetensors   everything that --resume needs
+  metrics.csv              a row for each step; row 0 has the held-out loss
+                           before the first step
+  curve.png                the losses as a picture (needs the extra plots)
+  classes.json             the class names of a classifier"""
 
-_EPILOG = "exit status: 0 done, 1 a loss or a gradient is not finite, 2 bad input, 130 interrupted, 143 terminated"
+_EXAMPLES = """\
+npl-lora train model.gguf text.txt --out adapter --steps 100 --lr 1e-3
+npl-lora train model chats.jsonl --out adapter --rank 16 --patience 3
+npl-lora train bert reviews.csv --out adapter --text-column review
+npl-lora train model text.txt --out adapter --resume
+mpiexec -n 4 npl-lora train model text.txt --out adapter"""
+
+_EXIT_STATUS = """\
+0    done
+1    a loss or a gradient is not finite
+2    bad input
+130  interrupted (Ctrl-C)
+143  terminated (SIGTERM)"""
 
 
 class _Stopped(Exception):
-    """A signal asked for the end. step: which one a run goes on from, where it had begun."""
+    """A signal asked for the end. step: the step that --resume continues from, once the run has started."""
 
     step: int | None = None
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="fine-tune a language model with LoRA",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_command(commands: _arguments.Commands) -> None:
+    parser = _arguments.add_parser(
+        commands, "train", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder or a .gguf file")
-    parser.add_argument("data", metavar="DATA", type=Path, help="what to learn from")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where everything goes")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    lora = parser.add_argument_group("the adapter")
-    lora.add_argument("--rank", type=int, metavar="R", help="default: 8")
-    lora.add_argument("--alpha", type=float, help="the scale is alpha / R (default: 16)")
-    lora.add_argument("--rslora", action="store_true", default=None, help="the scale is alpha / sqrt(R)")
-    lora.add_argument("--dropout", type=float, metavar="P", help="on the adapter's input (default: 0)")
-    lora.add_argument("--target-modules", metavar="NAMES", help="names, comma-separated (default: the model's usual)")
-    lora.add_argument("--lora", metavar="FILE", type=Path, help="a JSON object with PEFT's fields (bias, rank_pattern,"
-                      " layers_to_transform, modules_to_save, ...), an adapter_config.json for one; what is said here"
-                      " on the command line goes first")  # fmt: skip
-    how = parser.add_argument_group("the training")
-    how.add_argument("--steps", type=int, default=100, metavar="N", help="default: 100")
-    how.add_argument("--batch", type=int, default=4, metavar="N", help="rows a step (default: 4)")
-    how.add_argument("--micro-batch", type=int, metavar="N", help="rows at a time, for less memory (default: all,"
-                     " or a rank's share)")  # fmt: skip
-    _data.add_options(how)
-    how.add_argument("--lr", type=float, default=2e-4, help="learning rate (default: 2e-4)")
-    how.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw")
-    how.add_argument("--loraplus", type=float, default=1.0, metavar="X", help="B learns X times as fast (default: 1)")
-    how.add_argument("--weight-decay", type=float, default=0.0, metavar="X", help="default: 0")
-    how.add_argument("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm (default: 1)")
-    how.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the rate (default: cosine)")
-    how.add_argument("--warmup", type=int, default=0, metavar="N", help="steps until the full rate (default: 0)")
-    how.add_argument("--seed", type=int, default=0, help="of A, of the data's order, of dropout (default: 0)")
-    how.add_argument("--coded", action="store_true", help="keep a quantised model quantised: slower, less memory")
-    seen = parser.add_argument_group("what is seen of it")
-    seen.add_argument("--held-out", type=float, default=0.1, metavar="X", help="share to evaluate on (default: 0.1)")
-    seen.add_argument("--every", type=int, default=25, metavar="N", help="steps between evaluations, each of which"
-                      " saves (default: 25)")  # fmt: skip
-    seen.add_argument("--patience", type=int, metavar="N", help="end after N evaluations whose held-out loss is not the"
-                      " lowest, and leave the adapter of the lowest (default: take all steps)")  # fmt: skip
-    seen.add_argument("--sample", metavar="PROMPT", help="a text to continue at each evaluation")
+    _arguments.add_model(parser)
+    _arguments.add_data(parser)
+    _arguments.add_out(parser, "the folder to write, see above")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the checkpoint in --out (default: start a new run)"
+    )
+    _add_adapter_options(parser.add_argument_group("the adapter"))
+    _add_training_options(parser.add_argument_group("the training"))
+    _add_evaluation_options(parser.add_argument_group("the evaluation"))
     parser.set_defaults(run=run)
 
 
+def _add_adapter_options(group: argparse._ArgumentGroup) -> None:
+    """Options that --lora can give too have no default of their own: see _lora_config."""
+    _arguments.add_rank(group, None)
+    group.add_argument("--alpha", type=float, metavar="X", help="the scale is alpha / R (default: 16)")
+    group.add_argument(
+        "--rslora", action="store_true", default=None, help="the scale is alpha / sqrt(R) (default: alpha / R)"
+    )
+    group.add_argument(
+        "--dropout", type=float, metavar="P", help="share of the adapter's inputs that is dropped (default: 0)"
+    )
+    _arguments.add_target_modules(group)
+    group.add_argument(
+        "--lora",
+        metavar="FILE",
+        type=Path,
+        help="a JSON object with fields of PEFT's LoraConfig (bias, rank_pattern, layers_to_transform, modules_to_save,"
+        " ...), for example an adapter_config.json; options on the command line override it (default: none)",
+    )
+
+
+def _add_training_options(group: argparse._ArgumentGroup) -> None:
+    _arguments.add_steps(group, 100, "training steps")
+    _arguments.add_batch(group, 4, "rows in a step")
+    group.add_argument(
+        "--micro-batch",
+        type=int,
+        metavar="N",
+        help="rows at a time, to save memory (default: the batch, or a rank's share)",
+    )
+    _data.add_options(group)
+    group.add_argument(
+        "--lr", type=float, default=2e-4, metavar="X", help="highest learning rate (default: %(default)g)"
+    )
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="optimiser (default: %(default)s)")
+    group.add_argument(
+        "--loraplus",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="LoRA+: B learns at X times the rate of A (default: %(default)g)",
+    )
+    group.add_argument(
+        "--weight-decay", type=float, default=0.0, metavar="X", help="decoupled weight decay (default: %(default)g)"
+    )
+    group.add_argument(
+        "--clip", type=float, default=1.0, metavar="X", help="largest norm of the gradient (default: %(default)g)"
+    )
+    group.add_argument(
+        "--schedule", choices=SCHEDULES, default="cosine", help="course of the learning rate (default: %(default)s)"
+    )
+    group.add_argument(
+        "--warmup", type=int, default=0, metavar="N", help="steps until the full learning rate (default: %(default)s)"
+    )
+    _arguments.add_seed(group, "A, of the order of the data, and of dropout")
+    _arguments.add_coded(group)
+
+
+def _add_evaluation_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--held-out",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="share of the data to evaluate on (default: %(default)g)",
+    )
+    group.add_argument(
+        "--every",
+        type=int,
+        default=25,
+        metavar="N",
+        help="steps between evaluations, each of which saves (default: %(default)s)",
+    )
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop after N evaluations in a row without a new lowest loss, and keep the best adapter (default: take all"
+        " steps, and keep the last)",
+    )
+    group.add_argument("--sample", metavar="PROMPT", help="a text to continue after each evaluation (default: none)")
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and say what happened."""
-    require("rich", "cli", "the command line")
+    """Train, and report how it went."""
     ranks = join_ranks()
-    with together("train", ranks):
-        return _run(arguments, ranks)
-
-
-def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
-    end = partial(ended, "train", ranks)
-    try:
-        with _signals():
-            _go(arguments, ranks)
-    except ValueError as error:  # of the model, the adapter, the data, the checkpoint: one sentence
-        return end(str(error), 2)
-    except OSError as error:
-        return end(f"{error.filename or arguments.out}: {error.strerror}", 2)
-    except (NonFiniteError, RanksError) as error:
-        return end(f"{error}; the last checkpoint is in {arguments.out}", 1)
-    except _Stopped as stopped:
-        number = int(str(stopped))
-        on = "--resume goes on" if (arguments.out / CHECKPOINT).exists() else "nothing is begun"
-        on += "" if stopped.step is None else f" from step {stopped.step}"
-        return end(f"stopped by {signal.Signals(number).name}; {on}", 128 + number)
+    with end_together(ranks):
+        try:
+            with _signals(), command_errors(arguments.out):
+                _train(arguments, ranks)
+        except (NonFiniteError, RanksError) as error:
+            raise CommandError(f"{error}; the last checkpoint is in {arguments.out}", 1) from None
+        except _Stopped as stopped:
+            number = int(str(stopped))
+            rest = "--resume continues" if (arguments.out / CHECKPOINT).exists() else "nothing was saved"
+            rest += "" if stopped.step is None else f" from step {stopped.step}"
+            raise CommandError(f"stopped by {signal.Signals(number).name}; {rest}", 128 + number) from None
     return 0
 
 
-def _go(arguments: argparse.Namespace, ranks: Ranks) -> None:
-    """Everything that can be refused is refused before the first step."""
+def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
+    """Whatever can be refused is refused before the first step."""
+    from ._screen import Screen
+
     recipe, tokenizer = _recipe(arguments), load_tokenizer(arguments.model)
-    found = _data.read(arguments, tokenizer)
-    if found.classes is not None and arguments.sample is not None:
-        raise ValueError("--sample is a text to continue, and a classifier continues none")
+    rows = _data.read(arguments, tokenizer)
+    if rows.classes is not None and arguments.sample is not None:
+        raise ValueError("--sample needs a language model: a classifier does not continue text")
     model: Pretrained = (
-        load(arguments.model) if found.classes is None else load_classifier(arguments.model, found.classes)
+        load(arguments.model) if rows.classes is None else load_classifier(arguments.model, rows.classes)
     )
     model = model if arguments.coded else model.held()
     _data.check_length(arguments.length, model)
-    going = Run(
+    running = Run(
         model,
-        model.attach(_lora(arguments, "CAUSAL_LM" if found.classes is None else "SEQ_CLS"), rng=arguments.seed),
-        *found.split(arguments.held_out),
+        model.attach(_lora_config(arguments, "CAUSAL_LM" if rows.classes is None else "SEQ_CLS"), rng=arguments.seed),
+        *rows.split(arguments.held_out),
         recipe,
         arguments.out,
         batch=arguments.batch,
@@ -145,48 +209,42 @@ def _go(arguments: argparse.Namespace, ranks: Ranks) -> None:
         resume=arguments.resume,
         ranks=ranks,
     )
-    from rich.console import Console
-
-    console = Console(stderr=True, markup=False, highlight=False, quiet=ranks.rank > 0)
-    console.print(f"{model}\n{_data.described(found, arguments.length)}")
+    screen = Screen(quiet=ranks.rank > 0)
+    screen.note(str(model))
+    screen.note(_data.description(rows, arguments.length))
     if ranks.size > 1:
-        console.print(f"{ranks.size} ranks: if one dies all end, and --resume goes on")
+        screen.note(f"{ranks.size} ranks: if one dies all end, and --resume continues")
     try:
-        _show(going, console, tokenizer, arguments.sample)
+        _take_steps(running, screen, tokenizer, arguments.sample)
     except _Stopped as stopped:
-        stopped.step = going.keep()
+        stopped.step = running.keep()
         raise
     if ranks.rank > 0:
         return
     try:
         draw(arguments.out)
     except MissingExtraError as error:
-        console.print(f"{error}")
+        screen.note(str(error))
 
 
-def _show(going: Run, console: Any, tokenizer: Tokenizer, prompt: str | None) -> None:
-    """All steps that are left, with a bar, a line for each evaluation, and how it ended."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = ("steps", BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    trained = sum(array.size for array in going.state.adapter.parameters.values())
-    console.print(
-        f"{trained:,} parameters trained; {len(going.rows)} rows to learn from, {len(going.held_out)} held out"
+def _take_steps(running: Run, screen: "Screen", tokenizer: Tokenizer, prompt: str | None) -> None:
+    """Take the steps that are left, with a bar, and print a line for each evaluation."""
+    trained = sum(array.size for array in running.state.adapter.parameters.values())
+    screen.note(
+        f"{trained:,} parameters trained; {len(running.rows)} rows to learn from, {len(running.held_out)} held out"
     )
-    with Progress(*columns, console=console, speed_estimate_period=3600) as progress:  # a step may take minutes
-        first = f"evaluating {len(going.held_out)} rows" if going.held_out else ""
-        bar = progress.add_task(first, total=going.recipe.steps, completed=going.state.step)
-        for event in going.go():
+    first = f"evaluating {len(running.held_out)} rows" if running.held_out else ""
+    with screen.step_progress(first, running.state.step, running.recipe.steps) as on_step:
+        for event in running.go():
             if event.metrics is not None:
-                said = f"loss {event.metrics.loss:.4g}  {event.rate:.0f} tokens/s"
-                progress.update(bar, completed=event.step, description=said)
+                on_step(event.step, f"loss {event.metrics.loss:.4g}  {event.rate:.0f} tokens/s")
             if event.saved:
-                console.print(_line(event))
-                if prompt is not None and isinstance(going.model, Model) and not console.quiet:
-                    console.print(f"  {_sample(going.model, going.state.adapter, tokenizer, prompt)!r}")
-    if going.patience is not None:
-        best = going.state.best
-        console.print(f"the adapter is that of step {best.step}, held-out loss {best.loss:.4f}")
+                screen.note(_line(event))
+                if prompt is not None and isinstance(running.model, Model) and not screen.quiet:
+                    screen.note(f"  {_sample(running.model, running.state.adapter, tokenizer, prompt)!r}")
+    if running.patience is not None:
+        best = running.state.best
+        screen.note(f"the adapter is that of step {best.step}, held-out loss {best.loss:.4f}")
 
 
 def _line(event: Event) -> str:
@@ -218,8 +276,8 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     )
 
 
-def _lora(arguments: argparse.Namespace, task: str) -> LoRAConfig:
-    """The file's fields, or the defaults here, and over them what the command line says."""
+def _lora_config(arguments: argparse.Namespace, task: str) -> LoRAConfig:
+    """The defaults, overridden by the file of --lora, overridden by the command line."""
     fields: dict[str, Any] = {"r": 8, "lora_alpha": 16.0}
     if arguments.lora is not None:
         try:
@@ -227,21 +285,20 @@ def _lora(arguments: argparse.Namespace, task: str) -> LoRAConfig:
         except TensorFileError as error:
             raise ConfigError(str(error)) from None
         check_names(fields)
-    names = arguments.target_modules
-    said = {
+    options = {
         "r": arguments.rank,
         "lora_alpha": arguments.alpha,
         "lora_dropout": arguments.dropout,
         "use_rslora": arguments.rslora,
-        "target_modules": names if names in (None, "all-linear") else names.split(","),
+        "target_modules": arguments.target_modules,
     }
-    given = {name: value for name, value in said.items() if value is not None}
-    return LoRAConfig.from_json({**fields, **given, "task_type": task})
+    options = {name: value for name, value in options.items() if value is not None}
+    return LoRAConfig.from_json({**fields, **options, "task_type": task})
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run where it is: what is on the disk is whole."""
+    """Ctrl-C and SIGTERM raise _Stopped. The files on disk stay complete."""
 
     def stop(number: int, _: Any) -> None:
         raise _Stopped(str(number))

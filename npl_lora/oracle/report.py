@@ -78,6 +78,7 @@ class ContractReport:
         return {
             "verdict": self.verdict,
             "diagnosis": list(self.diagnosis.ids),
+            "says": self.diagnosis.says,
             "cases": [case.as_json() for case in self.cases],
         }
 

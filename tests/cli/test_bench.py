@@ -104,13 +104,13 @@ def test_recompute_reaches_the_model(folder, monkeypatch):
 def test_what_cannot_be_measured_is_one_sentence(folder, words, said, capsys):
     assert main(["bench", str(folder), "--length", "8", "--steps", "1", *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("npl-lora bench: ")
+    assert error.startswith("npl-lora: ")
     assert said in error
 
 
 def test_no_model_is_one_sentence(tmp_path, capsys):
     assert main(["bench", str(tmp_path)]) == 2
-    assert f"npl-lora bench: {tmp_path / 'config.json'}: No such file" in capsys.readouterr().err
+    assert f"npl-lora: {tmp_path / 'config.json'}: No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["torch", "peft", "transformers"])

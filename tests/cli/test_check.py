@@ -1,13 +1,21 @@
 """npl-lora check, from the outside: exit status, report, table."""
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 import npl_lora
+from npl_lora.cli import main
 from npl_lora.oracle import CONTRACTS, DTYPES
 
 EXAMPLES = Path(npl_lora.__file__).parents[1] / "examples"
@@ -63,6 +71,48 @@ def test_a_planted_fault_is_located(tmp_path):
     assert "dB: 0.4 times the right answer, everywhere" in cases[0]["message"]
     assert "fail" in done.stdout
     assert "dB" in done.stdout
+    sentence = report["contracts"]["lora_linear"]["says"]
+    assert sentence.startswith("dB ")
+    assert "(S5)" in sentence
+    assert f"\nlora_linear: {sentence}\n" in done.stdout  # one line: what is no terminal does not wrap
+    assert done.stdout.index(sentence) < done.stdout.index("worst output")
+
+
+def in_terminal(columns, *words):
+    """What `npl-lora check` prints in a terminal of so many columns, without colours."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "npl_lora", "check", *map(str, words)]
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    env |= {"TERM": "xterm"}
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.DEVNULL, env=env)
+    os.close(terminal)
+    text = b""
+    try:
+        while chunk := os.read(master, 4096):
+            text += chunk
+    except OSError:  # the child has closed the terminal
+        pass
+    os.close(master)
+    child.wait()
+    return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_in_a_terminal_sentences_wrap_at_its_width(columns):
+    """What continues a sentence is indented, and comes before the table."""
+    head, first, *rest = in_terminal(columns, WRONG, "--contract", "lora_linear", "--dtype", "float32").splitlines()
+    assert max(map(len, rest)) <= columns
+    wrapped = list(takewhile(lambda line: line.strip(), [first, *rest]))
+    assert head.endswith("my_lora_with_a_fault.py  fail")
+    assert first.startswith("lora_linear: dB ")
+    assert len(wrapped) > 1
+    assert all(len(line) <= columns for line in wrapped)
+    assert all(line.startswith("  ") and line[2] != " " for line in wrapped[1:])
+    whole = " ".join(line.strip() for line in wrapped)
+    assert whole.endswith(".")
+    assert len(whole) > columns
+    assert "worst output" in "\n".join(rest[len(wrapped) - 1 :])
 
 
 def test_dtype_asks_only_these(tmp_path):
@@ -158,17 +208,21 @@ def test_a_program_is_asked_through_files(tmp_path):
         (["self", "--contract", "lora_nothing"], "lora_nothing"),
     ],
 )
-def test_bad_arguments_are_one_sentence_and_exit_2(words, sentence):
-    done = npl_lora_check(*words)
-    assert done.returncode == 2
-    assert sentence in " ".join((done.stdout + done.stderr).split())
-    assert "Traceback" not in done.stderr
+def test_bad_arguments_are_one_sentence_and_exit_2(words, sentence, capsys):
+    assert main(["check", *words]) == 2
+    out, err = capsys.readouterr()
+    assert sentence in out + err
+    assert (out + err).count("\n") == 1
 
 
-def test_a_report_that_cannot_be_written_is_said(tmp_path):
-    done = npl_lora_check("self", "--contract", "lora_merge", "--json", tmp_path / "no" / "such" / "folder.json")
-    assert done.returncode == 2
-    assert "No such file or directory" in done.stderr
+def test_a_report_that_cannot_be_written_is_refused(tmp_path, capsys):
+    """Before the check where there is no folder for it, else after it."""
+    missing = tmp_path / "no" / "report.json"
+    assert main(["check", "self", "--json", str(missing)]) == 2
+    sentence = f"argument --json: {missing} cannot be written: {missing.parent} is not a folder"
+    assert capsys.readouterr() == ("", f"npl-lora: {sentence}; see npl-lora check --help\n")
+    assert main(["check", "no_such_file.py", "--json", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"npl-lora: {tmp_path}: Is a directory\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""npl-lora faults: the catalogue in the terminal."""
+"""npl-lora: the catalogue in the terminal."""
 
 import subprocess
 import sys
@@ -87,7 +87,7 @@ def test_every_variant_can_be_explained(capsys, fault):
 def test_an_unknown_fault_is_refused_with_what_comes_closest(capsys, words, sentence):
     assert main(["faults", *words]) == 2
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", f"npl-lora faults: {sentence}\n")
+    assert (printed.out, printed.err) == ("", f"npl-lora: {sentence}\n")
 
 
 def test_it_needs_no_extra_but_that_of_the_command_line():

@@ -46,7 +46,7 @@ def test_what_a_user_says_is_answered(folder, capsys):
 def test_a_model_without_a_template_answers_nothing(folder, capsys):
     (folder / "tokenizer_config.json").write_text("{}")
     assert main(["generate", str(folder), "1 2", "--chat"]) == 2
-    assert capsys.readouterr().err == "npl-lora generate: the model has no chat template\n"
+    assert capsys.readouterr().err == "npl-lora: the model has no chat template\n"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_model_without_a_template_answers_nothing(folder, capsys):
 def test_what_cannot_be_used_is_one_sentence_and_exit_2(folder, capsys, words, sentence):
     assert main(["generate", *(str(folder) if word == "MODEL" else word for word in words)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("npl-lora generate: ")
+    assert said.startswith("npl-lora: ")
     assert sentence in said
     assert said.count("\n") == 1
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 from oracle.dump_files import LORA, step, write
 
+from npl_lora.cli import main
+
 
 def npl_lora_judge(*words):
     command = [sys.executable, "-m", "npl_lora", "judge", *map(str, words)]
@@ -37,7 +39,11 @@ def test_a_wrong_one_says_what_is_wrong(tmp_path):
     done, report = report_of(tmp_path, write(tmp_path / "step.safetensors", wrong, dtype="float64"))
     assert done.returncode == 1
     assert report["verdict"] == "fail"
-    assert "dB: 0.428571 times the right answer, everywhere; 0.428571 = 1/s" in " ".join(done.stdout.split())
+    assert "dB: 0.428571 times the right answer, everywhere; 0.428571 = 1/s" in done.stdout
+    assert done.stdout.index("0.428571 times") < done.stdout.index("judged")  # the sentence comes before the table
+    sentence = report["contracts"]["lora_linear"]["says"]
+    assert sentence
+    assert f"\n{sentence}\n" in done.stdout
 
 
 def test_what_could_not_be_seen_is_said(tmp_path):
@@ -105,8 +111,11 @@ def test_nothing_to_judge_is_exit_2(tmp_path):
     assert "y is not in the dump" in " ".join(done.stdout.split())
 
 
-def test_a_report_that_cannot_be_written_is_said(tmp_path):
+def test_a_report_that_cannot_be_written_is_refused(tmp_path, capsys):
     path = write(tmp_path / "step.safetensors", step())
-    done = npl_lora_judge(path, "--json", tmp_path / "no" / "such" / "folder.json")
-    assert done.returncode == 2
-    assert "No such file or directory" in done.stderr
+    missing = tmp_path / "no" / "report.json"
+    assert main(["judge", str(path), "--json", str(missing)]) == 2
+    sentence = f"argument --json: {missing} cannot be written: {missing.parent} is not a folder"
+    assert capsys.readouterr() == ("", f"npl-lora: {sentence}; see npl-lora judge --help\n")
+    assert main(["judge", str(path), "--json", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"npl-lora: {tmp_path}: Is a directory\n"

@@ -221,7 +221,7 @@ def test_rows_that_are_cut_are_counted(model, tmp_path, capsys):
     path.write_text("\n".join(json.dumps({"prompt": p, "completion": c}) for p, c in rows))
     assert train(model, path, tmp_path / "out") == 0
     said = capsys.readouterr().err
-    assert "2 rows, 1 cut to 8 tokens, 1 left out: cut, nothing of the answer remains" in said
+    assert "2 rows, 1 cut to 8 tokens, 1 dropped because truncation removed every label" in said
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.3"])
@@ -264,7 +264,7 @@ def test_a_run_that_is_stopped_between_two_saves_keeps_its_last_step(model, text
         with monkeypatch.context() as patch:
             patch.setattr(MetricsFile, "add", stopped)
             assert train(model, text, cut, *how) == 128 + signal.SIGINT
-        assert "stopped by SIGINT; --resume goes on from step 3" in capsys.readouterr().err
+        assert "stopped by SIGINT; --resume continues from step 3" in capsys.readouterr().err
         assert train(model, text, cut, *how, "--resume") == 0
         assert_same_bits(whole, cut)
         assert metrics(whole) == metrics(cut)
@@ -346,7 +346,7 @@ def test_ctrl_c_while_a_checkpoint_is_written_leaves_the_last_one(model, text, t
     assert train(model, text, tmp_path / "whole") == 0
     monkeypatch.setattr("os.fsync", interrupted)
     assert train(model, text, tmp_path / "cut") == 128 + signal.SIGINT
-    assert "stopped by SIGINT; --resume goes on" in capsys.readouterr().err
+    assert "stopped by SIGINT; --resume continues" in capsys.readouterr().err
     assert not any((tmp_path / "cut").glob(".*"))
     monkeypatch.undo()
     assert train(model, text, tmp_path / "cut", "--resume") == 0
@@ -360,7 +360,7 @@ def test_a_folder_that_takes_nothing(model, text, tmp_path, capsys):
     for out in (tmp_path / "file", tmp_path / "file" / "out", "/proc/nowhere"):
         assert train(model, text, out) == 2
         said = capsys.readouterr().err
-        assert said.startswith("npl-lora train: ")
+        assert said.startswith("npl-lora: ")
         assert said.count("\n") == 1
 
 
@@ -428,7 +428,7 @@ def test_metrics_that_a_kill_has_cut(model, text, tmp_path):
 def test_what_is_refused_before_the_first_step(model, text, tmp_path, capsys, words, sentence):
     assert train(model, text, tmp_path / "out", *words) == 2
     said = capsys.readouterr().err
-    assert said.startswith("npl-lora train: ")
+    assert said.startswith("npl-lora: ")
     assert sentence in said
     assert said.count("\n") == 1
 

@@ -137,11 +137,11 @@ def test_the_end_of_one_is_the_end_of_all_and_the_run_goes_on(model, text, tmp_p
     said, _ = running.communicate(timeout=60)
     assert running.returncode != 0
     assert gone(ranks)
-    assert f"{size} ranks: if one dies all end, and --resume goes on" in said
+    assert f"{size} ranks: if one dies all end, and --resume continues" in said
     if how == "one rank is killed":
         assert re.search(r"BAD TERMINATION|[Kk]illed", said)
     else:
-        assert re.search(rf"rank \d of {size}: stopped by SIG(TERM|INT); --resume goes on", said), said
+        assert re.search(rf"rank \d of {size}: stopped by SIG(TERM|INT); --resume continues", said), said
     assert steps_on_the_disk(out) < 200
     subprocess.run(train(size, model, text, out, 200, "--resume"), capture_output=True, check=True)
     for name, array in checkpoint(tmp_path / "whole").items():
@@ -159,7 +159,7 @@ def test_a_rank_that_saves_nothing_names_no_step(model, text, tmp_path):
     environments = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in pids(running.pid)}
     os.kill(next(pid for pid, its in environments.items() if b"PMI_RANK=1" in its), signal.SIGTERM)
     said, _ = running.communicate(timeout=60)
-    assert "rank 1 of 2: stopped by SIGTERM; --resume goes on\n" in said
+    assert "rank 1 of 2: stopped by SIGTERM; --resume continues\n" in said
 
 
 def test_what_one_rank_cannot_do_ends_all_with_its_sentence(model, text, tmp_path):
@@ -172,7 +172,7 @@ def test_what_one_rank_cannot_do_ends_all_with_its_sentence(model, text, tmp_pat
     words = ["train", model, text, "--out", tmp_path / "out", *HOW, "--steps", "9"]
     done = subprocess.run(command(2, script, *words), capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
-    assert f"npl-lora train: rank 1 of 2: {text}.none: No such file or directory\n" in done.stderr
+    assert f"npl-lora: rank 1 of 2: {text}.none: No such file or directory\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 

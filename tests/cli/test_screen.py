@@ -1,0 +1,62 @@
+"""The screen where stdout is no terminal: the order of what it prints, and the output that it calls the worst."""
+
+import pytest
+
+from npl_lora.cli._screen import Screen
+from npl_lora.oracle.report import CaseReport, ContractReport, Diagnosis, Report
+from npl_lora.oracle.tolerance.judge import OutputVerdict
+
+LONG = "dB is wrong " * 30 + "everywhere."
+
+
+def contract(verdict, name="lora_merge", says="", message="", **outputs):
+    case = CaseReport(f"{name}/plain/float32", "float32", verdict, message, outputs)
+    return ContractReport(name, (case,), Diagnosis(says=says, ids=("S5",) if says else ()))
+
+
+def shown(capsys, *contracts, **more):
+    Screen().show(Report("mine.py", contracts, **more))
+    return capsys.readouterr().out
+
+
+def test_what_is_wrong_comes_before_the_table_and_remarks_after_it(capsys):
+    passing, absent = contract("pass"), contract("absent", "lora_mlp", message="not yet")
+    lines = shown(
+        capsys, passing, contract("fail", "lora_linear", LONG), absent, unexpected=("S3 passes",)
+    ).splitlines()
+    assert lines[:3] == ["mine.py  fail", f"lora_linear: {LONG}", "unexpected: S3 passes"]
+    assert lines[4].split() == ["contract", "verdict", "cases", "worst", "output", "error", "allowed"]
+    assert lines[-2] == "lora_mlp: 1 not supported: not yet"
+
+
+def test_of_a_passing_target_there_is_the_table_alone(capsys):
+    lines = shown(capsys, contract("pass")).split("\n")
+    assert lines[0] == "mine.py  pass"
+    assert [line.split()[0] for line in lines[1:] if line.strip(" ─")] == ["contract", "lora_merge"]
+
+
+def test_a_failure_without_a_diagnosis_is_its_first_case(capsys):
+    assert "\nlora_merge: In plain, float32: ValueError: no\n" in shown(
+        capsys, contract("fail", message="ValueError: no")
+    )
+
+
+WRONG = {
+    "y": OutputVerdict("pass", 9e-8, 1e-7),
+    "dx": OutputVerdict("fail", 1e-6, 0.0),  # no error is allowed, but this one is small
+    "dA": OutputVerdict("fail", 0.5, 1e-7),
+    "dB": OutputVerdict("fail", 0.25, 1e-7),
+}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outputs", "worst"),
+    [
+        ("fail", WRONG, "dA, float32 5.0e-01 1.0e-07"),
+        ("fail", {**WRONG, "dW": OutputVerdict("fail", None, None, "dW is missing")}, "dW, float32 - -"),
+        ("pass", {"y": WRONG["y"], "dx": OutputVerdict("pass", 1e-3, 1.0)}, "y, float32 9.0e-08 1.0e-07"),
+    ],
+)
+def test_the_worst_output_is_the_one_furthest_off(capsys, verdict, outputs, worst):
+    (row,) = (line for line in shown(capsys, contract(verdict, **outputs)).splitlines() if worst[:3] in line)
+    assert " ".join(row.split()).endswith(worst)
