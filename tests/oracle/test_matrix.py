@@ -11,7 +11,7 @@ from npl_lora.cli import main
 from npl_lora.cli import matrix as command
 from npl_lora.oracle import CONTRACTS, DTYPES
 from npl_lora.oracle.libraries import known
-from npl_lora.oracle.libraries.matrix import cell, document, known_throughout, library, matrix, table
+from npl_lora.oracle.libraries.matrix import cell, document, known_throughout, library, matrix, summary, table
 from npl_lora.oracle.report import CaseReport, ContractReport, Report
 from npl_lora.oracle.subjects.shipped import SHIPPED, open_subject
 
@@ -94,7 +94,9 @@ def test_every_fault_and_convention_has_an_example():
 
 def test_the_readme_shows_what_was_recorded():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table(RECORDED) in readme
+    shown = readme.split("<!-- matrix -->\n")[1].split("<!-- /matrix -->")[0]
+    assert shown == summary(RECORDED)
+    assert table(RECORDED) in document(RECORDED)
     assert (EXAMPLES / "conformance.md").read_text(encoding="utf-8") == document(RECORDED)
 
 

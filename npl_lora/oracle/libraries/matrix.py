@@ -71,15 +71,25 @@ def known_throughout(whole: dict[str, Any]) -> bool:
     return all(c["verdict"] != "fail" for column in whole["libraries"].values() for c in column["contracts"].values())
 
 
+def summary(whole: dict[str, Any]) -> str:
+    """The table in Markdown, and the versions. Its numbers refer to the reasons, which `table` lists."""
+    return "\n".join([*_rows(whole), "", _versions_text(whole)]) + "\n"
+
+
 def table(whole: dict[str, Any]) -> str:
     """The table in Markdown, the reasons numbered below it, and the versions."""
+    reasons = [f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in _numbers(whole).items()]
+    return "\n".join([*_rows(whole), "", *reasons, "", _versions_text(whole)]) + "\n"
+
+
+def _rows(whole: dict[str, Any]) -> list[str]:
+    """The lines of the table: one row for each contract."""
     libraries, numbers = whole["libraries"], _numbers(whole)
     lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
     for contract in CONTRACTS:
         cells = (column["contracts"].get(contract) for column in libraries.values())
         lines.append(f"| {contract} | " + " | ".join(_cell_text(c, numbers) for c in cells) + " |")
-    lines += ["", *(f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in numbers.items())]
-    return "\n".join([*lines, "", _versions_text(whole)]) + "\n"
+    return lines
 
 
 def document(whole: dict[str, Any]) -> str:
