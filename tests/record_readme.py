@@ -1,11 +1,13 @@
-"""What the README shows of `npl-lora check`: the text that it prints, and the pictures of its page as one SVG.
+"""Write what README.md shows of `npl-lora check` and of the libraries, and examples/conformance.md.
 
-    python tests/record_readme.py           # from the root: writes examples/check.svg and README.md
+    python tests/record_readme.py
 
-README.md holds mine.py, a file with a fault. It is checked; what is printed goes between the two `<!-- check -->`
-markers, and the pictures that `--html` draws of dB go into the SVG.
+README.md holds mine.py, a file with a fault. It is checked. What `npl-lora check` prints goes between the two
+`<!-- check -->` markers, and the pictures that `--html` draws of dB go into examples/check.svg. The table between the
+`<!-- matrix -->` markers and conformance.md are made from examples/conformance.json.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -13,10 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from npl_lora.oracle.libraries.matrix import document, summary
+
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "check.svg"
 COMMAND = "npl-lora check mine.py --html report.html"
 BETWEEN = re.compile(r"(?<=<!-- check -->\n).*?(?=<!-- /check -->)", re.S)
+MATRIX = re.compile(r"(?<=<!-- matrix -->\n).*?(?=<!-- /matrix -->)", re.S)
 
 _COLUMN, _MARGIN, _TOP, _ZOOM = 184, 24, 66, 2  # pixels, and how much larger than on the page
 _FIGURE = re.compile(r'<figure><svg width="(\d+)" height="(\d+)">(.*?)</svg><figcaption>(.*?)</figcaption></figure>')
@@ -64,8 +69,11 @@ def picture(page: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
+    readme, examples = ROOT / "README.md", ROOT / "examples"
     text = readme.read_text(encoding="utf-8")
     _, printed, page = check(mine(text))
-    readme.write_text(BETWEEN.sub(lambda _: block(printed), text), encoding="utf-8")
+    recorded = json.loads((examples / "conformance.json").read_text(encoding="utf-8"))
+    text = BETWEEN.sub(lambda _: block(printed), text)
+    readme.write_text(MATRIX.sub(lambda _: summary(recorded), text), encoding="utf-8")
     PICTURE.write_text(picture(page), encoding="utf-8")
+    (examples / "conformance.md").write_text(document(recorded), encoding="utf-8")

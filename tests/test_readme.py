@@ -1,7 +1,9 @@
 """Every command and snippet of every README runs as printed. (.ci/run runs the two that make virtual environments.)"""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -16,17 +18,31 @@ ROOT = Path(npl_lora.__file__).parents[1]
 README = "README.md"
 PAGES = [README, *(f"npl_lora/{room}/README.md" for room in ("ops", "oracle", "models", "training")), "CONTRIBUTING.md"]
 LINKED = [*PAGES, "CHANGELOG.md", "npl_lora/oracle/PROTOCOL.md"]
-FILE = re.compile(r"# ([\w/]+\.(?:py|toml))\n")  # the first line of a block that is a file of this name
+FILE = re.compile(r"# ([\w/]+\.(?:py|toml|md))\n")  # the first line of a block that is a file of this name
 
 
 def text(page):
     return (ROOT / page).read_text(encoding="utf-8")
 
 
+def sections(page):
+    """The page, cut before each heading of the second level."""
+    return re.split(r"^(?=## )", text(page), flags=re.M)
+
+
+def changes_the_code(section):
+    """Whether it shows how to change the project: it is followed in a copy (see below)."""
+    return section.startswith("## Add a")
+
+
+def blocks_of(section):
+    return re.findall(r"^```(\w+)\n(.*?)^```", section, flags=re.M | re.S)
+
+
 @cache
 def blocks(page):
     """(language, code) of each block of the page."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", text(page), flags=re.M | re.S)
+    return [block for section in sections(page) if not changes_the_code(section) for block in blocks_of(section)]
 
 
 def files(page):
@@ -44,7 +60,7 @@ def all_commands(*, torch):
         (page, command) for page in PAGES for command in commands(page) if not re.search(r"\$MODEL|dumps", command)
     ]
     pairs.remove((README, record_readme.COMMAND))
-    return [(page, command) for page, command in pairs if ("check peft" in command) == torch]
+    return [(page, command) for page, command in pairs if bool(re.search("peft|our_layer", command)) == torch]
 
 
 @pytest.fixture
@@ -62,10 +78,13 @@ def run(command, folder):
     return subprocess.run([sys.executable, "-m", "npl_lora", *words[1:]], cwd=folder, capture_output=True, text=True)
 
 
-def shell(lines, folder):
-    """Lines of a shell, with this interpreter for npl-lora and python."""
-    script = "\n".join(lines).replace("npl-lora ", "python -m npl_lora ").replace("python", shlex.quote(sys.executable))
-    done = subprocess.run(["bash", "-ec", script], cwd=folder, capture_output=True, text=True)
+def shell(lines, folder, **environment):
+    """Lines of a shell, with this interpreter for npl-lora, pytest and python."""
+    script = re.sub(r"^pytest ", "python -m pytest ", "\n".join(lines), flags=re.M)
+    script = re.sub(r"^npl-lora ", "python -m npl_lora ", script, flags=re.M)
+    script = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", script)
+    environment = os.environ | environment
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -183,6 +202,35 @@ def test_the_real_model_learns(page, number, folder):
     if page != README:
         merged = {path.name for path in (folder / "smollm2-hamlet").iterdir()}
         assert merged == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+def follow(code, folder):
+    """Write a block that is a file; of a diff, change the one place where its old lines stand."""
+    name, body = FILE.match(code)[1], code.split("\n", 1)[1]
+    if not re.match(r"[ +-]", body):
+        (folder / name).write_text(body, encoding="utf-8")
+        return
+    lines = body.splitlines(keepends=True)
+    old, new = ("".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
+    there = (folder / name).read_text(encoding="utf-8")
+    assert there.count(f"\n{old}") == 1, f"{name} has not, or not once:\n{old}"
+    (folder / name).write_text(there.replace(f"\n{old}", f"\n{new}"), encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["Add a fault", "Add an op", "Add a contract"])
+def test_a_worked_example_works_when_it_is_followed(title, tmp_path):
+    """In a copy of the project: the changes as printed, then the commands."""
+    (section,) = (section for section in sections("CONTRIBUTING.md") if section.startswith(f"## {title}\n"))
+    for name in ("npl_lora", "tests", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", *LINKED):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for kind, code in blocks_of(section):
+        if kind in ("python", "diff"):
+            follow(code, tmp_path)
+    lines = [line for kind, code in blocks_of(section) if kind == "sh" for line in code.splitlines()]
+    shell(lines, tmp_path, PYTHONPATH=str(tmp_path))
 
 
 def test_the_readme_is_short():
