@@ -1,116 +1,251 @@
-"""Every command and snippet in the README runs as printed. (The two that make virtual environments are run by
-.ci/run.)"""
+"""Every command and snippet of every README runs as printed. (.ci/run runs the two that make virtual environments.)"""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import record_readme
 
 import npl_lora
 
 ROOT = Path(npl_lora.__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
-FILES = {code.split("\n", 1)[0].removeprefix("# "): code for kind, code in BLOCKS if code.startswith("# ")}
-COMMANDS = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("npl-lora")]
+README = "README.md"
+PAGES = [README, *(f"npl_lora/{room}/README.md" for room in ("ops", "oracle", "models", "training")), "CONTRIBUTING.md"]
+LINKED = [*PAGES, "CHANGELOG.md", "npl_lora/oracle/PROTOCOL.md"]
+FILE = re.compile(r"# ([\w/]+\.(?:py|toml|md))\n")  # the first line of a block that is a file of this name
+
+
+def text(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def sections(page):
+    """The page, cut before each heading of the second level."""
+    return re.split(r"^(?=## )", text(page), flags=re.M)
+
+
+def changes_the_code(section):
+    """Whether it shows how to change the project: it is followed in a copy (see below)."""
+    return section.startswith("## Add a")
+
+
+def blocks_of(section):
+    return re.findall(r"^```(\w+)\n(.*?)^```", section, flags=re.M | re.S)
+
+
+@cache
+def blocks(page):
+    """(language, code) of each block of the page."""
+    return [block for section in sections(page) if not changes_the_code(section) for block in blocks_of(section)]
+
+
+def files(page):
+    return {found[1]: code for _, code in blocks(page) if (found := FILE.match(code))}
+
+
+def commands(page):
+    lines = [line for kind, code in blocks(page) if kind == "sh" for line in code.splitlines()]
+    return [line for line in lines if line.startswith("npl-lora ")]
+
+
+def all_commands(*, torch):
+    """Those that need no real model, and torch or not. The one of the README is checked with what it prints."""
+    pairs = [
+        (page, command) for page in PAGES for command in commands(page) if not re.search(r"\$MODEL|dumps", command)
+    ]
+    pairs.remove((README, record_readme.COMMAND))
+    return [(page, command) for page, command in pairs if bool(re.search("peft|our_layer", command)) == torch]
+
+
+@pytest.fixture
+def folder(request, tmp_path):
+    """A folder with the files of the page, and the examples."""
+    for name, code in files(request.getfixturevalue("page")).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
 
 
 def run(command, folder):
-    words = shlex.split(command)
+    words = shlex.split(command.replace("'python ", f"'{sys.executable} "))
     return subprocess.run([sys.executable, "-m", "npl_lora", *words[1:]], cwd=folder, capture_output=True, text=True)
 
 
-def test_the_snippets_run_in_order():
+def shell(lines, folder, **environment):
+    """Lines of a shell, with this interpreter for npl-lora, pytest and python."""
+    script = re.sub(r"^pytest ", "python -m pytest ", "\n".join(lines), flags=re.M)
+    script = re.sub(r"^npl-lora ", "python -m npl_lora ", script, flags=re.M)
+    script = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", script)
+    environment = os.environ | environment
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_snippets(page):
+    """The snippets of the page, in order, in one namespace."""
     namespace = {}
-    for kind, code in BLOCKS:
-        if kind == "python" and code not in FILES.values():
-            exec(compile(code, "README.md", "exec"), namespace)
+    for kind, code in blocks(page):
+        if kind == "python" and not FILE.match(code):
+            exec(compile(code, page, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_snippets_run_in_order(page):
+    run_snippets(page)
+
+
+def test_the_snippets_do_what_the_pages_say(capsys):
+    page = "npl_lora/ops/README.md"
+    first = next(code for kind, code in blocks(page) if kind == "python")
+    exec(compile(first, page, "exec"), {})
+    assert capsys.readouterr().out == first.rsplit("# ", 1)[1]
+    namespace = run_snippets(page)
     assert namespace["y"].shape == (2, 10, 512)
+    assert capsys.readouterr().out.count(": ok") == 2
+    run_snippets(README)
+    assert capsys.readouterr().out.count(": ok") == 1
 
 
-def test_the_printed_comments_are_what_is_printed(capsys):
-    code = next(code for kind, code in BLOCKS if kind == "python" and "# (2, 10, 6)" in code)
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == code.rsplit("# ", 1)[1]
+def test_the_op_of_the_readme_is_lora_linear():
+    namespace = run_snippets(README)
+    x, W, A, B = (namespace[name] for name in ("x", "W", "A", "B"))
+    y, pullback = namespace["lora_linear"](x, W, A, B, 0.5)
+    right, right_pullback = npl_lora.ops.lora_linear(x, W, A, B, scale=0.5)
+    assert (y == right).all()
+    for name, grad in pullback(y).items():
+        assert (grad == right_pullback(y)[name]).all()
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not re.search("peft|dumps|MODEL", c)])
-def test_the_commands_run(command, tmp_path):
-    for name, code in FILES.items():
-        (tmp_path / name).write_text(code, encoding="utf-8")
-    done = run(command, tmp_path)
+def test_the_readme_shows_what_check_prints_and_draws():
+    """After a change of either: python tests/record_readme.py."""
+    status, printed, page = record_readme.check(files(README)["mine.py"])
+    assert status == 1
+    assert record_readme.block(printed) == record_readme.BETWEEN.search(text(README))[0]
+    assert record_readme.picture(page) == record_readme.PICTURE.read_text(encoding="utf-8")
+
+
+def test_the_fault_of_the_readme_is_mended_as_it_says():
+    right = files(README)["mine.py"].replace("rows(dy).T @ rows(h)", "s * (rows(dy).T @ rows(h))")
+    status, printed, _ = record_readme.check(right)
+    assert status == 0
+    assert re.search(r"pass +36/36", printed)
+
+
+@pytest.mark.parametrize(("page", "command"), all_commands(torch=False))
+def test_the_commands_run(page, command, folder):
+    done = run(command, folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_tests_of_the_readme_pass(tmp_path):
-    for name, code in FILES.items():
-        (tmp_path / name).write_text(code, encoding="utf-8")
-    (command,) = (line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line[:7] == "pytest ")
+@pytest.mark.parametrize("page", ["npl_lora/oracle/README.md"])
+def test_the_tests_of_the_page_pass(page, folder):
+    lines = [line for kind, code in blocks(page) if kind == "sh" for line in code.splitlines()]
+    (command,) = (line for line in lines if line.startswith("pytest "))
     words = [sys.executable, "-m", "pytest", "-p", "npl_lora.pytest_plugin", *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "11 passed, 7 deselected" in done.stdout
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "peft" in c])
-def test_the_commands_that_need_torch_run(command, tmp_path):
-    done = run(command, tmp_path)
+@pytest.mark.parametrize(("page", "command"), all_commands(torch=True))
+def test_the_commands_that_need_torch_run(page, command, folder):
+    done = run(command, folder)
     assert done.returncode in (0, 1), done.stdout + done.stderr  # PEFT's true verdict is recorded elsewhere
 
 
 @pytest.mark.torch
-def test_the_step_that_is_recorded_is_judged(tmp_path):
-    # PEFT adapts nothing where an older torchao is installed, which torchtune needs: None says that there is none.
+@pytest.mark.parametrize("page", ["npl_lora/oracle/README.md"])
+def test_the_step_that_is_recorded_is_judged(page, folder):
+    # PEFT adapts nothing if an older torchao is installed, which torchtune needs. None in sys.modules hides it.
     hidden = "import sys; sys.modules['torchao'] = None\n"
-    (tmp_path / "one_step.py").write_text(hidden + FILES["one_step.py"], encoding="utf-8")
-    subprocess.run([sys.executable, "one_step.py"], cwd=tmp_path, check=True)
-    done = run("npl-lora judge dumps", tmp_path)
+    (folder / "one_step.py").write_text(hidden + files(page)["one_step.py"], encoding="utf-8")
+    subprocess.run([sys.executable, "one_step.py"], cwd=folder, check=True)
+    done = run("npl-lora judge dumps", folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.models
-def test_the_real_model_runs(tmp_path):
+@pytest.mark.parametrize("page", ["npl_lora/models/README.md"])
+def test_the_real_model_runs(page, folder):
     """The block of the shell as printed, without its installing, and then the file."""
-    block = next(code for kind, code in BLOCKS if kind == "sh" and "MODEL=" in code)
+    block = next(code for kind, code in blocks(page) if kind == "sh" and "MODEL=" in code)
     lines = [line for line in block.splitlines() if not line.startswith("pip ")]
-    lines = [line.replace("npl-lora ", "python -m npl_lora ") for line in lines]
-    (tmp_path / "one_batch.py").write_text(FILES["one_batch.py"], encoding="utf-8")
-    script = "\n".join([*lines, "python one_batch.py", "ls adapter"]).replace("python", shlex.quote(sys.executable))
-    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(" Paris.")
-    assert done.stdout.endswith("120\nadapter_config.json\nadapter_model.safetensors\n")
+    printed = shell([*lines, "python one_batch.py", "ls adapter"], folder)
+    assert printed.startswith(" Paris.")
+    assert printed.endswith("120\nadapter_config.json\nadapter_model.safetensors\n")
 
 
 @pytest.mark.models
-def test_the_real_model_learns(tmp_path):
-    """The blocks that train and that use what was trained, with less to read and two steps."""
-    (tmp_path / "hamlet.txt").write_text("HAMLET\nTo be, or not to be, that is the question.\n" * 40)
-    blocks = [code for kind, code in BLOCKS if kind == "sh"]
-    find = next(code for code in blocks if "MODEL=" in code).splitlines()[1]
-    lines = [
-        line for code in blocks if re.search("npl-lora (train|eval|merge) .*MODEL", code) for line in code.splitlines()
-    ]
-    lines = [line for line in lines if line.startswith("npl-lora")]
-    script = "\n".join([find, f"export DATA={tmp_path}", *lines, "ls hamlet smollm2-hamlet"])
-    script = script.replace("npl-lora ", "python -m npl_lora ").replace("--steps 100", "--steps 2")
-    script = script.replace("python", shlex.quote(sys.executable))
-    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(lines) == 4
-    assert "adapter_model.safetensors" in done.stdout
-    assert done.stdout.endswith("config.json\nmodel.safetensors\ntokenizer.json\ntokenizer_config.json\n")
+@pytest.mark.parametrize(("page", "number"), [(README, 3), ("npl_lora/training/README.md", 4)])
+def test_the_real_model_learns(page, number, folder):
+    """The lines that find the model and the text, train, and use what was trained, with less to read and two steps."""
+    (folder / "data").mkdir()
+    (folder / "data" / "hamlet.txt").write_text("HAMLET\nTo be, or not to be, that is the question.\n" * 40)
+    lines = [line for kind, code in blocks(page) if kind == "sh" for line in code.splitlines()]
+    exports = [line for line in lines if line.startswith("export ")]
+    used = [line for line in lines if line.startswith("npl-lora ") and "$MODEL" in line]
+    assert len(used) == number
+    found = 'ls "$DATA/hamlet.txt"'
+    used = [line.replace("--steps 100", "--steps 2") for line in used]
+    printed = shell([*exports, found, "export DATA=data", *used, "ls hamlet"], folder)
+    assert "adapter_model.safetensors" in printed
+    if page != README:
+        merged = {path.name for path in (folder / "smollm2-hamlet").iterdir()}
+        assert merged == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
-def test_there_are_commands_and_files():
-    assert len(COMMANDS) >= 2
-    assert "mine.py" in FILES
+def follow(code, folder):
+    """Write a block that is a file; of a diff, change the one place where its old lines stand."""
+    name, body = FILE.match(code)[1], code.split("\n", 1)[1]
+    if not re.match(r"[ +-]", body):
+        (folder / name).write_text(body, encoding="utf-8")
+        return
+    lines = body.splitlines(keepends=True)
+    old, new = ("".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
+    there = (folder / name).read_text(encoding="utf-8")
+    assert there.count(f"\n{old}") == 1, f"{name} has not, or not once:\n{old}"
+    (folder / name).write_text(there.replace(f"\n{old}", f"\n{new}"), encoding="utf-8")
 
 
-def test_every_link_leads_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["Add a fault", "Add an op", "Add a contract"])
+def test_a_worked_example_works_when_it_is_followed(title, tmp_path):
+    """In a copy of the project: the changes as printed, then the commands."""
+    (section,) = (section for section in sections("CONTRIBUTING.md") if section.startswith(f"## {title}\n"))
+    for name in ("npl_lora", "tests", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", *LINKED):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for kind, code in blocks_of(section):
+        if kind in ("python", "diff"):
+            follow(code, tmp_path)
+    lines = [line for kind, code in blocks_of(section) if kind == "sh" for line in code.splitlines()]
+    shell(lines, tmp_path, PYTHONPATH=str(tmp_path), CI="1")  # CI: the same examples of Hypothesis each time
+
+
+def test_the_readme_is_short():
+    assert len(text(README).split()) <= 1900
+
+
+def test_every_room_has_commands_and_files():
+    assert set(files("npl_lora/oracle/README.md")) == {
+        "mine.py", "test_mine.py", "program.py", "one_step.py", "deviations.toml"
+    }  # fmt: skip
+    assert len(commands("npl_lora/oracle/README.md")) == 6
+    assert text(README).count("\npython3 -m venv ") == 2  # .ci/run runs both
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", text(page)):
+        assert ((ROOT / page).parent / target).exists(), target

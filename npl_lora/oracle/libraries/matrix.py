@@ -71,13 +71,19 @@ def known_throughout(data: dict[str, Any]) -> bool:
     return all(c["verdict"] != "fail" for column in data["libraries"].values() for c in column["contracts"].values())
 
 
+def summary(data: dict[str, Any]) -> str:
+    """The table in Markdown, and the versions. Its numbers refer to the reasons, which `table` lists."""
+    return "\n".join([*_grid(data), "", _versions_sentence(data)]) + "\n"
+
+
 def table(data: dict[str, Any]) -> str:
-    """The matrix in Markdown: a row for each contract, the numbered reasons below it, and the versions."""
-    return "\n".join([*grid(data), "", *reasons(data), "", versions_sentence(data)]) + "\n"
+    """The table in Markdown, the numbered reasons below it, and the versions."""
+    reasons = [f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in _numbers(data).items()]
+    return "\n".join([*_grid(data), "", *reasons, "", _versions_sentence(data)]) + "\n"
 
 
-def grid(data: dict[str, Any]) -> list[str]:
-    """The table itself, line by line."""
+def _grid(data: dict[str, Any]) -> list[str]:
+    """The lines of the table: one row for each contract."""
     libraries, numbers = data["libraries"], _numbers(data)
     lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
     for contract in CONTRACTS:
@@ -86,12 +92,7 @@ def grid(data: dict[str, Any]) -> list[str]:
     return lines
 
 
-def reasons(data: dict[str, Any]) -> list[str]:
-    """The reasons by number, one a line."""
-    return [f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in _numbers(data).items()]
-
-
-def versions_sentence(data: dict[str, Any]) -> str:
+def _versions_sentence(data: dict[str, Any]) -> str:
     """The versions that the matrix was made with, each package once."""
     all_versions = dict(data["versions"])
     for column in data["libraries"].values():
