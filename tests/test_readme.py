@@ -17,7 +17,7 @@ import npl_lora
 ROOT = Path(npl_lora.__file__).parents[1]
 README = "README.md"
 PAGES = [README, *(f"npl_lora/{room}/README.md" for room in ("ops", "oracle", "models", "training")), "CONTRIBUTING.md"]
-LINKED = [*PAGES, "CHANGELOG.md", "npl_lora/oracle/PROTOCOL.md"]
+LINKED = [*PAGES, "CHANGELOG.md", "npl_lora/oracle/PROTOCOL.md", "npl_lora/oracle/FAULTS.md"]
 FILE = re.compile(r"# ([\w/]+\.(?:py|toml|md))\n")  # the first line of a block that is a file of this name
 
 
@@ -140,6 +140,7 @@ def test_the_fault_of_the_readme_is_mended_as_it_says():
     assert re.search(r"pass +36/36", printed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), all_commands(torch=False))
 def test_the_commands_run(page, command, folder):
     done = run(command, folder)

@@ -39,6 +39,7 @@ def write(tmp_path, body):
     return file
 
 
+@pytest.mark.slow
 def test_self_is_right_in_every_contract(tmp_path):
     done, report = report_of(tmp_path, "self")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -161,6 +162,7 @@ def test_a_subject_that_misbehaves_gets_a_clear_line(tmp_path, body, status, wor
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_subject_that_hangs_once_is_cut_off_and_the_check_goes_on(tmp_path):
     body = (
         "import time\nfrom npl_lora.oracle import CONTRACTS\n"

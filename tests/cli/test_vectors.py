@@ -30,6 +30,7 @@ def written(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_right_answers_pass(written, tmp_path):
     done = npl_lora_vectors(written, "judge", "vectors", "answers", "--json", tmp_path / "report.json")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -85,6 +85,7 @@ def test_the_two_differ_in_one_line_of_code():
     assert len([1 for a, b in zip(right, wrong, strict=True) if a != b]) == 1
 
 
+@pytest.mark.slow
 def test_course_layer_runs_and_recovers_what_was_planted():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = str(EXAMPLES / "course_layer.py")
@@ -141,6 +142,7 @@ def test_hamlet(tmp_path):
     load_model(model).load_adapter(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_rotten_tomatoes(tmp_path):
     model = tiny(tmp_path, "bert", WORDS)
     how = ("--seeds", 2, "--epochs", 1, "--length", 12)

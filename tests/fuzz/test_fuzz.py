@@ -12,6 +12,7 @@ def test_right_inputs_do_not_raise(name):
         TARGETS[name].read(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_strange_inputs_do_not_raise(name):
     target = TARGETS[name]

@@ -115,6 +115,7 @@ def test_every_association_gives_the_one_right_answer(variant, case):
     assert same(case, variant(case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", LINEAR, ids=lambda v: v.__name__)
 @pytest.mark.parametrize("name", CONTRACTS["lora_linear"].exact)
 @settings(max_examples=15)

@@ -253,6 +253,7 @@ def assert_told_apart(contract, pair):
     assert reproduces(found[0], contract, pair), (names, [fault.name for fault in found[0]])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(pair=st.sampled_from([(contract, pair) for contract in QUICK for pair in pairs(contract)]))
 def test_two_faults_are_told_from_every_other_two(pair):

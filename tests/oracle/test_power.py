@@ -1,5 +1,7 @@
 """A short run of what `npl-lora check --power` measures."""
 
+import pytest
+
 from npl_lora.oracle import DTYPES
 from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.power import Counts, false_alarms, misses
@@ -17,6 +19,7 @@ def test_right_answers_pass():
     assert 0.1 < counts.nearest < 1.0
 
 
+@pytest.mark.slow
 def test_no_fault_is_missed_where_it_is_clear():
     counts = Counts()
     misses(("float32",), counts, nothing)
@@ -24,6 +27,7 @@ def test_no_fault_is_missed_where_it_is_clear():
     assert counts.faults > 200
 
 
+@pytest.mark.slow
 def test_measuring_leaves_the_definition_as_it_is():
     """The first of the right ways is the op itself: to wrap it in itself would hide its signature from the faults."""
     false_alarms(8, ("float64",), Counts(), nothing)

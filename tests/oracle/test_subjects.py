@@ -258,6 +258,7 @@ def test_one_that_hangs_is_cut_off_with_its_children_and_the_check_goes_on(subje
     assert_right(case, mine.ask(case))
 
 
+@pytest.mark.slow
 def test_a_child_that_left_the_group_and_holds_the_pipes_does_not_stop_the_check(subject, case, tmp_path):
     source = body(
         "import os, time",
@@ -326,6 +327,7 @@ def test_after_an_interrupt_no_answer_is_taken_for_another(subject, case):
     assert_right(other, mine.ask(other))
 
 
+@pytest.mark.slow
 def test_no_threads_and_descriptors_pile_up(subject, case):
     mine = subject(body("import os; os._exit(1)"))
     for _ in range(2):

@@ -145,6 +145,7 @@ def check_schema(value, schema, at="manifest"):
             check_schema(one, schema.get("properties", {}).get(name, rest if rest is not True else {}), f"{at}.{name}")
 
 
+@pytest.mark.slow
 def test_the_manifest_is_as_its_schema_says(whole, small):
     for folder in (whole, small):
         manifest = manifest_of(folder)

@@ -78,6 +78,7 @@ def rows(count, seed=0):
     return found
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.sampled_from([0.0, 0.5]), st.integers(0, 99))
 def test_gradients_are_those_of_one(model, size, count, micro, dropout, seed):
     adapter = model.attach(LoRAConfig.from_json({**CONFIG.as_json(), "lora_dropout": dropout}), rng=1)
@@ -99,6 +100,7 @@ def test_gradients_are_those_of_one(model, size, count, micro, dropout, seed):
             np.testing.assert_array_equal(its_grads[name], found[0][1][name])  # to the bit, between ranks
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 3))
 def test_held_out_rows_give_the_same_bits(model, size, count, micro):
     """Also where there are fewer of them than ranks."""
