@@ -12,12 +12,11 @@ import numpy as np
 from ...ops import Pullback
 from ...support.array import Array
 from ..case import Case
+from ..definition import AnswerFunction, Config
 from ..dtypes import dtype_by_name
 from ..tolerance.judge import OutputVerdict
 from ..tolerance.rounding import PRECISIONS, round_to
 from ._exact import largest_sum
-
-Config = dict[str, Any]
 
 _TRIES = 1000
 _LEAST = 0.8  # the standard deviation of whole numbers below which most would be 0
@@ -147,13 +146,13 @@ class Contract:
     """
 
     name: str
-    answer: Callable[..., dict[str, Array]]
+    answer: AnswerFunction
     draws: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]]
     forward: Callable[..., tuple[Array, Pullback]] | None = None
     judge: Callable[[Case, Mapping[str, np.ndarray]], dict[str, OutputVerdict]] | None = None
     settle: Callable[[Case, Mapping[str, np.ndarray]], Case] | None = None
     exact: Mapping[str, Callable[[Draw], tuple[dict[str, np.ndarray], Config]]] = field(default_factory=dict)
-    proof: Callable[..., dict[str, Array]] | None = None
+    proof: AnswerFunction | None = None
     polynomial: Polynomial | None = None
     terms: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)

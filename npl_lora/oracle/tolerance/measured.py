@@ -25,14 +25,13 @@ Source of the idea: the tests of flash-attention, which compare with the error o
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from ..case import Case, widen
-from ..definition import RIGHT
+from ..definition import RIGHT, AnswerFunction
 from ._evaluation import NotMeasured, evaluated_type
 from .judge import Right, root_mean_squares
 from .merging import merge_weights
@@ -42,8 +41,6 @@ from .statistics import Distribution
 RUNS = 12
 MARGIN = 3.0
 FEW = 16  # of fewer numbers, a dozen runs do not know the spread: it is taken to be a deviation at least
-
-AnswerFunction = Callable[..., dict[str, Any]]
 
 
 def tighten(
