@@ -15,6 +15,7 @@ from .. import lora, ops
 
 Config = dict[str, Any]
 Wrap = Callable[[Any], Any]
+AnswerFunction = Callable[..., dict[str, Any]]  # (arrays, config, definition = RIGHT) -> {output: array}
 
 
 def scale(config: Config, sqrt: Callable[[Any], Any] = math.sqrt) -> Any:
@@ -32,7 +33,7 @@ class Definition(SimpleNamespace):
 
 
 def _named_alike(changed: Any, part: Any) -> Any:
-    """What is to look like the part that it stands for, unless it is that part: the right one is left as it is."""
+    """Copy the part's name and signature onto its replacement. A part that did not change is returned untouched."""
     return changed if changed is part else update_wrapper(changed, part)
 
 

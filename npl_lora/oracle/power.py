@@ -20,7 +20,7 @@ from ..ops import Pullback
 from ..support.ranks import ALONE, Ranks
 from .case import Case
 from .contracts import CONTRACTS
-from .contracts.contract import Draw
+from .contracts.draw import Draw
 from .definition import RIGHT, Wrap
 from .dtypes import computable, dtype_by_name
 from .faults.relevant import relevant_to

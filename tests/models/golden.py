@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from npl_lora.oracle.contracts.contract import Draw
+from npl_lora.oracle.contracts.draw import Draw
 from npl_lora.training.step import Batch, Recipe, State, train_step
 
 FILE = Path(__file__).with_name("golden.json")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npl_lora.oracle import CONTRACTS, DTYPES
-from npl_lora.oracle.contracts.contract import Draw
+from npl_lora.oracle.contracts.draw import Draw
 
 # PCG64 seeded with crc32(b"words"): what NumPy promises not to change, and the first number drawn from it.
 WORDS = [4558038198258439022, 2549272983345332289, 11080033805586771819]

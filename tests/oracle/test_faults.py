@@ -14,7 +14,7 @@ import npl_lora.oracle
 from npl_lora.oracle import CONTRACTS, DTYPES, check
 from npl_lora.oracle.case import Case
 from npl_lora.oracle.check import check_case
-from npl_lora.oracle.contracts.contract import Draw
+from npl_lora.oracle.contracts.draw import Draw
 from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.diagnosis import diagnose
 from npl_lora.oracle.diagnosis.catalogue import all_reproduced, matches

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracle.variants import ANY, FAULTS, LINEAR, plain, right_of, scale, with_masks
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
-from npl_lora.oracle.contracts.contract import Draw
+from npl_lora.oracle.contracts.draw import Draw
 from npl_lora.oracle.tolerance.judge import judge, judge_output
 
 seeds = st.integers(0, 2**32 - 1)

@@ -18,17 +18,15 @@ nothing does. So a contract whose right implementations use these, a convolution
 with transcendental functions: lora_mlp, cross_entropy, AdamW.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from ..case import Case
+from ..definition import AnswerFunction
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 
 
-def largest_sum(case: Case, proof: Callable[..., dict[str, Any]]) -> float:
+def largest_sum(case: Case, proof: AnswerFunction) -> float:
     """The largest size among the outputs of proof(arrays, config), in units of 2^p. Below 1, the case is exact."""
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that are far too large are tried first
         outputs = right_answer(case, proof).values()

@@ -1,86 +1,9 @@
-"""What is wrong, in a sentence: from a failing subject's answers to the fault behind them.
+"""What is wrong, in one sentence: from a failing subject's answers to the fault behind them.
 
-1. catalogue: a known fault, or two, that reproduces all that was answered. Only this claims an id.
-2. fit: what is seen, output by output: a factor, a term, an order, a place.
-3. precision: errors that are rounding, but coarser than the dtype's.
-
-Each says nothing rather than something that does not fit every wrong case.
+Reading order, each module built on those after it: diagnose, catalogue, fit, precision, terms, expressions, wrong.
 """
 
-from collections.abc import Sequence
+from ..report import Diagnosis
+from .diagnose import diagnose
 
-import numpy as np
-
-from ..report import NOTHING, Diagnosis, Observed
-from ..tolerance.judge import Right
-from ..tolerance.rounding import PRECISIONS
-from . import catalogue, fit, precision
-
-
-def diagnose(observed: Sequence[Observed]) -> Diagnosis:
-    """What is wrong with the answers to the cases of one contract, some of which failed."""
-    answered = [one for one in observed if one.failed and one.outputs is not None]
-    if not answered:
-        return NOTHING
-    if found := catalogue.matches(observed):
-        return _named(found)
-    return Diagnosis(says=_seen(answered))
-
-
-def _named(found: list[tuple[catalogue.Fault, ...]]) -> Diagnosis:
-    ids = tuple(dict.fromkeys(fault.id for faults in found for fault in faults))
-    best = found[0]
-    says = " ".join(f"{fault.says} ({fault.id}): it computes {fault.wrong}; right is {fault.right}." for fault in best)
-    others = list(dict.fromkeys(fault.says for faults in found[1:] for fault in faults if fault not in best))
-    if others:
-        says += f" These cases cannot tell it from: {'; '.join(others)}."
-    return Diagnosis(ids, says, tuple(tuple(fault.id for fault in faults) for faults in found))
-
-
-def _seen(answered: Sequence[Observed]) -> str:
-    """One sentence an output, the outputs in the order they are answered in."""
-    wrongs: dict[str, list[fit.Wrong]] = {}
-    for one in answered:
-        assert one.outputs is not None
-        for name in one.failed:
-            got = one.outputs.get(name)
-            right = one.right.get(name)
-            if got is None or not isinstance(right, Right) or not _comparable(got, right):
-                continue
-            rights = {n: r for n, r in one.right.items() if isinstance(r, Right)}
-            wrong = fit.Wrong(name, one.case, right, rights, got.astype(np.float64))
-            if np.any(wrong.wrong):  # else it is what was drawn that is wrong, and not a number
-                wrongs.setdefault(name, []).append(wrong)
-    sentences, coarse = [], dict[str, list[str]]()
-    for name, output in wrongs.items():
-        if sentence := fit.explain(_finest(output)):
-            sentences.append(sentence)
-        elif format := precision.coarser(_finest(output)):
-            coarse.setdefault(
-                f"{_finest(output)[0].case.dtype} in and out, but the errors of {{}} are those of {format}", []
-            ).append(name)
-    sentences += [words.format(", ".join(names)) for words, names in coarse.items()]
-    sentences += _not_finite(answered)
-    return "; ".join(sentences) + "." if sentences else ""
-
-
-def _not_finite(answered: Sequence[Observed]) -> list[str]:
-    """Which outputs are NaN or infinite, and in which case first."""
-    found: dict[str, str] = {}
-    for one in answered:
-        assert one.outputs is not None
-        for name in one.failed:
-            got = one.outputs.get(name)
-            if got is not None and got.dtype.kind == "f" and not np.all(np.isfinite(got)):
-                found.setdefault(name, f"{name} is not finite in {one.case.id}")
-    return list(found.values())
-
-
-def _comparable(got: np.ndarray, right: Right) -> bool:
-    return got.shape == right.value.shape and got.dtype.kind == "f" and bool(np.all(np.isfinite(got)))
-
-
-def _finest(wrongs: list[fit.Wrong]) -> list[fit.Wrong]:
-    """Those in the dtype of the most digits: the others show the same more coarsely."""
-    finest = min(wrongs, key=lambda wrong: PRECISIONS[wrong.case.dtype].store).case.dtype
-    return [wrong for wrong in wrongs if wrong.case.dtype == finest]
+__all__ = ["Diagnosis", "diagnose"]

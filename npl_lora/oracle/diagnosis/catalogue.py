@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..case import widen
+from ..definition import AnswerFunction
 from ..faults import FAULTS, Fault, wrong_answer
 from ..faults.relevant import relevant_to
-from ..faults.wraps import AnswerFunction
 from ..report import Observed
 from ..tolerance.judge import Right, judge_output, right_answer
 from ..tolerance.rounding import PRECISIONS

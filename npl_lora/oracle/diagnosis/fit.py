@@ -6,34 +6,14 @@ strictest form to the loosest.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..case import Case
-from ..tolerance.judge import Right
 from ..tolerance.judge import format_factor as number
 from . import expressions
 from .terms import terms
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """One output of one case: what is right, what is allowed, and what came back, in float64."""
-
-    name: str
-    case: Case
-    right: Right
-    rights: dict[str, Right]
-    got: np.ndarray
-
-    def explained(self, value: np.ndarray, factor: float = 1.0) -> bool:
-        """Whether value is what came back, within what is allowed for numbers of its size."""
-        return bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * _slack(self.right)))
-
-    @property
-    def wrong(self) -> np.ndarray:
-        return ~(np.abs(self.got - self.right.value) <= self.right.allowed)
+from .wrong import Wrong
 
 
 def explain(observations: Sequence[Wrong]) -> str | None:
@@ -42,11 +22,6 @@ def explain(observations: Sequence[Wrong]) -> str | None:
         if sentence := explanation(observations):
             return f"{observations[0].name} {sentence}"
     return None
-
-
-def _slack(right: Right) -> np.ndarray:
-    """What is allowed; where the right answer is zero for lack of terms, as much as anywhere."""
-    return np.where(right.size == 0, np.max(right.allowed, initial=0.0), right.allowed)
 
 
 def _zero(observations: Sequence[Wrong]) -> str | None:
@@ -158,7 +133,7 @@ def _permuted(observations: Sequence[Wrong]) -> str | None:
 
 
 def _order(one: Wrong, axis: int) -> list[int] | None:
-    right, allowed = (np.moveaxis(t, axis, 0) for t in (one.right.value, _slack(one.right)))
+    right, allowed = (np.moveaxis(t, axis, 0) for t in (one.right.value, one.slack))
     got = np.moveaxis(one.got, axis, 0)
     order = []
     for slice_ in got:
@@ -182,7 +157,7 @@ def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
 def _slice_factors(one: Wrong, axis: int) -> list[float] | None:
     if one.got.size == one.got.shape[axis]:
         return None  # a factor for every element explains everything
-    right, allowed, got = (np.moveaxis(t, axis, 0) for t in (one.right.value, _slack(one.right), one.got))
+    right, allowed, got = (np.moveaxis(t, axis, 0) for t in (one.right.value, one.slack, one.got))
     factors = []
     for r, a, g in zip(right, allowed, got, strict=True):
         energy = float(np.sum(r * r))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..tolerance.rounding import PRECISIONS
-from .fit import Wrong
+from .wrong import Wrong
 
 _ENOUGH = 8  # numbers, to judge their distribution by
 

@@ -1,106 +1,15 @@
-"""Judging a dump: one step out of somebody's own training run, inputs and answers in one safetensors file.
+"""Judging a dump: one step of somebody's own training run, inputs and answers in one safetensors file.
 
     from npl_lora.oracle.dumps import judge_dump
     judge_dump(Path("step.safetensors")).verdict          # "pass", "fail" or "error"
 
-A lora_linear step may be of any size, and may lack arrays. Dumps of the other contracts are judged as cases are.
+A lora_linear step may be of any size, and may lack arrays. Dumps of the other contracts are judged like cases.
 
-Reading order: file, reach, step, gradients, rows, identities, linear.
+Reading order, each module built on those after it: judging, linear, rows, gradients, identities, notes, pieces,
+progress, step, reach, file. `capture` writes dumps and stands alone.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from .capture import capture
+from .judging import judge_dump
 
-import numpy as np
-
-from ...support.extras import MissingExtraError
-from ...support.tensor_file import TensorFileError
-from ..case import Case
-from ..check import observe
-from ..contracts import CONTRACTS
-from ..contracts.judging import judge_case
-from ..diagnosis import diagnose
-from ..report import NOTHING, CaseReport, ContractReport, Diagnosis, Report
-from ..subjects import Answer
-from ..subjects.one_line import describe
-from ..tolerance.judge import OutputVerdict, Right
-from .file import Dump, DumpError, open_dump
-from .linear import judge_step
-from .progress import Progress
-from .reach import check_reach
-from .step import lora_linear_step
-
-_CASE_LIMIT = 1 << 20  # numbers in a dump that is judged as a case is, which takes some hundred times its memory
-_DIAGNOSIS_LIMIT = 1 << 15  # and in one that is tried against every fault of the catalogue, and every pair
-_TINY = 1e-100  # what is smaller is not fitted: its squares underflow
-
-__all__ = ["judge_dump"]
-
-
-@np.errstate(all="ignore")  # what overflows, or is a signalling NaN, is judged
-def judge_dump(
-    path: Path, inner: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
-) -> Report:
-    """The report on one dump. Its verdict is "error" when nothing in it could be judged; no fault of the file raises.
-
-    inner: a coarser precision, of rounding.INNER, that products may have been computed in.
-    on_progress(what, done, total) is called before each block of work.
-    """
-    try:
-        dump = open_dump(path)
-        step = lora_linear_step(dump, inner) if dump.contract == "lora_linear" else None
-        verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
-    except (TensorFileError, MissingExtraError) as error:
-        return Report(str(path), problem=str(error))
-    except MemoryError:
-        return Report(str(path), problem="cannot be judged in the memory there is")
-    failed = {name: verdict.note for name, verdict in verdicts.items() if verdict.verdict == "fail"}
-    says = [f"{name}: {note}" for name, note in failed.items()]
-    says += [f"could not be seen: {'; '.join(unseen)}"] if unseen else []
-    says += [dump.note] if dump.note else []
-    overall = "fail" if failed else "pass" if verdicts else "absent"
-    case = CaseReport(dump.id, dump.dtype, overall, "; ".join(says), verdicts)
-    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, inner, case)),))
-
-
-def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
-    """A dump of any other contract: all its inputs there, and small."""
-    if (numbers := _numbers(dump)) > _CASE_LIMIT:
-        raise DumpError(f"has {numbers:,} numbers, expected at most {_CASE_LIMIT:,} for {dump.contract}")
-    case, outputs = _as_case(dump, inner)
-    check_reach({name: a for name, a in case.arrays.items() if a.dtype.kind not in "biu"}, case.config)
-    try:
-        return judge_case(case, outputs)
-    except Exception as error:  # shapes and configuration are somebody's, and may be anything
-        raise DumpError(f"is no case of {dump.contract}: {describe(error)}") from None
-
-
-def _diagnosis(dump: Dump, inner: str | None, report: CaseReport) -> Diagnosis:
-    """What is behind the failures, where the dump is small and lacks nothing."""
-    needed = ("x", "W", "dy", "y", "dx", "dA", "dB") if dump.contract == "lora_linear" else ()
-    complete = all(name in dump.arrays for name in needed)
-    if report.verdict != "fail" or not complete or _numbers(dump) > _DIAGNOSIS_LIMIT:
-        return NOTHING
-    case, outputs = _as_case(dump, inner)
-    observed = observe([case], [Answer(outputs=(outputs,))], [report])
-    rights = [right for one in observed for right in one.right.values() if isinstance(right, Right)]
-    if any(0.0 < np.max(np.abs(right.value), initial=0.0) < _TINY for right in rights):
-        return NOTHING
-    return diagnose(observed)
-
-
-def _numbers(dump: Dump) -> int:
-    return sum(array.size for array in dump.arrays.values())
-
-
-def _as_case(dump: Dump, inner: str | None) -> tuple[Case, dict[str, np.ndarray]]:
-    """Inputs and answers, told apart by what the contract's own cases are given."""
-    kinds = {_kind(name) for case in CONTRACTS[dump.contract].cases("float64") for name in case.arrays}
-    inputs = {name: array for name, array in dump.arrays.items() if _kind(name) in kinds}
-    outputs = {name: array for name, array in dump.arrays.items() if name not in inputs}
-    return Case(dump.contract, dump.id, dump.dtype, dump.config, inputs, inner=inner), outputs
-
-
-def _kind(name: str) -> str:
-    """A_1, A_2 and A_7 are inputs of one kind."""
-    return name.rstrip("0123456789")
+__all__ = ["capture", "judge_dump"]

@@ -11,7 +11,7 @@ sum is cut, so values and what is allowed are the op's own. All of it is r colum
 
 from ..tolerance.judge import Right, right_output
 from ..tolerance.rounding import Rounded
-from .parts import join
+from .pieces import join
 from .progress import Progress
 from .step import Step
 
@@ -31,8 +31,8 @@ def rows_of_dh(step: Step, progress: Progress) -> Rounded:
 def right_dA(step: Step, dh: Rounded, progress: Progress) -> Right:
     """dh^T x~, by columns of x~."""
     blocks = progress.through(step.blocks("in"), "dA", step.sizes["in"])
-    parts = [right_output(dh.T @ step.dropped(slice(None), cols), step.precision) for cols in blocks]
-    return join(parts, axis=1)
+    pieces = [right_output(dh.T @ step.dropped(slice(None), cols), step.precision) for cols in blocks]
+    return join(pieces, axis=1)
 
 
 def right_dB(step: Step, h: Rounded, progress: Progress) -> Right:

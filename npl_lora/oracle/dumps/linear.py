@@ -6,7 +6,7 @@ import numpy as np
 from ..tolerance.judge import OutputVerdict, Right, judge_output
 from .gradients import right_dA, right_dB, rows_of_dh, rows_of_h
 from .identities import judge_J1, judge_J3
-from .parts import factor_of, with_note
+from .notes import factor_of, with_note
 from .progress import Progress
 from .rows import DX, Y, judge_rows
 from .step import Step
@@ -28,19 +28,19 @@ def judge_step(step: Step, progress: Progress) -> tuple[dict[str, OutputVerdict]
         if "y" in asked:
             verdicts["y"] = judge_rows(step, Y, h, progress)
         if "dB" in asked:
-            verdicts["dB"] = _judge_whole(step, "dB", right_dB(step, h, progress))
+            verdicts["dB"] = _judge_in_full(step, "dB", right_dB(step, h, progress))
     if asked & {"dx", "dA"}:
         dh = rows_of_dh(step, progress)
         if "dx" in asked:
             verdicts["dx"] = judge_rows(step, DX, dh, progress)
         if "dA" in asked:
-            verdicts["dA"] = _judge_whole(step, "dA", right_dA(step, dh, progress))
+            verdicts["dA"] = _judge_in_full(step, "dA", right_dA(step, dh, progress))
     verdicts |= _by_other_means(step, blind)
     ordered = {name: verdicts[name] for name in (*_NEEDS, "J1", "J3") if name in verdicts}
     return ordered, _unseen(step, blind, ordered)
 
 
-def _judge_whole(step: Step, name: str, right: Right) -> OutputVerdict:
+def _judge_in_full(step: Step, name: str, right: Right) -> OutputVerdict:
     got = step.block(name)
     verdict = judge_output(right, got)
     factor = factor_of(step, right, got) if verdict.verdict == "fail" else ""

@@ -40,7 +40,8 @@ import numpy as np
 from ..contracts.lora_linear import forward
 from ..tolerance.judge import OutputVerdict, Right, judge_output, right_output
 from ..tolerance.rounding import Rounded
-from .parts import each, factor_of, join, with_note
+from .notes import factor_of, with_note
+from .pieces import each, join
 from .progress import Progress
 from .step import Step, slices
 
@@ -158,14 +159,14 @@ def _largest_mask(step: Step) -> float:
 
 def right_rows(step: Step, side: Side, picked: Array, progress: Progress) -> Right:
     """The right answer for some rows, in full: the op on slices of W, each of which gives columns of y or of dx."""
-    parts = []
+    pieces = []
     columns, across = step.sizes[side.columns], max(picked.size, step.sizes["in"], step.sizes["out"])
     for cols in progress.through(slices(columns, across), f"{side.got}: rows in full", columns):
         arrays = _columns_of_y(step, picked, cols) if side is Y else _columns_of_dx(step, picked, cols)
         exact = {name: step.xp.exact(array) for name, array in arrays.items()}
         y, pullback = forward(exact, step.config)
-        parts.append(right_output(y if side is Y else pullback(exact["dy"], wrt=("x",))["x"], step.precision))
-    return join(parts, axis=1)
+        pieces.append(right_output(y if side is Y else pullback(exact["dy"], wrt=("x",))["x"], step.precision))
+    return join(pieces, axis=1)
 
 
 def _columns_of_y(step: Step, rows: Array, cols: slice) -> dict[str, Array]:

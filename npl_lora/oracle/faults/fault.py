@@ -20,8 +20,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 from ...support.array import Array
 from ..contracts import CONTRACTS
-from ..definition import RIGHT, Wrap
-from .wraps import AnswerFunction, Config
+from ..definition import RIGHT, AnswerFunction, Config, Wrap
 
 
 @dataclass(frozen=True)

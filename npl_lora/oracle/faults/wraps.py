@@ -23,9 +23,8 @@ from typing import Any
 
 from ...ops import Pullback
 from ...support.array import Array
-from ..definition import Config, Definition, Wrap
+from ..definition import AnswerFunction, Config, Definition, Wrap
 
-AnswerFunction = Callable[..., dict[str, Array]]
 Arrays = Mapping[str, Array]
 ArgumentChange = Callable[[SimpleNamespace], Any]  # (a) -> the argument
 GradientChange = Callable[[Array, SimpleNamespace], Array]  # (gradient, a) -> gradient

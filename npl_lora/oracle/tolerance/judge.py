@@ -6,13 +6,13 @@ worst-case bound and of many standard deviations, widened by what the oracle its
 is 0, every term is 0 and so must the answer be. In an exact case nothing is allowed anywhere. NaN never passes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ..case import Case
+from ..definition import AnswerFunction
 from ..dtypes import is_narrow
 from .rounding import Precision, Rounded, RoundingNamespace, precision_of
 from .statistics import Distribution
@@ -50,7 +50,7 @@ class OutputVerdict:
     note: str = ""
 
 
-def right_answer(case: Case, answer: Callable[..., dict[str, Any]]) -> dict[str, Right | Distribution]:
+def right_answer(case: Case, answer: AnswerFunction) -> dict[str, Right | Distribution]:
     """The right answer for every output that the case asks for, from answer(arrays, config)."""
     precision = precision_of(case.dtype, case.inner)
     xp = RoundingNamespace(precision)

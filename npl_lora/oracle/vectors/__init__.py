@@ -9,7 +9,7 @@ An implementation reads a case, writes its answers to RESULTS/<id>.safetensors, 
 DIR RESULTS`, or, number by number, by itself: |got - answer| <= allowed, NaN being neither. `judge` is stricter, for it
 also measures how far right implementations really are off (see `tolerance.measured`), which no two machines do alike.
 
-The same bytes come out everywhere: inputs are drawn from PCG64's raw stream (`contracts.contract.Draw`), answers are
+The same bytes come out everywhere: inputs are drawn from PCG64's raw stream (`contracts.draw.Draw`), answers are
 correctly rounded (`high_precision`), what is allowed is rounded up to a few digits, and files are written in order.
 
 Reading order: safetensors, writing, judging.

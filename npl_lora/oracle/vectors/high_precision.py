@@ -22,12 +22,10 @@ import numpy as np
 
 from ...support.array import Array
 from ...support.extras import require
-from ..definition import RIGHT, Definition, scale
+from ..definition import RIGHT, AnswerFunction, Definition, scale
 from ..tolerance.statistics import Distribution
 
 FIRST_BITS, LAST_BITS = 128, 4096
-
-AnswerFunction = Callable[[Mapping[str, Array], dict[str, Any], Definition], dict[str, Array | Distribution]]
 
 
 class UncertainError(ArithmeticError):
