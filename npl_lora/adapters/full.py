@@ -1,7 +1,7 @@
-"""Full fine-tuning, to compare LoRA with: no A and B, the model's own tensors are trained.
+"""Full fine-tuning in an adapter's place, to be compared with: no A and B, the model's own tensors are trained.
 
-It is an adapter that sits nowhere, so whatever trains an adapter trains this too. Given the names of modules, it trains
-only theirs: for example a classifier's head alone, on frozen features.
+It has the interface of LoRA and no places, so that whatever trains an adapter trains this. With the modules' names
+given, only theirs are trained: a classifier's head alone, for one, on frozen features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from .adapter import Adapter
 from .config import ConfigError, LoRAConfig
-from .lora import trained_in_full
+from .lora import LoRA, trained_in_full
 from .modules import Module
 
 
-class Full(Adapter):
+class Full(LoRA):
     """parameters: {name: array}, the model's tensors that are trained, under the checkpoint's own names."""
 
-    unties = False  # a head that shares its table keeps sharing it
+    unties = False  # a head that shares its table goes on sharing it
 
     def __init__(self, parameters: Mapping[str, np.ndarray]) -> None:
-        super().__init__(dict(parameters), {})
+        super().__init__(LoRAConfig(), dict(parameters), {})
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.parameters.values())

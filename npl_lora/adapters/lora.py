@@ -10,15 +10,19 @@ Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and beginnin
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .. import ops as reference
 from ..lora.init import factors, uniform
 from ..lora.scale import lora_scale
+from ..ops import Pullback
+from ..ops.compose import renamed
+from ..support.array import Array
 from ..support.quoting import quote_value
-from .adapter import Adapter, Factors
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 from .targets import alpha_of, is_saved, rank_of, targeted
@@ -26,15 +30,27 @@ from .targets import alpha_of, is_saved, rank_of, targeted
 _HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
 
 
-class LoRA(Adapter):
-    """A and B beside frozen weights. config: its LoRAConfig. parameters and places: see Adapter."""
+@dataclass(frozen=True)
+class Factors:
+    """The names of A and B of one module, and the scale of their product."""
+
+    A: str
+    B: str
+    scale: float
+
+
+class LoRA:
+    """config: its LoRAConfig. parameters: {name: array}, what training changes. places: {path: Factors}.
+
+    unties: a head that shares its table with an embedding keeps the base model's, whatever is trained in its place.
+    """
 
     unties = True
 
     def __init__(self, config: LoRAConfig, parameters: dict[str, np.ndarray], places: dict[str, Factors]) -> None:
-        super().__init__(parameters, places)
         self.config = config
-        self.dropout = config.lora_dropout
+        self.parameters = parameters
+        self.places = places
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.parameters.values())
@@ -43,6 +59,38 @@ class LoRA(Adapter):
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
         """The same adapter with other values."""
         return LoRA(self.config, dict(parameters), self.places)
+
+    def linear(
+        self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
+    ) -> tuple[Array, Pullback]:
+        """What the linear layer at this path computes; ops.linear where the adapter is not. Gradients are named by
+        the parameters' full names, and "x", "W" and "b"."""
+        place = self.places.get(path)
+        if place is None:
+            return ops.linear(x, W, b)
+        A, B = self.parameters[place.A], self.parameters[place.B]
+        layer = partial(ops.lora_linear, W=W, A=A, B=B, scale=place.scale, b=b, mask=mask)
+        return renamed(layer, {"A": place.A, "B": place.B})(x)
+
+    def embedding(
+        self, path: str, ids: Array, E: Array, padding_idx: int | None = None, ops: Any = reference
+    ) -> tuple[Array, Pullback]:
+        """What the embedding at this path looks up."""
+        place = self.places.get(path)
+        if place is None:
+            return ops.embedding(ids, E, padding_idx=padding_idx)
+        A, B = self.parameters[place.A], self.parameters[place.B]
+        table = partial(ops.lora_embedding, E=E, A=A, B=B, scale=place.scale, padding_idx=padding_idx)
+        return renamed(table, {"A": place.A, "B": place.B})(ids)
+
+    def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
+        """W + s B A for the weight or the table at this path, as it is stored; with sign = -1, what was W before."""
+        place = self.places.get(path)
+        if place is None:
+            return W
+        A, B = self.parameters[place.A], self.parameters[place.B]
+        turned = module.transposed or module.kind == "embedding"  # the table is (V, D) = (in, out)
+        return reference.merge(W, A, B, scale=sign * place.scale, fan_in_fan_out=turned)[0]
 
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:

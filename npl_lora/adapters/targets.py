@@ -69,8 +69,8 @@ def alpha_of(config: LoRAConfig, path: str) -> float:
 
 def _excluded(config: LoRAConfig, path: str) -> bool:
     exclude = config.exclude_modules
-    excluded = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
-    return bool(excluded) or is_saved(config, path)
+    quote_name = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
+    return bool(quote_name) or is_saved(config, path)
 
 
 def _ends_in(path: str, names: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import Adapter, AdapterError, LoRA, LoRAConfig, Module
+from ..adapters import AdapterError, LoRA, LoRAConfig, Module
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, renamed, reopen
 from ..support.array import Array
@@ -66,7 +66,7 @@ class Classifier(Pretrained):
     def scores(
         self,
         tokens: Array,
-        adapter: Adapter | None = None,
+        adapter: LoRA | None = None,
         *,
         key_mask: Array | None = None,
         recompute: bool | None = None,
@@ -83,7 +83,7 @@ class Classifier(Pretrained):
         self,
         tokens: Array,
         labels: Array,
-        adapter: Adapter | None = None,
+        adapter: LoRA | None = None,
         *,
         key_mask: Array | None = None,
         count: int | None = None,
@@ -105,7 +105,7 @@ class Classifier(Pretrained):
         loss, pullback = chain(*self._stages(scope, tokens, key_mask, recompute), judge)(tokens)
         return loss, reopen(pullback, loss, wrt)
 
-    def merged(self, adapter: Adapter, sign: float = 1.0) -> "Classifier":
+    def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
         return self._with_base(held(self._merged_arrays(adapter, sign), self.base.dtype))
 

@@ -12,8 +12,6 @@ Source: Devlin et al., "BERT", 2019, section 3; Vaswani et al. 2017 for the orde
 Face's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +31,68 @@ TARGETS = ("query", "value")  # PEFT's
 PREFIX = "bert."  # a model that was saved without a head leaves it out
 EMBEDDING, POSITIONS, TYPES = (f"bert.embeddings.{name}_embeddings" for name in ("word", "position", "token_type"))
 NORM, POOLER = "bert.embeddings.LayerNorm", "bert.pooler.dense"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What config.json says of the shapes and constants."""
+
+    n_layers: int
+    width: int
+    n_heads: int
+    inner: int
+    vocabulary: int
+    positions: int
+    types: int
+    eps: float
+    padding_idx: int | None = None
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Config":
+        """From a config.json. Raises ModelError for what is missing, or not to be had here."""
+        width, n_heads = whole(found, "hidden_size"), whole(found, "num_attention_heads")
+        field_of(found, "hidden_act", "gelu", ("gelu",))
+        field_of(found, "position_embedding_type", "absolute", ("absolute",))
+        if width % n_heads:
+            said = f"hidden_size = {width} and num_attention_heads = {n_heads}"
+            raise ModelError(f"config.json has {said}, expected a multiple")
+        if found.get("is_decoder"):
+            raise ModelError("config.json has is_decoder = true, expected a model that sees all tokens")
+        return cls(
+            n_layers=whole(found, "num_hidden_layers", most=MOST),
+            width=width,
+            n_heads=n_heads,
+            inner=whole(found, "intermediate_size"),
+            vocabulary=whole(found, "vocab_size"),
+            positions=whole(found, "max_position_embeddings"),
+            types=whole(found, "type_vocab_size", 2),
+            eps=number(found, "layer_norm_eps", 1e-12),
+            padding_idx=padding(found),
+        )
+
+
+def name_of(tensor: str) -> str:
+    """The name of a tensor today: the oldest checkpoints say gamma and beta."""
+    return tensor.replace(".LayerNorm.gamma", ".LayerNorm.weight").replace(".LayerNorm.beta", ".LayerNorm.bias")
+
+
+def modules(config: Config, tensors: Container[str]) -> dict[str, Module]:
+    """The modules that an adapter may sit on, by path, with the shapes they must have. The pooler where it is there."""
+    C, F = config.width, config.inner
+    tables = {EMBEDDING: config.vocabulary, POSITIONS: config.positions, TYPES: config.types}
+    linear = {f"attention.self.{name}": (C, C) for name in ("query", "key", "value")}
+    linear |= {"attention.output.dense": (C, C), "intermediate.dense": (F, C), "output.dense": (C, F)}
+    found = {path: Module("embedding", (rows, C), (f"{path}.weight",)) for path, rows in tables.items()}
+    shapes = {f"{_layer(i)}.{name}": shape for i in range(config.n_layers) for name, shape in linear.items()}
+    shapes |= {POOLER: (C, C)} if f"{POOLER}.weight" in tensors else {}
+    return found | {path: Module("linear", s, (f"{path}.weight", f"{path}.bias")) for path, s in shapes.items()}
+
+
+def norms(config: Config, tensors: Container[str]) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors that are no module's."""
+    within = ("attention.output", "output")
+    paths = [NORM, *(f"{_layer(i)}.{name}.LayerNorm" for i in range(config.n_layers) for name in within)]
+    return {f"{path}.{name}": (config.width,) for path in paths for name in ("weight", "bias")}
 
 
 def hidden(model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False) -> Stage:
@@ -84,68 +144,6 @@ def mlp(layer: Scope) -> Stage:
 def pooled(model: Scope) -> Stage:
     """y = tanh(pooler(x)), of the first token's features: what BERT was trained to say of a pair of sentences."""
     return chain(model.linear(POOLER), model.activation("tanh"))
-
-
-@dataclass(frozen=True)
-class Config:
-    """What config.json says of the shapes and constants."""
-
-    n_layers: int
-    width: int
-    n_heads: int
-    inner: int
-    vocabulary: int
-    positions: int
-    types: int
-    eps: float
-    padding_idx: int | None = None
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Config:
-        """From a config.json. Raises ModelError for what is missing, or not to be had here."""
-        width, n_heads = whole(found, "hidden_size"), whole(found, "num_attention_heads")
-        field_of(found, "hidden_act", "gelu", ("gelu",))
-        field_of(found, "position_embedding_type", "absolute", ("absolute",))
-        if width % n_heads:
-            said = f"hidden_size = {width} and num_attention_heads = {n_heads}"
-            raise ModelError(f"config.json has {said}, expected a multiple")
-        if found.get("is_decoder"):
-            raise ModelError("config.json has is_decoder = true, expected a model that sees all tokens")
-        return cls(
-            n_layers=whole(found, "num_hidden_layers", most=MOST),
-            width=width,
-            n_heads=n_heads,
-            inner=whole(found, "intermediate_size"),
-            vocabulary=whole(found, "vocab_size"),
-            positions=whole(found, "max_position_embeddings"),
-            types=whole(found, "type_vocab_size", 2),
-            eps=number(found, "layer_norm_eps", 1e-12),
-            padding_idx=padding(found),
-        )
-
-
-def name_of(tensor: str) -> str:
-    """The name of a tensor today: the oldest checkpoints say gamma and beta."""
-    return tensor.replace(".LayerNorm.gamma", ".LayerNorm.weight").replace(".LayerNorm.beta", ".LayerNorm.bias")
-
-
-def modules(config: Config, tensors: Container[str]) -> dict[str, Module]:
-    """The modules that an adapter may sit on, by path, with the shapes they must have. The pooler where it is there."""
-    C, F = config.width, config.inner
-    tables = {EMBEDDING: config.vocabulary, POSITIONS: config.positions, TYPES: config.types}
-    linear = {f"attention.self.{name}": (C, C) for name in ("query", "key", "value")}
-    linear |= {"attention.output.dense": (C, C), "intermediate.dense": (F, C), "output.dense": (C, F)}
-    found = {path: Module("embedding", (rows, C), (f"{path}.weight",)) for path, rows in tables.items()}
-    shapes = {f"{_layer(i)}.{name}": shape for i in range(config.n_layers) for name, shape in linear.items()}
-    shapes |= {POOLER: (C, C)} if f"{POOLER}.weight" in tensors else {}
-    return found | {path: Module("linear", s, (f"{path}.weight", f"{path}.bias")) for path, s in shapes.items()}
-
-
-def norms(config: Config, tensors: Container[str]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the tensors that are no module's."""
-    within = ("attention.output", "output")
-    paths = [NORM, *(f"{_layer(i)}.{name}.LayerNorm" for i in range(config.n_layers) for name in within)]
-    return {f"{path}.{name}": (config.width,) for path in paths for name in ("weight", "bias")}
 
 
 def _layer(i: int) -> str:

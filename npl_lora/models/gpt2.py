@@ -11,8 +11,6 @@ that of the projection they were cut from.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; the names are Hugging Face's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +32,60 @@ KINDS = ("gpt2",)
 TARGETS = ("c_attn",)  # PEFT's
 PREFIX = "transformer."  # the oldest checkpoints leave it out
 EMBEDDING, POSITIONS, HEAD, NORM = "transformer.wte", "transformer.wpe", "lm_head", "transformer.ln_f"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What config.json says of the shapes and constants."""
+
+    n_layers: int
+    width: int
+    n_heads: int
+    inner: int
+    vocabulary: int
+    positions: int
+    eps: float
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Config":
+        """From a config.json. Raises ModelError for what is missing, or not to be had here."""
+        width, n_heads = whole(found, "n_embd"), whole(found, "n_head")
+        field_of(found, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
+        if width % n_heads:
+            raise ModelError(f"config.json has n_embd = {width} and n_head = {n_heads}, expected a multiple")
+        for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+            if found.get(name, usual) is not usual:
+                raise ModelError(f"config.json has {name} = {quote_value(found[name])}, expected {usual}")
+        return cls(
+            n_layers=whole(found, "n_layer", most=MOST),
+            width=width,
+            n_heads=n_heads,
+            inner=whole(found, "n_inner", 4 * width),
+            vocabulary=whole(found, "vocab_size"),
+            positions=whole(found, "n_positions"),
+            eps=number(found, "layer_norm_epsilon", 1e-5),
+        )
+
+
+def modules(config: Config, tensors: Iterable[str]) -> dict[str, Module]:
+    """The modules that an adapter may sit on, by path, with the shapes they must have."""
+    C, F = config.width, config.inner
+    linear = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (F, C), "mlp.c_proj": (C, F)}
+    found = {EMBEDDING: Module("embedding", (config.vocabulary, C), (f"{EMBEDDING}.weight",))}
+    found[POSITIONS] = Module("embedding", (config.positions, C), (f"{POSITIONS}.weight",))
+    for i in range(config.n_layers):
+        for name, shape in linear.items():
+            path = f"{PREFIX}h.{i}.{name}"
+            found[path] = Module("linear", shape, (f"{path}.weight", f"{path}.bias"), transposed=True)
+    if f"{HEAD}.weight" in tensors:
+        found[HEAD] = Module("linear", (config.vocabulary, C), (f"{HEAD}.weight",), output=True)
+    return found
+
+
+def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors that are no module's."""
+    paths = [NORM, *(f"{PREFIX}h.{i}.ln_{n}" for i in range(config.n_layers) for n in (1, 2))]
+    return {f"{path}.{name}": (config.width,) for path in paths for name in ("weight", "bias")}
 
 
 def hidden(
@@ -98,57 +150,3 @@ def mlp(layer: Scope) -> Stage:
     """y = proj(gelu(fc(x))).  x (B, T, C) -> y (B, T, C)."""
     fc, proj = (layer.linear(name, transposed=True) for name in ("c_fc", "c_proj"))
     return chain(fc, layer.activation("gelu_tanh"), proj)
-
-
-@dataclass(frozen=True)
-class Config:
-    """What config.json says of the shapes and constants."""
-
-    n_layers: int
-    width: int
-    n_heads: int
-    inner: int
-    vocabulary: int
-    positions: int
-    eps: float
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Config:
-        """From a config.json. Raises ModelError for what is missing, or not to be had here."""
-        width, n_heads = whole(found, "n_embd"), whole(found, "n_head")
-        field_of(found, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
-        if width % n_heads:
-            raise ModelError(f"config.json has n_embd = {width} and n_head = {n_heads}, expected a multiple")
-        for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-            if found.get(name, usual) is not usual:
-                raise ModelError(f"config.json has {name} = {quote_value(found[name])}, expected {usual}")
-        return cls(
-            n_layers=whole(found, "n_layer", most=MOST),
-            width=width,
-            n_heads=n_heads,
-            inner=whole(found, "n_inner", 4 * width),
-            vocabulary=whole(found, "vocab_size"),
-            positions=whole(found, "n_positions"),
-            eps=number(found, "layer_norm_epsilon", 1e-5),
-        )
-
-
-def modules(config: Config, tensors: Iterable[str]) -> dict[str, Module]:
-    """The modules that an adapter may sit on, by path, with the shapes they must have."""
-    C, F = config.width, config.inner
-    linear = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (F, C), "mlp.c_proj": (C, F)}
-    found = {EMBEDDING: Module("embedding", (config.vocabulary, C), (f"{EMBEDDING}.weight",))}
-    found[POSITIONS] = Module("embedding", (config.positions, C), (f"{POSITIONS}.weight",))
-    for i in range(config.n_layers):
-        for name, shape in linear.items():
-            path = f"{PREFIX}h.{i}.{name}"
-            found[path] = Module("linear", shape, (f"{path}.weight", f"{path}.bias"), transposed=True)
-    if f"{HEAD}.weight" in tensors:
-        found[HEAD] = Module("linear", (config.vocabulary, C), (f"{HEAD}.weight",), output=True)
-    return found
-
-
-def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the tensors that are no module's."""
-    paths = [NORM, *(f"{PREFIX}h.{i}.ln_{n}" for i in range(config.n_layers) for n in (1, 2))]
-    return {f"{path}.{name}": (config.width,) for path in paths for name in ("weight", "bias")}

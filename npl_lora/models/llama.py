@@ -1,4 +1,4 @@
-"""Llama; and Mistral, Qwen2 and Qwen3, which differ from it in a few details.
+"""Llama, and Mistral, Qwen2 and Qwen3 as the differences from it that they are.
 
     x_0     = E[tokens]
     h_i     = x_i + Attention(RMSNorm(x_i))           rope on q and k, grouped key/value heads, causal
@@ -14,8 +14,6 @@ is, and adds what comes back through its branch.
 Source: Touvron et al., "LLaMA", 2023, section 2.2; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2" and "Qwen3"
 technical reports, 2024 and 2025; Su et al. 2021 for rope; Llama 3.1's configuration for its frequencies.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
@@ -38,51 +36,6 @@ PREFIX = "model."
 EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 
 
-def hidden(
-    model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False, cache: Cache | None = None
-) -> Stage:
-    """tokens (B, T) -> the last norm's output (B, T, C). key_mask (B, T) bool: True for tokens that are no padding.
-
-    recomputed: keep one block's input for the backward in place of all that is in it. cache: of the keys and values of
-    tokens before these, which is written to; there is no backward with one.
-    """
-    blocks = [block(model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
-    return chain(
-        model.embedding(EMBEDDING, config.padding_idx),
-        *(map(recompute, blocks) if recomputed else blocks),
-        model.rms_norm(NORM, config.eps),
-    )
-
-
-def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
-    """h = x + attention(norm(x)),  y = h + mlp(norm(h)).  x (B, T, C) -> y (B, T, C)."""
-    attend = attention(layer.at("self_attn"), config, i, key_mask, cache)
-    return chain(
-        residual(chain(layer.rms_norm("input_layernorm", config.eps), attend)),
-        residual(chain(layer.rms_norm("post_attention_layernorm", config.eps), mlp(layer.at("mlp")))),
-    )
-
-
-def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
-    """y = o(softmax(q k^T / sqrt(D)) v), causal, with rope on q and k.  x (B, T, C) -> y (B, T, C)."""
-    start = 0 if cache is None else cache.length
-    rope = partial(layer.ops.rope, start=start, frequencies=config.frequencies)
-
-    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 norms q and k
-        norm = [layer.rms_norm(f"{name}_norm", config.eps)] if f"{name}_norm.weight" in layer else []
-        return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
-
-    attend = partial(cached_attention, layer.ops, i, start, cache, window=config.windows[i], key_mask=key_mask)
-    q, k, v = chain(*heads("q"), rope), chain(*heads("k"), rope), chain(*heads("v"))
-    return chain(branch(attend, q=q, k=k, v=v), join_heads, layer.linear("o_proj"))
-
-
-def mlp(layer: Scope) -> Stage:
-    """y = down(silu(gate(x)) o up(x)).  x (B, T, C) -> y (B, T, C)."""
-    inner = branch(layer.ops.glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
-    return chain(inner, layer.linear("down_proj"))
-
-
 @dataclass(frozen=True)
 class Config:
     """What config.json says of the shapes and constants. windows: of each layer, None where all is seen."""
@@ -101,7 +54,7 @@ class Config:
     padding_idx: int | None = None
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Config:
+    def from_json(cls, found: Mapping[str, Any]) -> "Config":
         """From a config.json. Raises ModelError for what is missing, or not to be had here."""
         n_layers, width, n_heads = (
             whole(found, name, most=most)
@@ -160,6 +113,51 @@ def norms(config: Config, tensors: Iterable[str]) -> dict[str, tuple[int, ...]]:
         heads = (f"model.layers.{i}.self_attn.{name}_norm.weight" for name in "qk")
         expected |= {name: (config.head_size,) for name in heads if name in tensors}
     return expected
+
+
+def hidden(
+    model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False, cache: Cache | None = None
+) -> Stage:
+    """tokens (B, T) -> the last norm's output (B, T, C). key_mask (B, T) bool: True for tokens that are no padding.
+
+    recomputed: keep one block's input for the backward in place of all that is in it. cache: of the keys and values of
+    tokens before these, which is written to; there is no backward with one.
+    """
+    blocks = [block(model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
+    return chain(
+        model.embedding(EMBEDDING, config.padding_idx),
+        *(map(recompute, blocks) if recomputed else blocks),
+        model.rms_norm(NORM, config.eps),
+    )
+
+
+def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
+    """h = x + attention(norm(x)),  y = h + mlp(norm(h)).  x (B, T, C) -> y (B, T, C)."""
+    attend = attention(layer.at("self_attn"), config, i, key_mask, cache)
+    return chain(
+        residual(chain(layer.rms_norm("input_layernorm", config.eps), attend)),
+        residual(chain(layer.rms_norm("post_attention_layernorm", config.eps), mlp(layer.at("mlp")))),
+    )
+
+
+def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
+    """y = o(softmax(q k^T / sqrt(D)) v), causal, with rope on q and k.  x (B, T, C) -> y (B, T, C)."""
+    start = 0 if cache is None else cache.length
+    rope = partial(layer.ops.rope, start=start, frequencies=config.frequencies)
+
+    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 norms q and k
+        norm = [layer.rms_norm(f"{name}_norm", config.eps)] if f"{name}_norm.weight" in layer else []
+        return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
+
+    attend = partial(cached_attention, layer.ops, i, start, cache, window=config.windows[i], key_mask=key_mask)
+    q, k, v = chain(*heads("q"), rope), chain(*heads("k"), rope), chain(*heads("v"))
+    return chain(branch(attend, q=q, k=k, v=v), join_heads, layer.linear("o_proj"))
+
+
+def mlp(layer: Scope) -> Stage:
+    """y = down(silu(gate(x)) o up(x)).  x (B, T, C) -> y (B, T, C)."""
+    inner = branch(layer.ops.glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
+    return chain(inner, layer.linear("down_proj"))
 
 
 def _frequencies(found: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import Adapter
+from ..adapters import LoRA
 from ..lora.optimizers import AdamWState
 from ..support.extras import require
 from ..support.files import write_atomically
@@ -44,7 +44,7 @@ def save(path: Path, state: State, about: dict[str, Any]) -> None:
     write_atomically(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
 
 
-def load(path: Path, adapter: Adapter, about: dict[str, Any]) -> State:
+def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
     """The state in a checkpoint, for a new adapter of the same run. Raises CheckpointError."""
     try:
         tensors, metadata = open_tensors(path)
@@ -74,7 +74,7 @@ def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None
             raise _UnusableError(f"was made with {said}, this run has {quote_value(value, 80)}")
 
 
-def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: Adapter) -> State:
+def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: LoRA) -> State:
     steps, step = _object(numbers, "steps"), _natural(numbers, "step")
     parameters, means, own = {}, {}, adapter.parameters
     if foreign := next((n for n in tensors if n.partition(" ")[2] not in own), None):

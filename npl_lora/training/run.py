@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import LoRA, files
+from ..adapters import Full, LoRA, files
 from ..models import Classifier, Pretrained
 from ..support.ranks import ALONE, Ranks
 from . import checkpoint, loop
@@ -188,7 +188,6 @@ class Run:
         if self.ranks.rank > 0:
             return
         if self.patience is None or state.best.step == state.step:
-            assert isinstance(state.adapter, LoRA)  # _check has seen to it
             files.save(state.adapter, self.out, self.base)
         checkpoint.save(self.out / CHECKPOINT, state, self.about)
         self._saved = state
@@ -212,9 +211,8 @@ def _check(
         raise ValueError("rows is empty, expected something to learn from")
     if patience is not None and not held_out:
         raise ValueError("held_out is empty, expected rows that patience judges by")
-    if not isinstance(adapter, LoRA):
-        kind = type(adapter).__name__
-        raise TypeError(f"adapter is a {kind}, expected LoRA: a run writes PEFT's files (train_step takes any adapter)")
+    if isinstance(adapter, Full):
+        raise ValueError("a run leaves an adapter as PEFT has it, and full fine-tuning is none: call train_step")
 
 
 def _digest_of_model(model: Pretrained) -> str:
