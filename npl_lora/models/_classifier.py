@@ -26,7 +26,7 @@ from ..ops.compose import Stage, chain, renamed, reopen
 from ..support.array import Array
 from ..support.tensor_file import TensorFileError, json_object
 from . import bert
-from ._config import ModelError, number
+from ._config import ModelError, read_number
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._weights import Weights, held
@@ -150,7 +150,7 @@ class Classifier(Pretrained):
         """With a head: W ~ N(0, initializer_range^2), b = 0, as transformers begins one; all zero without an rng."""
         if f"{HEAD}.weight" in self.base:
             return self.base
-        shape, spread = self.modules[HEAD].shape, number(self.about, "initializer_range", 0.02)
+        shape, spread = self.modules[HEAD].shape, read_number(self.about, "initializer_range", 0.02)
         W = np.zeros(shape) if rng is None else spread * rng.standard_normal(shape)
         return self.base.beside({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
 
