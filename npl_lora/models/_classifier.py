@@ -27,6 +27,7 @@ from ..support.array import Array
 from ..support.tensor_file import TensorFileError, json_object
 from . import bert
 from ._config import ModelError, read_number
+from ._family import EncoderFamily
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._weights import Weights, held
@@ -43,7 +44,8 @@ class Classifier(Pretrained):
     full(["classifier"]) the head alone, on frozen features.
     """
 
-    FAMILIES: ClassVar = dict.fromkeys(bert.KINDS, bert)
+    FAMILIES: ClassVar[tuple[EncoderFamily, ...]] = (bert,)
+    family: EncoderFamily
 
     def __init__(
         self, about: Mapping[str, Any], base: Weights, classes: Sequence[str], pooling: str = "pooler"

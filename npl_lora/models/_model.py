@@ -16,6 +16,7 @@ from . import bert, gpt2, llama
 from ._cache import Cache
 from ._causal import output_layer
 from ._config import ModelError
+from ._family import CausalFamily
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._token_loss import token_loss
@@ -27,7 +28,8 @@ from .huggingface import read_config, read_weights
 class Model(Pretrained):
     """A causal language model with frozen weights. See `load`."""
 
-    FAMILIES: ClassVar = {kind: family for family in (llama, gpt2) for kind in family.KINDS}
+    FAMILIES: ClassVar[tuple[CausalFamily, ...]] = (llama, gpt2)
+    family: CausalFamily
 
     def logits(
         self,

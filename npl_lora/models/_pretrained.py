@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..ops import Pullback
 from ..ops.compose import Stage
 from ..support.array import Array
 from ._config import ModelError
+from ._family import Config, Family
 from ._scope import Scope
 from ._weights import Weights
 
@@ -29,15 +29,17 @@ class Pretrained(ABC):
     contradict the configuration.
     """
 
-    FAMILIES: ClassVar[Mapping[str, ModuleType]]
+    FAMILIES: ClassVar[tuple[Family, ...]]
+    family: Family
 
     def __init__(self, about: Mapping[str, Any], base: Weights) -> None:
         self.kind = str(about.get("model_type"))
-        if self.kind not in self.FAMILIES:
-            raise ModelError(f"model_type is {self.kind[:40]!r}, expected one of {', '.join(self.FAMILIES)}")
-        self.family: Any = self.FAMILIES[self.kind]
+        families = {kind: family for family in self.FAMILIES for kind in family.KINDS}
+        if self.kind not in families:
+            raise ModelError(f"model_type is {self.kind[:40]!r}, expected one of {', '.join(families)}")
+        self.family = families[self.kind]
         self.about = dict(about)
-        self.config = self.family.Config.from_json(about)
+        self.config: Config = self.family.Config.from_json(about)
         if self.config.n_layers > len(base):  # before something is made for each of them
             raise ModelError(f"config.json has {self.config.n_layers} layers, the checkpoint {len(base)} tensors")
         base, prefix, table = self._named(base), self.family.PREFIX, f"{self.family.EMBEDDING}.weight"
@@ -109,12 +111,11 @@ class Pretrained(ABC):
         return base
 
     def _modules(self, base: Weights) -> dict[str, Module]:
-        modules: dict[str, Module] = self.family.modules(self.config, base)
-        return modules
+        return self.family.modules(self.config, base)
 
     def _shapes(self, base: Weights) -> dict[str, tuple[int, ...]]:
         """What the model's tensors must be."""
-        expected: dict[str, tuple[int, ...]] = self.family.norms(self.config, base)
+        expected = self.family.norms(self.config, base)
         for module in self.modules.values():
             expected |= module.shapes()
         return expected
