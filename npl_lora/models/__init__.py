@@ -24,6 +24,7 @@ from ._config import ModelError
 from ._export import DTYPES, export, own_dtype
 from ._generate import generate
 from ._model import Model, load
+from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import PlacedOps
 from ._tokenizer import Tokenizer, load_tokenizer
@@ -33,6 +34,7 @@ __all__ = [
     "Cache",
     "ChatTemplate",
     "Classifier",
+    "LossOptions",
     "Model",
     "ModelError",
     "PlacedOps",

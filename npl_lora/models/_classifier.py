@@ -12,7 +12,7 @@ SEQ_CLS.
 Source: transformers 5.23.0, BertForSequenceClassification; Reimers and Gurevych, "Sentence-BERT", 2019, section 3.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,6 +28,7 @@ from ..support.tensor_file import TensorFileError, json_object
 from . import bert
 from ._config import ModelError, read_number
 from ._family import EncoderFamily
+from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._weights import Weights, held
@@ -75,37 +76,17 @@ class Classifier(Pretrained):
         masks: Any = None,
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
-        """tokens (B, T) -> logits (B, n), one for each class, and their pullback. Arguments as in `loss`."""
+        """tokens (B, T) -> logits (B, n), one for each class, and their pullback. Options as in LossOptions."""
         scope = self.scope(adapter, ops, masks)
         y, pullback = chain(*self._stages(scope, tokens, key_mask, recompute))(tokens)
         trained = {} if adapter is None else adapter.parameters
         return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
-    def loss(
-        self,
-        tokens: Array,
-        labels: Array,
-        adapter: LoRA | None = None,
-        *,
-        key_mask: Array | None = None,
-        count: int | None = None,
-        wrt: Iterable[str] | None = None,
-        recompute: bool | None = None,
-        masks: Any = None,
-        ops: Any = reference,
+    def _loss(
+        self, scope: Scope, tokens: Array, labels: Array, options: LossOptions, wrt: tuple[str, ...]
     ) -> tuple[Array, Pullback]:
-        """The mean of -log p(label) over the labels that count, and its pullback.
-
-        tokens (B, T), labels (B,): the index of each text's class, -100 where it does not count. The rest as in
-        `Model.loss`: key_mask (B, T) bool, True for tokens that are no padding; count of the labels that count in the
-        whole batch; wrt, by default all that the adapter trains; recompute; masks(path, x).
-        """
-        trained = tuple(adapter.parameters) if adapter is not None else ()
-        wrt = trained if wrt is None else tuple(wrt)
-        scope = self.scope(adapter, ops, masks, wrt)
-        judge = renamed(partial(ops.cross_entropy, labels=labels, count=count), {"logits": "x"})
-        loss, pullback = chain(*self._stages(scope, tokens, key_mask, recompute), judge)(tokens)
-        return loss, reopen(pullback, loss, wrt)
+        judge = renamed(partial(options.ops.cross_entropy, labels=labels, count=options.count), {"logits": "x"})
+        return chain(*self._stages(scope, tokens, options.key_mask, options.recompute), judge)(tokens)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""

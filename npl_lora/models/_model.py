@@ -1,6 +1,5 @@
 """A causal language model: its logits, its loss, and where it is loaded from."""
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,6 +16,7 @@ from ._cache import Cache
 from ._causal import output_layer
 from ._config import ModelError
 from ._family import CausalFamily
+from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._token_loss import token_loss
@@ -54,44 +54,22 @@ class Model(Pretrained):
         cache.advance(tokens.shape[1])
         return self._head(scope)(h[:, -1])[0]
 
-    def loss(
-        self,
-        tokens: Array,
-        labels: Array,
-        adapter: LoRA | None = None,
-        *,
-        key_mask: Array | None = None,
-        count: int | None = None,
-        wrt: Iterable[str] | None = None,
-        recompute: bool | None = None,
-        masks: Any = None,
-        ops: Any = reference,
+    def _loss(
+        self, scope: Scope, tokens: Array, labels: Array, options: LossOptions, wrt: tuple[str, ...]
     ) -> tuple[Array, Pullback]:
-        """The mean of -log p(label) over the labels that count, and its pullback.
-
-        tokens (B, T), labels (B, T): the token at each place, -100 where it does not count; each is predicted from
-        those before it, as in transformers. key_mask (B, T) bool: True for tokens that are no padding. count: the
-        labels that count in the whole batch, where this is part of one. wrt: the names that gradients will be asked
-        for, by default all that the adapter trains. recompute: keep little for the backward and compute the forward
-        again; by default where the weights are coded. masks(path, x): the dropout mask on a module's input.
-        """
-        trained = tuple(adapter.parameters) if adapter is not None else ()
-        wrt = trained if wrt is None else tuple(wrt)
-        scope = self.scope(adapter, ops, masks, wrt)
         xp = labels.__array_namespace__()
         following = xp.concat((labels[:, 1:], xp.full((labels.shape[0], 1), -100, dtype=labels.dtype)), axis=1)
-        run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
         judge = partial(
             token_loss,
             self._head(scope.reading_once()),
             self.config.vocabulary,
             following,
-            ops=ops,
+            ops=options.ops,
             wrt=("x", *wrt) if wrt else (),
-            count=count,
+            count=options.count,
         )
-        loss, pullback = chain(run, judge)(tokens)
-        return loss, reopen(pullback, loss, wrt)
+        encode = self._hidden(scope, tokens, key_mask=options.key_mask, recompute=options.recompute)
+        return chain(encode, judge)(tokens)
 
     def merged(self, adapter: LoRA, sign: float = 1.0) -> "Model":
         """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""

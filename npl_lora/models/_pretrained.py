@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,10 +14,11 @@ from ..adapters import files as adapter_files
 from ..adapters.full import full
 from ..adapters.lora import attach
 from ..ops import Pullback
-from ..ops.compose import Stage
+from ..ops.compose import Stage, reopen
 from ..support.array import Array
 from ._config import ModelError
 from ._family import Config, Family
+from ._options import LossOptions
 from ._scope import Scope
 from ._weights import Weights
 
@@ -54,21 +56,32 @@ class Pretrained(ABC):
         count = sum(int(np.prod(self.base.shape(name))) for name in self.base)
         return f"{type(self).__name__}({self.kind}, {len(self.base)} tensors, {count:,} parameters)"
 
-    @abstractmethod
     def loss(
         self,
-        tokens: Array,
-        labels: Array,
+        tokens: Array,  # (B, T)
+        labels: Array,  # (B, T) for a Model, (B,) for a Classifier
         adapter: LoRA | None = None,
-        *,
-        key_mask: Array | None = None,
-        count: int | None = None,
-        wrt: Any = None,
-        recompute: bool | None = None,
-        masks: Any = None,
-        ops: Any = reference,
+        options: LossOptions | None = None,
+        **named: Any,
     ) -> tuple[Array, Pullback]:
-        """What training makes smaller, and its pullback."""
+        """loss = the mean of -log p(label) over the labels that are not -100, and its pullback.
+
+        A `Model`'s label is the token itself: each token is predicted from those before it, as in transformers, so the
+        first label of a row is not used. A `Classifier`'s label is the index of the text's class. named: fields of
+        LossOptions, which replace those in options. Raises TypeError for a name that is no field.
+        """
+        options = replace(options or LossOptions(), **named)
+        trained = () if adapter is None else adapter.parameters
+        wrt = tuple(trained if options.wrt is None else options.wrt)
+        scope = self.scope(adapter, options.ops, options.masks, wrt)
+        loss, pullback = self._loss(scope, tokens, labels, options, wrt)
+        return loss, reopen(pullback, loss, wrt)
+
+    @abstractmethod
+    def _loss(
+        self, scope: Scope, tokens: Array, labels: Array, options: LossOptions, wrt: tuple[str, ...]
+    ) -> tuple[Array, Pullback]:
+        """The loss, and a pullback that has the gradients of wrt at least."""
 
     @abstractmethod
     def _with_base(self, base: Weights) -> Self:
