@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import ops as reference
 from ..adapters import LoRA
-from ..models import Classifier, Pretrained
+from ..models import Classifier, LossOptions, Pretrained
 from ..support.ranks import ALONE, Ranks
 from .data import Row, batch_at, in_order
 from .nonfinite import origin
@@ -88,11 +88,12 @@ def _judge(model: Pretrained, adapter: LoRA | None, batch: Batch, count: int) ->
         logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
         right = np.sum(np.argmax(logits, axis=-1) == batch.labels)
         return float(reference.cross_entropy(logits, batch.labels, count=count)[0]), int(right)
-    how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
-    return float(model.loss(batch.tokens, batch.labels, adapter, **how)[0]), 0
+    options = LossOptions(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
+    return float(model.loss(batch.tokens, batch.labels, adapter, options)[0]), 0
 
 
 def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any) -> None:
     """The same computation with other ops."""
     for batch in batches:
-        model.loss(batch.tokens, batch.labels, adapter, key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
+        options = LossOptions(key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
+        model.loss(batch.tokens, batch.labels, adapter, options)

@@ -19,7 +19,7 @@ from .. import ops as reference
 from ..adapters import LoRA
 from ..lora.masks import counter_rng, dropout_mask
 from ..lora.optimizers import AdamWState, adamw, sgd
-from ..models import Pretrained
+from ..models import LossOptions, Pretrained
 from ..support.array import Array
 from ..support.ranks import ALONE, Ranks
 from .nonfinite import origin
@@ -180,9 +180,8 @@ def gradients(
         masks = (
             partial(_mask, state, recipe.seed, state.micro_batches + i) if state.adapter.config.lora_dropout else None
         )
-        loss, pullback = model.loss(
-            batch.tokens, batch.labels, state.adapter, key_mask=batch.key_mask, count=count, masks=masks, ops=ops
-        )
+        options = LossOptions(key_mask=batch.key_mask, count=count, masks=masks, ops=ops)
+        loss, pullback = model.loss(batch.tokens, batch.labels, state.adapter, options)
         total += float(loss)
         for name, gradient in pullback(1.0).items():
             grads[name] = grads[name] + gradient if name in grads else gradient
