@@ -23,6 +23,7 @@ from ..ops import Pullback
 from ..ops.compose import renamed
 from ..support.array import Array
 from ..support.quoting import quote_value
+from ._adapter import Adapter
 from .config import ConfigError, LoRAConfig
 from .modules import Module
 from .targets import alpha_of, is_saved, rank_of, targeted
@@ -39,18 +40,15 @@ class Factors:
     scale: float
 
 
-class LoRA:
-    """config: its LoRAConfig. parameters: {name: array}, what training changes. places: {path: Factors}.
+class LoRA(Adapter):
+    """config: its LoRAConfig. parameters: {name: array}, all that training changes. places: {path: Factors}."""
 
-    unties: a head that shares its table with an embedding keeps the base model's, whatever is trained in its place.
-    """
+    unties = True  # as PEFT has it
 
-    unties = True
-
-    def __init__(self, config: LoRAConfig, parameters: dict[str, np.ndarray], places: dict[str, Factors]) -> None:
-        self.config = config
-        self.parameters = parameters
-        self.places = places
+    def __init__(self, config: LoRAConfig, parameters: Mapping[str, np.ndarray], places: Mapping[str, Factors]) -> None:
+        super().__init__(parameters)
+        self.config, self.dropout = config, config.lora_dropout
+        self.places: Mapping[str, Factors] = places
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.parameters.values())
@@ -58,16 +56,15 @@ class LoRA:
 
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
         """The same adapter with other values."""
-        return LoRA(self.config, dict(parameters), self.places)
+        return LoRA(self.config, parameters, self.places)
 
     def linear(
         self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
     ) -> tuple[Array, Pullback]:
-        """What the linear layer at this path computes; ops.linear where the adapter is not. Gradients are named by
-        the parameters' full names, and "x", "W" and "b"."""
+        """y = x W^T + b + s ((mask o x) A^T) B^T, without the last term if no adapter sits at this path."""
         place = self.places.get(path)
         if place is None:
-            return ops.linear(x, W, b)
+            return super().linear(path, x, W, b, mask, ops)
         A, B = self.parameters[place.A], self.parameters[place.B]
         layer = partial(ops.lora_linear, W=W, A=A, B=B, scale=place.scale, b=b, mask=mask)
         return renamed(layer, {"A": place.A, "B": place.B})(x)
@@ -75,16 +72,16 @@ class LoRA:
     def embedding(
         self, path: str, ids: Array, E: Array, padding_idx: int | None = None, ops: Any = reference
     ) -> tuple[Array, Pullback]:
-        """What the embedding at this path looks up."""
+        """y = E[ids] + s A^T[ids] B^T, without the last term if no adapter sits at this path."""
         place = self.places.get(path)
         if place is None:
-            return ops.embedding(ids, E, padding_idx=padding_idx)
+            return super().embedding(path, ids, E, padding_idx, ops)
         A, B = self.parameters[place.A], self.parameters[place.B]
         table = partial(ops.lora_embedding, E=E, A=A, B=B, scale=place.scale, padding_idx=padding_idx)
         return renamed(table, {"A": place.A, "B": place.B})(ids)
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
-        """W + s B A for the weight or the table at this path, as it is stored; with sign = -1, what was W before."""
+        """W + sign s B A, for the weight or table at this path, stored as W is."""
         place = self.places.get(path)
         if place is None:
             return W

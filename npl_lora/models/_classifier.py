@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import AdapterError, LoRA, LoRAConfig, Module
+from ..adapters import Adapter, AdapterError, LoRA, LoRAConfig, Module
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, renamed, reopen
 from ..support.array import Array
@@ -69,7 +69,7 @@ class Classifier(Pretrained):
     def scores(
         self,
         tokens: Array,
-        adapter: LoRA | None = None,
+        adapter: Adapter | None = None,
         *,
         key_mask: Array | None = None,
         recompute: bool | None = None,
@@ -88,7 +88,7 @@ class Classifier(Pretrained):
         judge = renamed(partial(options.ops.cross_entropy, labels=labels, count=options.count), {"logits": "x"})
         return chain(*self._stages(scope, tokens, options.key_mask, options.recompute), judge)(tokens)
 
-    def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
+    def merged(self, adapter: Adapter, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
         return self._with_base(held(self._merged_arrays(adapter, sign), self.base.dtype))
 

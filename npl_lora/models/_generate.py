@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ._cache import Cache
 from ._model import Model
 
@@ -18,7 +18,7 @@ from ._model import Model
 def generate(
     model: Model,
     tokens: Sequence[int],
-    adapter: LoRA | None = None,
+    adapter: Adapter | None = None,
     *,
     max_tokens: int = 100,
     temperature: float = 0.0,
@@ -46,7 +46,7 @@ def generate(
 def _continued(
     model: Model,
     tokens: list[int],
-    adapter: LoRA | None,
+    adapter: Adapter | None,
     count: int,
     temperature: float,
     top_p: float,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, reopen
 from ..support.array import Array
@@ -34,7 +34,7 @@ class Model(Pretrained):
     def logits(
         self,
         tokens: Array,
-        adapter: LoRA | None = None,
+        adapter: Adapter | None = None,
         *,
         key_mask: Array | None = None,
         recompute: bool | None = None,
@@ -47,7 +47,7 @@ class Model(Pretrained):
         trained = {} if adapter is None else adapter.parameters
         return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
-    def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
+    def next_logits(self, tokens: Array, adapter: Adapter | None, cache: Cache) -> Array:
         """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
         scope = self.scope(adapter, wrt=())
         h, _ = self._hidden(scope, tokens, recompute=False, cache=cache)(tokens)
@@ -71,7 +71,7 @@ class Model(Pretrained):
         encode = self._hidden(scope, tokens, key_mask=options.key_mask, recompute=options.recompute)
         return chain(encode, judge)(tokens)
 
-    def merged(self, adapter: LoRA, sign: float = 1.0) -> "Model":
+    def merged(self, adapter: Adapter, sign: float = 1.0) -> "Model":
         """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""
         arrays = self._merged_arrays(adapter, sign)
         table, own = f"{self.family.EMBEDDING}.weight", f"{self.family.HEAD}.weight"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import Full, LoRA, LoRAConfig, Module
+from ..adapters import Adapter, Full, LoRA, LoRAConfig, Module
 from ..adapters import files as adapter_files
 from ..adapters.full import full
 from ..adapters.lora import attach
@@ -60,7 +60,7 @@ class Pretrained(ABC):
         self,
         tokens: Array,  # (B, T)
         labels: Array,  # (B, T) for a Model, (B,) for a Classifier
-        adapter: LoRA | None = None,
+        adapter: Adapter | None = None,
         options: LossOptions | None = None,
         **named: Any,
     ) -> tuple[Array, Pullback]:
@@ -111,7 +111,7 @@ class Pretrained(ABC):
         return adapter_files.load(Path(folder), self.modules, self._begun(None), dtype)
 
     def scope(
-        self, adapter: LoRA | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
+        self, adapter: Adapter | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
     ) -> Scope:
         return Scope(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
 
@@ -152,7 +152,7 @@ class Pretrained(ABC):
         recompute = self.base.is_coded if recompute is None else recompute
         return self.family.hidden(scope, self.config, recomputed=recompute, **more)
 
-    def _merged_arrays(self, adapter: LoRA, sign: float) -> dict[str, np.ndarray]:
+    def _merged_arrays(self, adapter: Adapter, sign: float) -> dict[str, np.ndarray]:
         """All tensors with the adapter in them, those that it trains in full included."""
         scope, own = self.scope(adapter), [name for module in self.modules.values() for name in module.tensors]
         names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .. import ops as reference
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ..ops import Pullback
 from ..ops.compose import Stage, over_rows, renamed
 from ..ops.namespace import rows
@@ -34,7 +34,7 @@ class Scope:
     full names that gradients may be asked for, None for all: nothing is kept for the others."""
 
     base: Mapping[str, Array]
-    adapter: LoRA | None = None
+    adapter: Adapter | None = None
     ops: Any = reference
     masks: Callable[[str, Array], Array] | None = None
     prefix: str = ""

@@ -290,6 +290,7 @@ def test_full_fine_tuning_says_what_it_is(tmp_path):
     model = tiny_classifier(tmp_path, pooling="mean")
     everything = model.full(rng=1)
     assert isinstance(everything, Full)
+    assert not isinstance(everything, LoRA)
     assert isinstance(everything.with_parameters(everything.parameters), Full)
     assert repr(model.full(["classifier"])) == "Full(2 tensors, 21 parameters)"
     assert "tensors, " in repr(model)
