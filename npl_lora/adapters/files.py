@@ -20,7 +20,7 @@ from ..support.files import write_atomically
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from .config import ConfigError, LoRAConfig
-from .lora import LoRA, places, shapes, trained_in_full
+from .lora import LoRA, names_in_full, places, shapes
 from .modules import Module
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -63,7 +63,7 @@ def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], d
         raise AdapterError(f"{path} {error}") from None
     try:
         at, expected = places(config, modules), shapes(config, modules)
-        expected |= {name: tuple(base[name].shape) for name in trained_in_full(config, modules, base)}
+        expected |= {name: tuple(base[name].shape) for name in names_in_full(config, modules, base)}
     except ConfigError as error:
         raise AdapterError(f"{folder / CONFIG}: {error}") from None
     found = {_name(key): array for key, array in tensors.items()}
@@ -106,12 +106,12 @@ def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[st
 def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
     """Every key belongs to a parameter and every parameter has its key."""
     if unknown := sorted(found - expected):
-        raise AdapterError(f"{path} has {_listed(unknown)}, which {_belongs(unknown)} to nothing in the model")
+        raise AdapterError(f"{path} has {_list(unknown)}, which {_belongs(unknown)} to nothing in the model")
     if missing := sorted(expected - found):
-        raise AdapterError(f"{path} lacks {_listed(missing)}")
+        raise AdapterError(f"{path} lacks {_list(missing)}")
 
 
-def _listed(names: list[str]) -> str:
+def _list(names: list[str]) -> str:
     shown = ", ".join(quote_name(name) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 

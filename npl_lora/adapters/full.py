@@ -11,7 +11,7 @@ import numpy as np
 
 from ._adapter import Adapter
 from .config import ConfigError, LoRAConfig
-from .lora import trained_in_full
+from .lora import names_in_full
 from .modules import Module
 
 
@@ -41,5 +41,5 @@ def full(
     """
     if isinstance(only, str):
         raise ConfigError(f"modules is the string {only!r}, expected a list of names such as [{only!r}]")
-    names = base if only is None else trained_in_full(LoRAConfig(modules_to_save=tuple(only)), modules, base)
+    names = base if only is None else names_in_full(LoRAConfig(modules_to_save=tuple(only)), modules, base)
     return Full({name: np.array(base[name], dtype) for name in names})

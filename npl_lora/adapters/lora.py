@@ -26,7 +26,7 @@ from ..support.quoting import quote_value
 from ._adapter import Adapter
 from .config import ConfigError, LoRAConfig
 from .modules import Module
-from .targets import alpha_of, is_saved, rank_of, targeted
+from .targets import alpha_of, find_targets, is_saved, rank_of
 
 _HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
 
@@ -92,7 +92,7 @@ class LoRA(Adapter):
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:
     """Where the adapter sits. Raises ConfigError for targets that match nothing."""
-    return {path: _factors_at(config, path, modules[path]) for path in targeted(config, modules)}
+    return {path: _factors_at(config, path, modules[path]) for path in find_targets(config, modules)}
 
 
 def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple[int, ...]]:
@@ -116,14 +116,14 @@ def attach(
     at = places(config, modules)
     parameters: dict[str, np.ndarray] = {}
     for path, place in at.items():
-        A, B = _begin(config, path, modules[path], rng, dtype)
+        A, B = _initialise(config, path, modules[path], rng, dtype)
         parameters |= {place.A: A, place.B: B}
-    for name in trained_in_full(config, modules, base):
+    for name in names_in_full(config, modules, base):
         parameters[name] = np.array(base[name], dtype)
     return LoRA(config, parameters, at)
 
 
-def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
+def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
     """The names of the checkpoint's tensors that the configuration trains: modules to save, and biases."""
     optional = _HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
     for name in config.modules_to_save or ():
@@ -136,7 +136,7 @@ def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Map
     if config.bias == "none":
         biases = set()
     elif config.bias == "lora_only":
-        adapted = targeted(config, modules)
+        adapted = find_targets(config, modules)
         biases &= {name for path in adapted for name in modules[path].tensors}
     return (name for name in base if name in saved or name in biases)
 
@@ -148,7 +148,7 @@ def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
     return Factors(f"{path}.lora_A.weight", f"{path}.lora_B.weight", scale)
 
 
-def _begin(
+def _initialise(
     config: LoRAConfig, path: str, module: Module, rng: np.random.Generator, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """A and B before training. An embedding is the other way round: A = 0 and B ~ N(0, 1)."""

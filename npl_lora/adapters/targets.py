@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 ALL_LINEAR = "all-linear"
 
 
-def targeted(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
+def find_targets(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
     """The paths that the configuration's target_modules choose, in the model's order. Raises ConfigError for a target
     that matches nothing, and where nothing is left."""
     paths = list(modules)
@@ -45,7 +45,7 @@ def targeted(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
 
 def is_targeted(config: LoRAConfig, path: str) -> bool:
     """Whether one module is adapted."""
-    if _excluded(config, path) or config.target_modules is None:
+    if _is_excluded(config, path) or config.target_modules is None:
         return False
     if isinstance(config.target_modules, str):  # layers_to_transform is not asked: the expression can say it itself
         return config.target_modules == ALL_LINEAR or _match(config.target_modules, path, whole=True) is not None
@@ -67,7 +67,7 @@ def alpha_of(config: LoRAConfig, path: str) -> float:
     return _by_pattern(config.alpha_pattern, path, config.lora_alpha)
 
 
-def _excluded(config: LoRAConfig, path: str) -> bool:
+def _is_excluded(config: LoRAConfig, path: str) -> bool:
     exclude = config.exclude_modules
     quote_name = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
     return bool(quote_name) or is_saved(config, path)
@@ -101,7 +101,7 @@ def _by_pattern(pattern: Mapping[str, Value], path: str, default: Value) -> Valu
 def _match(expression: str, path: str, whole: bool = False) -> re.Match[str] | None:
     """A match from the path's beginning, or of all of it."""
     try:
-        compiled = _compiled(expression)
+        compiled = _compile(expression)
         return compiled.fullmatch(path) if whole else compiled.match(path)
     except (re.error, RecursionError, OverflowError) as error:
         said = str(error).split("\n")[0]
@@ -109,7 +109,7 @@ def _match(expression: str, path: str, whole: bool = False) -> re.Match[str] | N
 
 
 @lru_cache(maxsize=256)
-def _compiled(expression: str) -> re.Pattern[str]:
+def _compile(expression: str) -> re.Pattern[str]:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"

@@ -192,7 +192,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     model: Pretrained = (
         load(arguments.model) if rows.classes is None else load_classifier(arguments.model, rows.classes)
     )
-    model = model if arguments.coded else model.held()
+    model = model if arguments.coded else model.decode()
     _data.check_length(arguments.length, model)
     running = Run(
         model,

@@ -31,7 +31,7 @@ from ._family import EncoderFamily
 from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
-from ._weights import Weights, held
+from ._weights import Weights, weights_of
 from .huggingface import read_config, read_weights
 
 HEAD = "classifier"
@@ -90,7 +90,7 @@ class Classifier(Pretrained):
 
     def merged(self, adapter: Adapter, sign: float = 1.0) -> "Classifier":
         """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
-        return self._with_base(held(self._merged_arrays(adapter, sign), self.base.dtype))
+        return self._with_base(weights_of(self._merge(adapter, sign), self.base.dtype))
 
     def _stages(self, scope: Scope, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
         if f"{HEAD}.weight" not in scope:
@@ -103,8 +103,8 @@ class Classifier(Pretrained):
         first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one is itself
         return [encode, partial(scope.ops.masked_mean, mask=first), self.family.pooled(scope), head]
 
-    def _named(self, base: Weights) -> Weights:
-        return base.renamed(self.family.name_of)
+    def _rename(self, base: Weights) -> Weights:
+        return base.rename(self.family.name_of)
 
     def _modules(self, base: Weights) -> dict[str, Module]:
         modules = super()._modules(base)
@@ -123,19 +123,19 @@ class Classifier(Pretrained):
         own = [] if f"{HEAD}.weight" in base else self.modules[HEAD].tensors
         return {name: shape for name, shape in expected.items() if name not in own}
 
-    def _usual(self, config: LoRAConfig) -> LoRAConfig:
+    def _with_defaults(self, config: LoRAConfig) -> LoRAConfig:
         """The head is trained in full, as PEFT's task_type SEQ_CLS says."""
         saved = config.modules_to_save or ()
-        fields = {**super()._usual(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
+        fields = {**super()._with_defaults(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
         return LoRAConfig.from_json({"task_type": "SEQ_CLS", **fields})
 
-    def _begun(self, rng: np.random.Generator | None) -> Weights:
+    def _initial(self, rng: np.random.Generator | None) -> Weights:
         """With a head: W ~ N(0, initializer_range^2), b = 0, as transformers begins one; all zero without an rng."""
         if f"{HEAD}.weight" in self.base:
             return self.base
         shape, spread = self.modules[HEAD].shape, read_number(self.about, "initializer_range", 0.02)
         W = np.zeros(shape) if rng is None else spread * rng.standard_normal(shape)
-        return self.base.beside({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
+        return self.base.with_arrays({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base, self.classes, self.pooling)

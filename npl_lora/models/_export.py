@@ -20,7 +20,7 @@ from ._config import ModelError
 from ._pretrained import Pretrained
 from ._tokenizer import load_tokenizer
 from .gguf import GGUF
-from .huggingface import stored_dtypes
+from .huggingface import count_dtypes
 
 DTYPES = ("float32", "float16", "bfloat16")
 _ARCHITECTURES = {
@@ -47,7 +47,7 @@ _COPIED = (
 def own_dtype(path: str | Path) -> str:
     """The dtype that a model's file has most of, if it is one of DTYPES: else, quantised ones included, float32."""
     path = Path(path)
-    names = GGUF(path).dtypes() if path.suffix == ".gguf" else stored_dtypes(path)
+    names = GGUF(path).dtypes() if path.suffix == ".gguf" else count_dtypes(path)
     most = max(names, key=lambda name: names[name], default="float32")
     return most if most in DTYPES else "float32"
 

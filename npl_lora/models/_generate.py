@@ -28,7 +28,7 @@ def generate(
 ) -> Iterator[int]:
     """The tokens that follow, as they come: at most max_tokens, and none after one of `stop`.
 
-    Weights that are coded are decoded for each token: for a model that fits in memory decoded, give `model.held()`.
+    Weights that are coded are decoded for each token: for a model that fits in memory decoded, give `model.decode()`.
     Raises ValueError, before the first token, for what does not fit.
     """
     if not tokens:
@@ -40,10 +40,10 @@ def generate(
     room = model.config.positions - len(tokens)
     if room < 1:
         raise ValueError(f"tokens has {len(tokens)} of the model's {model.config.positions} positions: none is left")
-    return _continued(model, list(tokens), adapter, min(max_tokens, room), temperature, top_p, rng, stop)
+    return _sample(model, list(tokens), adapter, min(max_tokens, room), temperature, top_p, rng, stop)
 
 
-def _continued(
+def _sample(
     model: Model,
     tokens: list[int],
     adapter: Adapter | None,

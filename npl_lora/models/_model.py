@@ -20,7 +20,7 @@ from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._token_loss import token_loss
-from ._weights import Weights, held
+from ._weights import Weights, weights_of
 from .gguf import GGUF
 from .huggingface import read_config, read_weights
 
@@ -73,13 +73,13 @@ class Model(Pretrained):
 
     def merged(self, adapter: Adapter, sign: float = 1.0) -> "Model":
         """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""
-        arrays = self._merged_arrays(adapter, sign)
+        arrays = self._merge(adapter, sign)
         table, own = f"{self.family.EMBEDDING}.weight", f"{self.family.HEAD}.weight"
         touched = table in adapter.parameters or self.family.EMBEDDING in adapter.places
         if own not in arrays and touched and adapter.unties:  # the head keeps the table that it shared
             arrays[own] = self.base[table]
         about = {**self.about, "tie_word_embeddings": own not in arrays}
-        return Model(about, held(arrays, self.base.dtype))
+        return Model(about, weights_of(arrays, self.base.dtype))
 
     def _head(self, scope: Scope) -> Stage:
         return output_layer(scope, self.family.HEAD, self.family.EMBEDDING)

@@ -44,12 +44,12 @@ class Pretrained(ABC):
         self.config: Config = self.family.Config.from_json(about)
         if self.config.n_layers > len(base):  # before something is made for each of them
             raise ModelError(f"config.json has {self.config.n_layers} layers, the checkpoint {len(base)} tensors")
-        base, prefix, table = self._named(base), self.family.PREFIX, f"{self.family.EMBEDDING}.weight"
+        base, prefix, table = self._rename(base), self.family.PREFIX, f"{self.family.EMBEDDING}.weight"
         if table not in base and table.removeprefix(prefix) in base:
-            base = base.renamed(lambda name: prefix + name)
+            base = base.rename(lambda name: prefix + name)
         self.modules: dict[str, Module] = self._modules(base)
         shapes = self._shapes(base)
-        self.base = base.only(shapes)
+        self.base = base.select(shapes)
         _check(self.base, shapes)
 
     def __repr__(self) -> str:
@@ -91,8 +91,8 @@ class Pretrained(ABC):
         self, config: LoRAConfig | None = None, rng: np.random.Generator | int | None = None, dtype: Any = None
     ) -> LoRA:
         """A new adapter, which leaves the model as it is at first. target_modules: PEFT's usual ones unless given."""
-        config, rng = self._usual(LoRAConfig() if config is None else config), np.random.default_rng(rng)
-        return attach(config, self.modules, self._begun(rng), rng, self.base.dtype if dtype is None else dtype)
+        config, rng = self._with_defaults(LoRAConfig() if config is None else config), np.random.default_rng(rng)
+        return attach(config, self.modules, self._initial(rng), rng, self.base.dtype if dtype is None else dtype)
 
     def full(
         self,
@@ -103,23 +103,23 @@ class Pretrained(ABC):
         """In an adapter's place, the model's own tensors to be trained: all, or those of some modules, named as in
         modules_to_save."""
         dtype = self.base.dtype if dtype is None else dtype
-        return full(self._begun(np.random.default_rng(rng)), self.modules, modules, dtype)
+        return full(self._initial(np.random.default_rng(rng)), self.modules, modules, dtype)
 
     def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
         """The adapter in a folder that PEFT or `adapters.files.save` wrote. Raises AdapterError."""
         dtype = self.base.dtype if dtype is None else dtype
-        return adapter_files.load(Path(folder), self.modules, self._begun(None), dtype)
+        return adapter_files.load(Path(folder), self.modules, self._initial(None), dtype)
 
     def scope(
         self, adapter: Adapter | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
     ) -> Scope:
         return Scope(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
 
-    def held(self) -> Self:
+    def decode(self) -> Self:
         """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""
-        return self._with_base(self.base.held()) if self.base.is_coded else self
+        return self._with_base(self.base.decode()) if self.base.is_coded else self
 
-    def _named(self, base: Weights) -> Weights:
+    def _rename(self, base: Weights) -> Weights:
         """A checkpoint's tensors under the names that the model has for them."""
         return base
 
@@ -133,13 +133,13 @@ class Pretrained(ABC):
             expected |= module.shapes()
         return expected
 
-    def _usual(self, config: LoRAConfig) -> LoRAConfig:
+    def _with_defaults(self, config: LoRAConfig) -> LoRAConfig:
         """A new adapter's configuration, with what it leaves to the model."""
         if config.target_modules is not None:
             return config
         return LoRAConfig.from_json({**config.as_json(), "target_modules": self.family.TARGETS})
 
-    def _begun(self, rng: np.random.Generator | None) -> Weights:
+    def _initial(self, rng: np.random.Generator | None) -> Weights:
         """The tensors that training begins from."""
         return self.base
 
@@ -152,7 +152,7 @@ class Pretrained(ABC):
         recompute = self.base.is_coded if recompute is None else recompute
         return self.family.hidden(scope, self.config, recomputed=recompute, **more)
 
-    def _merged_arrays(self, adapter: Adapter, sign: float) -> dict[str, np.ndarray]:
+    def _merge(self, adapter: Adapter, sign: float) -> dict[str, np.ndarray]:
         """All tensors with the adapter in them, those that it trains in full included."""
         scope, own = self.scope(adapter), [name for module in self.modules.values() for name in module.tensors]
         names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])

@@ -40,13 +40,13 @@ class Tokenizer:
         ids = list(found.ids)
         if length is None or len(ids) <= length:
             return ids
-        behind = _behind(found)
+        behind = _count_added(found)
         return [*ids[: max(0, length - behind)], *ids[len(ids) - behind :]][:length]
 
     def encode_beginning(self, text: str) -> list[int]:
         """Of a text that goes on: without the tokens that the tokenizer adds behind every text."""
         found = self._inner.encode(text)
-        return list(found.ids)[: len(found.ids) - _behind(found)]
+        return list(found.ids)[: len(found.ids) - _count_added(found)]
 
     def encode_question(self, question: str) -> list[int]:
         """What somebody asks in a conversation, by the model's chat template, up to where the answer begins. Raises
@@ -70,7 +70,7 @@ class Tokenizer:
         return str(self._inner.decode(list(tokens), skip_special_tokens=True))
 
 
-def _behind(found: Any) -> int:
+def _count_added(found: Any) -> int:
     """How many tokens the tokenizer added behind a text; none where there is nothing but added ones."""
     return next((n for n, added in enumerate(reversed(found.special_tokens_mask)) if not added), 0)
 
@@ -94,17 +94,17 @@ def _of_folder(folder: Path) -> Tokenizer:
         raise ModelError(f"{file} is no tokenizer: {quote_value(str(error), 200)}") from None
     inner.no_padding()
     inner.no_truncation()
-    return Tokenizer(inner, _ends_of(folder), _template_of(folder))
+    return Tokenizer(inner, _read_ends(folder), _read_template(folder))
 
 
-def _ends_of(folder: Path) -> list[int]:
+def _read_ends(folder: Path) -> list[int]:
     """What config.json has, and then generation_config.json: the end of a turn may stand there alone."""
-    own, more = _ends(read_config(folder).get("eos_token_id"), folder), folder / "generation_config.json"
-    also = _ends(read_json(more).get("eos_token_id"), more) if more.exists() else []
+    own, more = _check_ends(read_config(folder).get("eos_token_id"), folder), folder / "generation_config.json"
+    also = _check_ends(read_json(more).get("eos_token_id"), more) if more.exists() else []
     return list(dict.fromkeys([*own, *also]))
 
 
-def _template_of(folder: Path) -> ChatTemplate | None:
+def _read_template(folder: Path) -> ChatTemplate | None:
     """chat_template.jinja, or what tokenizer_config.json has, of which there may be several with names."""
     about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     own, source = folder / "chat_template.jinja", about.get("chat_template")
@@ -153,10 +153,10 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     known = {f"{name}_token": names[n] for name, n in numbers.items() if isinstance(n, int) and 0 <= n < len(names)}
     source = file.field("tokenizer.chat_template")
     template = ChatTemplate(source, known) if isinstance(source, str) else None
-    return Tokenizer(inner, _ends(end, file.path), template)
+    return Tokenizer(inner, _check_ends(end, file.path), template)
 
 
-def _ends(found: Any, path: Path) -> list[int]:
+def _check_ends(found: Any, path: Path) -> list[int]:
     """eos_token_id: a token, some, or none."""
     stop = found if isinstance(found, list) else [] if found is None else [found]
     if not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):

@@ -43,17 +43,17 @@ class Weights(Mapping[str, np.ndarray]):
         """Without reading it."""
         return self._stored[name].shape
 
-    def renamed(self, new: Callable[[str], str]) -> "Weights":
+    def rename(self, new: Callable[[str], str]) -> "Weights":
         """The same under other names."""
         return Weights({new(name): stored for name, stored in self._stored.items()}, self.dtype)
 
-    def only(self, names: Collection[str]) -> "Weights":
+    def select(self, names: Collection[str]) -> "Weights":
         """Those of these names."""
         return Weights({name: stored for name, stored in self._stored.items() if name in names}, self.dtype)
 
-    def beside(self, arrays: Mapping[str, np.ndarray]) -> "Weights":
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "Weights":
         """These and others."""
-        more = {name: stored(array.astype(self.dtype), self.dtype) for name, array in arrays.items()}
+        more = {name: as_stored(array.astype(self.dtype), self.dtype) for name, array in arrays.items()}
         return Weights({**self._stored, **more}, self.dtype)
 
     @property
@@ -61,9 +61,9 @@ class Weights(Mapping[str, np.ndarray]):
         """Whether a tensor has to be made, rather than looked at, to be computed with."""
         return any(stored.is_coded for stored in self._stored.values())
 
-    def held(self) -> "Weights":
+    def decode(self) -> "Weights":
         """The same, made once and kept: for those who have the memory."""
-        return held({name: self[name] for name in self}, self.dtype)
+        return weights_of({name: self[name] for name in self}, self.dtype)
 
 
 class ReadOnce(Mapping[str, np.ndarray]):
@@ -88,12 +88,12 @@ class ReadOnce(Mapping[str, np.ndarray]):
         return len(self._base)
 
 
-def held(arrays: Mapping[str, np.ndarray], dtype: Any = np.float32) -> Weights:
+def weights_of(arrays: Mapping[str, np.ndarray], dtype: Any = np.float32) -> Weights:
     """Arrays that are there already, as weights."""
     kept = {name: np.asarray(array).astype(dtype, copy=False) for name, array in arrays.items()}
-    return Weights({name: stored(array, dtype) for name, array in kept.items()}, dtype)
+    return Weights({name: as_stored(array, dtype) for name, array in kept.items()}, dtype)
 
 
-def stored(array: np.ndarray, dtype: Any) -> Stored:
+def as_stored(array: np.ndarray, dtype: Any) -> Stored:
     """An array, mapped from a file or in memory."""
     return Stored(array.shape, lambda: array, array.dtype != np.dtype(dtype))

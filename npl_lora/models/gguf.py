@@ -99,7 +99,7 @@ class GGUF:
         heads["attn_k"] = config.get("num_key_value_heads", heads["attn_k"])
         permuted = heads if config["model_type"] in _PERMUTED else {}
         entries = self._head.entries.items()
-        return Weights({_renamed(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
+        return Weights({_rename(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
 
     def dtypes(self) -> Counter[str]:
         """How many values there are of each dtype, or type of block."""
@@ -148,7 +148,7 @@ def _unpermuted(values: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
-def _renamed(name: str) -> str:
+def _rename(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
     found = re.fullmatch(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
     if found is None or found[2] not in _NAMES:

@@ -14,7 +14,7 @@ import numpy as np
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
-from ._weights import Weights, stored
+from ._weights import Weights, as_stored
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -26,18 +26,18 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
     """All tensors of floating dtypes, mapped. Raises ModelError."""
-    return Weights({name: stored(array, dtype) for name, array in _floating(folder).items()}, dtype)
+    return Weights({name: as_stored(array, dtype) for name, array in _read_arrays(folder).items()}, dtype)
 
 
-def stored_dtypes(folder: Path) -> Counter[str]:
+def count_dtypes(folder: Path) -> Counter[str]:
     """How many values there are of each floating dtype. Raises ModelError."""
     found: Counter[str] = Counter()
-    for array in _floating(folder).values():
+    for array in _read_arrays(folder).values():
         found[array.dtype.name] += array.size
     return found
 
 
-def _floating(folder: Path) -> dict[str, np.ndarray]:
+def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for path in _files(folder):
         try:

@@ -7,7 +7,7 @@ from models.test_gradients import complex_step
 
 from npl_lora.adapters import AdapterError, ConfigError, Full, LoRA, LoRAConfig, files
 from npl_lora.models import Classifier, ModelError, load, load_classifier
-from npl_lora.models._weights import held
+from npl_lora.models._weights import weights_of
 
 EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
 WITH_EMBEDDING = LoRAConfig(
@@ -27,7 +27,7 @@ def loss_with(model, adapter, name, value, batch):
     if name in adapter.parameters:
         adapter = adapter.with_parameters({**adapter.parameters, name: value})
     else:
-        base = held({**model.base, name: value}, np.complex128)
+        base = weights_of({**model.base, name: value}, np.complex128)
         model = Classifier(model.about, base, model.classes, model.pooling)
     return model.loss(ids, labels, adapter, key_mask=mask, wrt=())[0]
 
@@ -163,7 +163,7 @@ def test_a_head_in_the_checkpoint_is_where_training_begins(tmp_path):
 def test_names_of_several_ages_are_the_same_model(tmp_path, kind):
     model, (ids, _, mask) = tiny_classifier(tmp_path, kind, pooling="pooler"), tiny.texts()
     right = tiny_classifier(tmp_path / "right", pooling="pooler")
-    right = Classifier(right.about, held(dict(model.base), np.float64), tiny.CLASSES)
+    right = Classifier(right.about, weights_of(dict(model.base), np.float64), tiny.CLASSES)
     assert f"{LAST}output.LayerNorm.weight" in model.base
     assert set(model.base) == set(right.base)
     assert "cls.predictions.bias" not in model.base
@@ -241,7 +241,7 @@ def test_narrow_weights_are_widened(tmp_path):
     adapter = model.attach(rng=1)
     assert adapter.parameters["classifier.weight"].dtype == np.float32
     np.testing.assert_array_equal(
-        model.held().scores(ids, adapter, key_mask=mask)[0], model.scores(ids, adapter, key_mask=mask)[0]
+        model.decode().scores(ids, adapter, key_mask=mask)[0], model.scores(ids, adapter, key_mask=mask)[0]
     )
 
 

@@ -95,7 +95,7 @@ def test_what_is_read_is_what_was_written(tmp_path, arrays, kind):
         for name, right in arrays.items():
             np.testing.assert_array_equal(model.base[name], right)
     ids = tiny.tokens()[0]
-    np.testing.assert_array_equal(model.held().logits(ids)[0], model.logits(ids)[0])
+    np.testing.assert_array_equal(model.decode().logits(ids)[0], model.logits(ids)[0])
 
 
 def test_the_tokenizer(tmp_path, arrays):

@@ -6,7 +6,7 @@ from models import tiny
 
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import Cache, LossOptions, Model, load
-from npl_lora.models._weights import held
+from npl_lora.models._weights import weights_of
 
 STEP = 1e-200
 EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
@@ -34,7 +34,7 @@ def loss_with(model, adapter, name, value, batch):
     if name in adapter.parameters:
         adapter = adapter.with_parameters({**adapter.parameters, name: value})
     else:
-        model = Model(model.about, held({**model.base, name: value}, np.complex128))
+        model = Model(model.about, weights_of({**model.base, name: value}, np.complex128))
     return model.loss(ids, labels, adapter, key_mask=mask, wrt=())[0]
 
 

@@ -34,7 +34,7 @@ def test_other_dtypes_are_widened_when_asked_for(tmp_path, dtype):
     for name in model.base:
         assert model.base[name].dtype == np.float32
         np.testing.assert_array_equal(model.base[name], right[name].astype(np.float32))
-    held = model.held()
+    held = model.decode()
     ids = tiny.tokens()[0]
     np.testing.assert_array_equal(held.logits(ids)[0], model.logits(ids)[0])
 
