@@ -3,14 +3,14 @@
     from npl_lora.adapters import LoRAConfig
     adapter = model.attach(LoRAConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]), rng=0)
 
-Reading order: config, targets, _adapter, lora, full, files.
+Reading order: config, _targets, _adapter, lora, full, files.
 """
 
 from ._adapter import Adapter
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
 from .files import AdapterError
 from .full import Full
 from .lora import LoRA
-from .modules import Module
 
 __all__ = ["Adapter", "AdapterError", "ConfigError", "Full", "LoRA", "LoRAConfig", "Module"]

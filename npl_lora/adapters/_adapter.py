@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops as reference
 from ..ops import Pullback
 from ..support.array import Array
-from .modules import Module
+from ._modules import Module
 
 
 class Adapter(ABC):

@@ -19,9 +19,9 @@ from ..support.extras import require
 from ..support.files import write_atomically
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
 from .lora import LoRA, names_in_full, places, shapes
-from .modules import Module
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

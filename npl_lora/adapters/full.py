@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ._adapter import Adapter
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
 from .lora import names_in_full
-from .modules import Module
 
 
 class Full(Adapter):

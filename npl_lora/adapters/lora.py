@@ -24,9 +24,9 @@ from ..ops.compose import renamed
 from ..support.array import Array
 from ..support.quoting import quote_value
 from ._adapter import Adapter
+from ._modules import Module
+from ._targets import alpha_of, find_targets, is_saved, rank_of
 from .config import ConfigError, LoRAConfig
-from .modules import Module
-from .targets import alpha_of, find_targets, is_saved, rank_of
 
 _HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
 

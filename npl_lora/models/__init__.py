@@ -12,9 +12,11 @@
     adapter = classifier.attach(LoRAConfig(r=8, lora_alpha=16), rng=0)
     loss, pullback = classifier.loss(tokens, classes, adapter, key_mask=mask)
 
-A model is frozen: what training changes is the adapter's. Reading order: _scope, llama, gpt2, bert, _token_loss,
-_weights, huggingface, gguf, _pretrained, _model, _classifier, _generate, _chat, _tokenizer,
-_export.
+A model is frozen. Training changes the adapter alone.
+
+Reading order: the mathematics is in llama, gpt2 and bert, with _scope and _token_loss below them. Then _family (what a
+family offers), _options, _pretrained, _model and _classifier. _weights, _huggingface and _gguf read files; _generate,
+_chat, _tokenizer and _export come last.
 """
 
 from ._cache import Cache

@@ -28,11 +28,11 @@ from ..support.tensor_file import TensorFileError, json_object
 from . import bert
 from ._config import ModelError, read_number
 from ._family import EncoderFamily
+from ._huggingface import read_config, read_weights
 from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._weights import Weights, weights_of
-from .huggingface import read_config, read_weights
 
 HEAD = "classifier"
 POOLINGS = ("mean", "pooler")

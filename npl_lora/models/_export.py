@@ -17,10 +17,10 @@ import numpy as np
 from ..support.extras import require
 from ..support.files import write_atomically
 from ._config import ModelError
+from ._gguf import GGUF
+from ._huggingface import count_dtypes
 from ._pretrained import Pretrained
 from ._tokenizer import load_tokenizer
-from .gguf import GGUF
-from .huggingface import count_dtypes
 
 DTYPES = ("float32", "float16", "bfloat16")
 _ARCHITECTURES = {

@@ -16,13 +16,13 @@ from ._cache import Cache
 from ._causal import output_layer
 from ._config import ModelError
 from ._family import CausalFamily
+from ._gguf import GGUF
+from ._huggingface import read_config, read_weights
 from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._token_loss import token_loss
 from ._weights import Weights, weights_of
-from .gguf import GGUF
-from .huggingface import read_config, read_weights
 
 
 class Model(Pretrained):

@@ -14,8 +14,8 @@ from ..support.extras import require
 from ..support.quoting import quote_value
 from ._chat import ChatTemplate
 from ._config import ModelError
-from .gguf import GGUF
-from .huggingface import read_config, read_json
+from ._gguf import GGUF
+from ._huggingface import read_config, read_json
 
 _MERGES = "tokenizer.ggml.merges"
 _CONTROL = 3  # GGUF's token_type of tokens that are no text: <|im_end|> and the like

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npl_lora.adapters import ConfigError, LoRAConfig, Module
+from npl_lora.adapters._targets import alpha_of, find_targets, is_targeted, rank_of
 from npl_lora.adapters.config import check_names
-from npl_lora.adapters.targets import alpha_of, find_targets, is_targeted, rank_of
 
 NAMES = ("q_proj", "k_proj", "down_proj")
 MODULES = {f"model.layers.{i}.{n}": Module("linear", (4, 6), ()) for i in range(3) for n in NAMES}

@@ -8,7 +8,7 @@ import pytest
 from models import tiny, tiny_gguf
 
 from npl_lora.models import ModelError, load, load_tokenizer
-from npl_lora.models.gguf import GGUF
+from npl_lora.models._gguf import GGUF
 
 CONFIG = {**tiny.CONFIG, "hidden_size": 256, "intermediate_size": 256, "head_dim": 32}  # blocks of 256 in Q4_K
 THEIRS = {

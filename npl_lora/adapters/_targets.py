@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import TypeVar
 
 from ..support.quoting import quote_name, quote_value
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
-from .modules import Module
 
 Value = TypeVar("Value")
 
