@@ -1,12 +1,11 @@
-"""LoRA as a member of the family of adapters: its parameters, how they begin, what a module computes with them, and
-what its weight is when they are merged.
+"""LoRA as an adapter: its parameters, their initial values, what a module computes with them, and how they are merged.
 
-An adapter is its configuration and its trainable arrays, {name: array}, named as in PEFT's files without their common
-prefix: `<path>.lora_A.weight` (r, in) and `<path>.lora_B.weight` (out, r) for a linear layer, `<path>.lora_embedding_A`
-(r, V) and `<path>.lora_embedding_B` (D, r) for an embedding. Biases and whole modules that are trained beside it are
-there under the checkpoint's own names, and stand before the base model's.
+An adapter is its configuration and its trainable arrays, {name: array}. The names are those of PEFT's files without
+their common prefix: `<path>.lora_A.weight` (r, in) and `<path>.lora_B.weight` (out, r) for a linear layer,
+`<path>.lora_embedding_A` (r, V) and `<path>.lora_embedding_B` (D, r) for an embedding. Biases and modules that are
+trained in full have the checkpoint's own names, and replace the base model's.
 
-Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and beginnings.
+Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and initial values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ from ._modules import Module
 from ._targets import alpha_of, find_targets, is_saved, rank_of
 from .config import ConfigError, LoRAConfig
 
-_HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
+_HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ class LoRA(Adapter):
 
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:
-    """Where the adapter sits. Raises ConfigError for targets that match nothing."""
+    """{path: Factors} of the modules that the adapter sits on. Raises ConfigError for targets that match nothing."""
     return {path: _factors_at(config, path, modules[path]) for path in find_targets(config, modules)}
 
 
 def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of A and B of every place."""
+    """{name: shape} of every A and B."""
     found: dict[str, tuple[int, ...]] = {}
     for path, place in places(config, modules).items():
         rank, (rows, columns) = rank_of(config, path), modules[path].shape
@@ -112,7 +111,7 @@ def attach(
     rng: np.random.Generator,
     dtype: Any = np.float32,
 ) -> LoRA:
-    """A new adapter for a model. base: the model's tensors, of which those that are trained in full are copied."""
+    """A new adapter for a model. base: the model's tensors; the adapter copies those that it trains in full."""
     at = places(config, modules)
     parameters: dict[str, np.ndarray] = {}
     for path, place in at.items():
@@ -124,7 +123,7 @@ def attach(
 
 
 def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """The names of the checkpoint's tensors that the configuration trains: modules to save, and biases."""
+    """The names of the tensors that are trained in full: those of modules to save, and biases. Raises ConfigError."""
     optional = _HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
     for name in config.modules_to_save or ():
         if name not in optional and not any(
@@ -151,7 +150,7 @@ def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
 def _initialise(
     config: LoRAConfig, path: str, module: Module, rng: np.random.Generator, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A and B before training. An embedding is the other way round: A = 0 and B ~ N(0, 1)."""
+    """A and B before training. For an embedding it is A that is 0, and B ~ N(0, 1)."""
     rank, init, (rows, columns) = rank_of(config, path), config.init_lora_weights, module.shape
     if module.kind == "embedding":
         A = np.zeros((rank, rows)) if init else rng.standard_normal((rank, rows))

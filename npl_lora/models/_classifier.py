@@ -4,10 +4,9 @@
     f      = features of h                      (B, C)
     logits = f W^T + b                          (B, n)        W (n, C), b (n,)
 
-The features are the mean of h over the tokens that are no padding (pooling "mean", what sentence-transformers' models
-were trained with), or tanh(pooler(h at the first token)) (pooling "pooler", what BERT was). The head is seldom in a
-checkpoint: it begins small and random, and is trained in full beside the adapter, as PEFT does where task_type is
-SEQ_CLS.
+With pooling "mean", the features are the mean of h over the tokens that are not padding, as in sentence-transformers'
+models. With pooling "pooler" they are tanh(pooler(h at the first token)), as in BERT. Most checkpoints have no head. A
+new head is small and random, and is trained in full with the adapter, as PEFT does when task_type is SEQ_CLS.
 
 Source: transformers 5.23.0, BertForSequenceClassification; Reimers and Gurevych, "Sentence-BERT", 2019, section 3.
 """
@@ -41,8 +40,8 @@ POOLINGS = ("mean", "pooler")
 class Classifier(Pretrained):
     """A frozen encoder and a head for `classes`. See `load_classifier`.
 
-    attach gives a new adapter and a new head, which is the checkpoint's where it has one; full trains all in full, and
-    full(["classifier"]) the head alone, on frozen features.
+    attach gives a new adapter and a head: the checkpoint's head if it has one, a new one otherwise. full() trains
+    everything in full. full(["classifier"]) trains the head alone, on frozen features.
     """
 
     FAMILIES: ClassVar[tuple[EncoderFamily, ...]] = (bert,)
@@ -89,7 +88,7 @@ class Classifier(Pretrained):
         return chain(*self._stages(scope, tokens, options.key_mask, options.recompute), judge)(tokens)
 
     def merged(self, adapter: Adapter, sign: float = 1.0) -> "Classifier":
-        """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
+        """The model with the adapter in its weights and its head; sign = -1 takes it out again."""
         return self._with_base(weights_of(self._merge(adapter, sign), self.base.dtype))
 
     def _stages(self, scope: Scope, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
@@ -100,7 +99,7 @@ class Classifier(Pretrained):
         if self.pooling == "mean":
             return [encode, partial(scope.ops.masked_mean, mask=key_mask), head]
         xp = tokens.__array_namespace__()
-        first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one is itself
+        first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one token is the token
         return [encode, partial(scope.ops.masked_mean, mask=first), self.family.pooled(scope), head]
 
     def _rename(self, base: Weights) -> Weights:
@@ -124,13 +123,13 @@ class Classifier(Pretrained):
         return {name: shape for name, shape in expected.items() if name not in own}
 
     def _with_defaults(self, config: LoRAConfig) -> LoRAConfig:
-        """The head is trained in full, as PEFT's task_type SEQ_CLS says."""
+        """The head is trained in full, as PEFT does for task_type SEQ_CLS."""
         saved = config.modules_to_save or ()
         fields = {**super()._with_defaults(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
         return LoRAConfig.from_json({"task_type": "SEQ_CLS", **fields})
 
     def _initial(self, rng: np.random.Generator | None) -> Weights:
-        """With a head: W ~ N(0, initializer_range^2), b = 0, as transformers begins one; all zero without an rng."""
+        """With a head: W ~ N(0, initializer_range^2), b = 0, as in transformers; all zeros without an rng."""
         if f"{HEAD}.weight" in self.base:
             return self.base
         shape, spread = self.modules[HEAD].shape, read_number(self.about, "initializer_range", 0.02)
@@ -144,23 +143,23 @@ class Classifier(Pretrained):
 def load_classifier(
     path: str | Path, classes: Sequence[str], dtype: Any = np.float32, pooling: str | None = None
 ) -> Classifier:
-    """A classifier on the encoder in a folder (config.json and safetensors), to be computed with in dtype.
+    """A classifier on the encoder in a folder (config.json and safetensors). It computes in dtype.
 
-    classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default the mean where the
-    folder says so (sentence-transformers' 1_Pooling/config.json), else the pooler. Weights that are stored in dtype are
-    mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
+    classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default "mean" if the folder
+    asks for it (sentence-transformers' 1_Pooling/config.json), "pooler" otherwise. Weights stored in dtype are
+    memory-mapped. Raises ModelError for files that are not a model supported here.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise ModelError(
-            f"{folder} is no folder, expected a BERT's, with config.json and safetensors: texts are classified"
+            f"{folder} is not a folder, expected a BERT with config.json and safetensors, to classify texts"
         )
     pooling = _pooling(folder) if pooling is None else pooling
     return Classifier(read_config(folder), read_weights(folder, dtype), classes, pooling)
 
 
 def _pooling(folder: Path) -> str:
-    """What 1_Pooling/config.json says, where there is one."""
+    """The pooling in 1_Pooling/config.json; "pooler" if there is no such file."""
     path = folder / "1_Pooling" / "config.json"
     if not path.exists():
         return "pooler"

@@ -1,6 +1,6 @@
-"""Reading a folder as Hugging Face has it: config.json, and model.safetensors, in one file or in shards with an index.
+"""Read a Hugging Face folder: config.json, and model.safetensors in one file or in shards with an index.
 
-Source: transformers 5.23.0 for the names of the files and of what is in them.
+Source: transformers 5.23.0 for the names of the files and their contents.
 """
 
 import re
@@ -25,12 +25,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
-    """All tensors of floating dtypes, mapped. Raises ModelError."""
+    """All tensors of floating dtypes, memory-mapped. Raises ModelError."""
     return Weights({name: as_stored(array, dtype) for name, array in _read_arrays(folder).items()}, dtype)
 
 
 def count_dtypes(folder: Path) -> Counter[str]:
-    """How many values there are of each floating dtype. Raises ModelError."""
+    """How many values have each floating dtype. Raises ModelError."""
     found: Counter[str] = Counter()
     for array in _read_arrays(folder).values():
         found[array.dtype.name] += array.size
@@ -59,7 +59,7 @@ def _files(folder: Path) -> list[Path]:
     shards: Mapping[str, Any] = read_json(folder / _INDEX).get("weight_map", {})
     names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
     if not names or not all(re.fullmatch(r"[\w-][\w.-]{0,200}", name, re.ASCII) for name in names):
-        raise ModelError(f"{folder / _INDEX} names no shards beside it")
+        raise ModelError(f"{folder / _INDEX} names no shards in its folder")
     return [folder / name for name in sorted(names)]
 
 

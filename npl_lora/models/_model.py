@@ -1,4 +1,4 @@
-"""A causal language model: its logits, its loss, and where it is loaded from."""
+"""A causal language model: its logits, its loss, and how it is loaded."""
 
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ class Model(Pretrained):
         recompute: bool | None = None,
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
-        """tokens (B, T) -> logits (B, T, V), all of them: for short inputs. The loss does not need them."""
+        """tokens (B, T) -> logits (B, T, V), for short inputs. Options as in LossOptions."""
         scope = self.scope(adapter, ops)
         run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
         y, pullback = chain(run, self._head(scope))(tokens)
@@ -48,7 +48,7 @@ class Model(Pretrained):
         return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
     def next_logits(self, tokens: Array, adapter: Adapter | None, cache: Cache) -> Array:
-        """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
+        """tokens (B, T), which follow those in the cache -> the logits (B, V) of the next token."""
         scope = self.scope(adapter, wrt=())
         h, _ = self._hidden(scope, tokens, recompute=False, cache=cache)(tokens)
         cache.advance(tokens.shape[1])
@@ -72,11 +72,11 @@ class Model(Pretrained):
         return chain(encode, judge)(tokens)
 
     def merged(self, adapter: Adapter, sign: float = 1.0) -> "Model":
-        """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""
+        """The model with the adapter in its weights, W + s B A; sign = -1 takes it out again."""
         arrays = self._merge(adapter, sign)
         table, own = f"{self.family.EMBEDDING}.weight", f"{self.family.HEAD}.weight"
         touched = table in adapter.parameters or self.family.EMBEDDING in adapter.places
-        if own not in arrays and touched and adapter.unties:  # the head keeps the table that it shared
+        if own not in arrays and touched and adapter.unties:  # the head keeps the base model's table
             arrays[own] = self.base[table]
         about = {**self.about, "tie_word_embeddings": own not in arrays}
         return Model(about, weights_of(arrays, self.base.dtype))
@@ -89,13 +89,15 @@ class Model(Pretrained):
 
 
 def load(path: str | Path, dtype: Any = np.float32) -> Model:
-    """The model in a folder (config.json and safetensors) or in a .gguf file, to be computed with in dtype.
+    """The model in a folder (config.json and safetensors) or in a .gguf file. It computes in dtype.
 
-    Weights that are stored in dtype are mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
+    Weights stored in dtype are memory-mapped. Raises ModelError for files that are not a model supported here.
     """
     path = Path(path)
     if path.is_dir() and read_config(path).get("model_type") in bert.KINDS:
-        raise ModelError(f"{path} is a BERT: it classifies texts (load_classifier, data in a .csv) and continues none")
+        raise ModelError(
+            f"{path} is a BERT, which classifies texts and generates none: use load_classifier, or data in a .csv"
+        )
     if path.is_dir():
         return Model(read_config(path), read_weights(path, dtype))
     if path.suffix != ".gguf":

@@ -1,4 +1,4 @@
-"""What every model has: a kind, a configuration, its frozen tensors, and the adapters that fit it."""
+"""What every model has: a kind, a configuration, frozen tensors, and adapters that fit it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,9 +26,9 @@ from ._weights import Weights
 class Pretrained(ABC):
     """A model with frozen weights.
 
-    kind: config.json's model_type. config: the family's configuration. base: {tensor's name: array}, of those that the
-    model uses. modules: {path: Module}, where an adapter may sit. Raises ModelError where tensors are missing, or
-    contradict the configuration.
+    kind: config.json's model_type. config: the family's configuration. base: {name: array}, the tensors that the model
+    uses. modules: {path: Module}, where an adapter may sit. Raises ModelError if a tensor is missing or contradicts the
+    configuration.
     """
 
     FAMILIES: ClassVar[tuple[Family, ...]]
@@ -42,7 +42,7 @@ class Pretrained(ABC):
         self.family = families[self.kind]
         self.about = dict(about)
         self.config: Config = self.family.Config.from_json(about)
-        if self.config.n_layers > len(base):  # before something is made for each of them
+        if self.config.n_layers > len(base):  # before anything is allocated for each layer
             raise ModelError(f"config.json has {self.config.n_layers} layers, the checkpoint {len(base)} tensors")
         base, prefix, table = self._rename(base), self.family.PREFIX, f"{self.family.EMBEDDING}.weight"
         if table not in base and table.removeprefix(prefix) in base:
@@ -85,12 +85,12 @@ class Pretrained(ABC):
 
     @abstractmethod
     def _with_base(self, base: Weights) -> Self:
-        """The same model with its tensors held elsewhere."""
+        """The same model with these tensors."""
 
     def attach(
         self, config: LoRAConfig | None = None, rng: np.random.Generator | int | None = None, dtype: Any = None
     ) -> LoRA:
-        """A new adapter, which leaves the model as it is at first. target_modules: PEFT's usual ones unless given."""
+        """A new adapter. target_modules are by default PEFT's. Raises ConfigError for targets that do not fit."""
         config, rng = self._with_defaults(LoRAConfig() if config is None else config), np.random.default_rng(rng)
         return attach(config, self.modules, self._initial(rng), rng, self.base.dtype if dtype is None else dtype)
 
@@ -100,8 +100,8 @@ class Pretrained(ABC):
         rng: np.random.Generator | int | None = None,
         dtype: Any = None,
     ) -> Full:
-        """In an adapter's place, the model's own tensors to be trained: all, or those of some modules, named as in
-        modules_to_save."""
+        """Full fine-tuning: the model's own tensors are trained. modules: train these alone, named as in
+        modules_to_save; None trains all."""
         dtype = self.base.dtype if dtype is None else dtype
         return full(self._initial(np.random.default_rng(rng)), self.modules, modules, dtype)
 
@@ -113,34 +113,35 @@ class Pretrained(ABC):
     def scope(
         self, adapter: Adapter | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
     ) -> Scope:
+        """The whole model as a Scope, with this adapter."""
         return Scope(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
 
     def decode(self) -> Self:
-        """The same model with its weights decoded once and kept, 4 bytes a parameter in float32: faster."""
+        """The same model with all weights decoded and kept, which is faster: 4 bytes a parameter in float32."""
         return self._with_base(self.base.decode()) if self.base.is_coded else self
 
     def _rename(self, base: Weights) -> Weights:
-        """A checkpoint's tensors under the names that the model has for them."""
+        """The checkpoint's tensors under the names that the model uses."""
         return base
 
     def _modules(self, base: Weights) -> dict[str, Module]:
         return self.family.modules(self.config, base)
 
     def _shapes(self, base: Weights) -> dict[str, tuple[int, ...]]:
-        """What the model's tensors must be."""
+        """{name: shape} of all the tensors that the checkpoint must have."""
         expected = self.family.norms(self.config, base)
         for module in self.modules.values():
             expected |= module.shapes()
         return expected
 
     def _with_defaults(self, config: LoRAConfig) -> LoRAConfig:
-        """A new adapter's configuration, with what it leaves to the model."""
+        """The configuration of a new adapter, with the model's defaults filled in."""
         if config.target_modules is not None:
             return config
         return LoRAConfig.from_json({**config.as_json(), "target_modules": self.family.TARGETS})
 
     def _initial(self, rng: np.random.Generator | None) -> Weights:
-        """The tensors that training begins from."""
+        """The tensors that training starts from."""
         return self.base
 
     def _hidden(
@@ -153,7 +154,7 @@ class Pretrained(ABC):
         return self.family.hidden(scope, self.config, recomputed=recompute, **more)
 
     def _merge(self, adapter: Adapter, sign: float) -> dict[str, np.ndarray]:
-        """All tensors with the adapter in them, those that it trains in full included."""
+        """{name: array}, all tensors with the adapter merged in, including those that it trains in full."""
         scope, own = self.scope(adapter), [name for module in self.modules.values() for name in module.tensors]
         names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])
         arrays = {name: np.array(scope[name]) for name in names}
@@ -164,9 +165,9 @@ class Pretrained(ABC):
 
 
 def _check(base: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """All tensors there, of the shapes that the configuration gives them."""
+    """Raise ModelError unless every tensor is there and has its shape."""
     for name, shape in shapes.items():
         if name not in base:
-            raise ModelError(f"the checkpoint lacks {name}, or has it in whole numbers")
+            raise ModelError(f"the checkpoint has no tensor {name} of a floating dtype")
         if base.shape(name) != shape:
             raise ModelError(f"{name} has shape {base.shape(name)}, expected {shape} by the configuration")

@@ -280,7 +280,10 @@ def test_what_does_not_fit(tmp_path):
         model.full(["nothing"])
     with pytest.raises(ConfigError, match="modules is the string 'classifier'"):
         model.full("classifier")
-    with pytest.raises(ModelError, match="is a BERT: it classifies texts"):
+    with pytest.raises(
+        ModelError,
+        match=r"is a BERT, which classifies texts and generates none: use load_classifier, or data in a \.csv$",
+    ):
         load(tmp_path)
     with pytest.raises(ModelError, match=r"lacks bert.pooler.dense.weight, which pooling 'pooler' needs"):
         tiny_classifier(tmp_path / "no pooler", change=lambda arrays: arrays.pop("bert.pooler.dense.weight"))
