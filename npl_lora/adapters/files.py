@@ -1,9 +1,8 @@
 """PEFT's files: adapter_config.json and adapter_model.safetensors in one folder.
 
-A tensor's key is `base_model.model.` and the parameter's name. What is read is checked against the model: keys that
-belong to nothing and parameters without a key are errors that list them, and so is a shape that does not fit. Both
-files are written whole under another name first and then put in place, so that a reader finds the old one or the new
-one and never half of either. Nothing is ever unpickled.
+A tensor's key is `base_model.model.` followed by the parameter's name. A file is checked against the model when it is
+read. Unknown keys, missing keys and wrong shapes are errors that name them. Each file is written under another name and
+then renamed, so a reader finds the old file or the new one and never half of one. Nothing is ever unpickled.
 
 Source: PEFT 0.21.2, utils/save_and_load.py.
 """
@@ -19,20 +18,20 @@ from ..support.extras import require
 from ..support.files import write_atomically
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
-from .lora import LoRA, places, shapes, trained_in_full
-from .modules import Module
+from .lora import LoRA, names_in_full, places, shapes
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
 class AdapterError(ValueError):
-    """An adapter that does not fit the model or cannot be read. One sentence."""
+    """An adapter that does not fit the model or cannot be read. The message is one sentence."""
 
 
 def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
-    """Write the adapter as PEFT would, with the model's name or folder for whoever loads it."""
+    """Write the adapter as PEFT would. base_model: the model's name or folder, which PEFT reads when it loads."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_key(name, adapter): np.ascontiguousarray(array) for name, array in adapter.parameters.items()}
     encode = require("safetensors.numpy", "models", "an adapter's file").save
@@ -44,7 +43,7 @@ def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
 
 
 def load_config(folder: Path) -> LoRAConfig:
-    """The configuration in a folder. Raises AdapterError."""
+    """Read the configuration in a folder. Raises AdapterError."""
     path = folder / CONFIG
     try:
         return LoRAConfig.from_json(json_object(path.read_bytes(), "it"))
@@ -55,7 +54,7 @@ def load_config(folder: Path) -> LoRAConfig:
 
 
 def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], dtype: Any = np.float32) -> LoRA:
-    """The adapter in a folder, for a model of these modules and tensors. Raises AdapterError."""
+    """Read the adapter in a folder, for a model with these modules and tensors. Raises AdapterError."""
     config, path = load_config(folder), folder / TENSORS
     try:
         tensors, _ = open_tensors(path)
@@ -63,7 +62,7 @@ def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], d
         raise AdapterError(f"{path} {error}") from None
     try:
         at, expected = places(config, modules), shapes(config, modules)
-        expected |= {name: tuple(base[name].shape) for name in trained_in_full(config, modules, base)}
+        expected |= {name: tuple(base[name].shape) for name in names_in_full(config, modules, base)}
     except ConfigError as error:
         raise AdapterError(f"{folder / CONFIG}: {error}") from None
     found = {_name(key): array for key, array in tensors.items()}
@@ -79,7 +78,7 @@ def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], d
 
 
 def _key(name: str, adapter: LoRA) -> str:
-    """A parameter's key: a layer that has an adapter is wrapped, and what is the base model's lies one name deeper."""
+    """A parameter's key. PEFT wraps a layer that it adapts, so the layer's own tensors are one name deeper."""
     path, _, last = name.rpartition(".")
     is_base = path in adapter.places and name not in (adapter.places[path].A, adapter.places[path].B)
     return f"{_PREFIX}{path}.base_layer.{last}" if is_base else _PREFIX + name
@@ -90,28 +89,31 @@ def _name(key: str) -> str:
 
 
 def _within(name: str) -> str | None:
-    """With all biases, PEFT writes those of a module that it saves three times: as the module's, which is read, and as
-    what its wrapper holds. The name that one of these two stands for."""
+    """The name that a key of PEFT's wrapper duplicates, or None for any other key.
+
+    With bias = "all", PEFT writes the biases of a module to save three times: under the module's own name, which is
+    read, and twice under names of its wrapper.
+    """
     plain = name.replace(".modules_to_save.", ".").replace(".original_module.", ".")
     return None if plain == name else plain
 
 
 def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[str, Any]) -> None:
-    """PEFT saves an embedding that it adapts beside the adapter: it must be the model's."""
+    """PEFT also saves an embedding that it adapts. It must equal the model's."""
     for name, copy in copies.items():
         if copy.shape != base[name].shape or not np.array_equal(copy, np.asarray(base[name]).astype(copy.dtype)):
             raise AdapterError(f"{path} was made for another model: its {name} is not this one's")
 
 
 def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
-    """Every key belongs to a parameter and every parameter has its key."""
+    """Raise AdapterError unless every key is a parameter's and every parameter has its key."""
     if unknown := sorted(found - expected):
-        raise AdapterError(f"{path} has {_listed(unknown)}, which {_belongs(unknown)} to nothing in the model")
+        raise AdapterError(f"{path} has {_list(unknown)}, which {_belongs(unknown)} to nothing in the model")
     if missing := sorted(expected - found):
-        raise AdapterError(f"{path} lacks {_listed(missing)}")
+        raise AdapterError(f"{path} lacks {_list(missing)}")
 
 
-def _listed(names: list[str]) -> str:
+def _list(names: list[str]) -> str:
     shown = ", ".join(quote_name(name) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 

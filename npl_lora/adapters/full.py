@@ -1,7 +1,7 @@
-"""Full fine-tuning in an adapter's place, to be compared with: no A and B, the model's own tensors are trained.
+"""Full fine-tuning, to compare LoRA with: the model's own tensors are trained, and there are no A and B.
 
-It has the interface of LoRA and no places, so that whatever trains an adapter trains this. With the modules' names
-given, only theirs are trained: a classifier's head alone, for one, on frozen features.
+It is an adapter without places, so the code that trains an adapter trains it too. It can be limited to some modules,
+for example a classifier's head on frozen features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from ._adapter import Adapter
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
-from .lora import LoRA, trained_in_full
-from .modules import Module
+from .lora import names_in_full
 
 
-class Full(LoRA):
-    """parameters: {name: array}, the model's tensors that are trained, under the checkpoint's own names."""
+class Full(Adapter):
+    """parameters: {name: array}, the tensors that are trained, under the checkpoint's own names."""
 
-    unties = False  # a head that shares its table goes on sharing it
-
-    def __init__(self, parameters: Mapping[str, np.ndarray]) -> None:
-        super().__init__(LoRAConfig(), dict(parameters), {})
+    unties = False  # one table, trained in both of its places
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.parameters.values())
         return f"Full({len(self.parameters)} tensors, {count:,} parameters)"
 
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "Full":
-        """The same with other values."""
+        """The same tensors with other values."""
         return Full(parameters)
 
 
@@ -37,11 +35,11 @@ def full(
     only: Sequence[str] | None = None,
     dtype: Any = np.float32,
 ) -> Full:
-    """All of a model's tensors, copied, to be trained; or those of the modules named as in modules_to_save.
+    """Copies of all the model's tensors, or of those in the modules that `only` names as modules_to_save does.
 
-    Raises ConfigError for a name that is no module's.
+    Raises ConfigError for a name that no module has.
     """
     if isinstance(only, str):
         raise ConfigError(f"modules is the string {only!r}, expected a list of names such as [{only!r}]")
-    names = base if only is None else trained_in_full(LoRAConfig(modules_to_save=tuple(only)), modules, base)
+    names = base if only is None else names_in_full(LoRAConfig(modules_to_save=tuple(only)), modules, base)
     return Full({name: np.array(base[name], dtype) for name in names})

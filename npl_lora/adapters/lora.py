@@ -1,12 +1,11 @@
-"""LoRA as a member of the family of adapters: its parameters, how they begin, what a module computes with them, and
-what its weight is when they are merged.
+"""LoRA as an adapter: its parameters, their initial values, what a module computes with them, and how they are merged.
 
-An adapter is its configuration and its trainable arrays, {name: array}, named as in PEFT's files without their common
-prefix: `<path>.lora_A.weight` (r, in) and `<path>.lora_B.weight` (out, r) for a linear layer, `<path>.lora_embedding_A`
-(r, V) and `<path>.lora_embedding_B` (D, r) for an embedding. Biases and whole modules that are trained beside it are
-there under the checkpoint's own names, and stand before the base model's.
+An adapter is its configuration and its trainable arrays, {name: array}. The names are those of PEFT's files without
+their common prefix: `<path>.lora_A.weight` (r, in) and `<path>.lora_B.weight` (out, r) for a linear layer,
+`<path>.lora_embedding_A` (r, V) and `<path>.lora_embedding_B` (D, r) for an embedding. Biases and modules that are
+trained in full have the checkpoint's own names, and replace the base model's.
 
-Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and beginnings.
+Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and initial values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,11 +22,12 @@ from ..ops import Pullback
 from ..ops.compose import renamed
 from ..support.array import Array
 from ..support.quoting import quote_value
+from ._adapter import Adapter
+from ._modules import Module
+from ._targets import alpha_of, find_targets, is_saved, rank_of
 from .config import ConfigError, LoRAConfig
-from .modules import Module
-from .targets import alpha_of, is_saved, rank_of, targeted
 
-_HEADS = ("classifier", "score")  # PEFT names both, whichever a model that classifies has
+_HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,15 @@ class Factors:
     scale: float
 
 
-class LoRA:
-    """config: its LoRAConfig. parameters: {name: array}, what training changes. places: {path: Factors}.
+class LoRA(Adapter):
+    """config: its LoRAConfig. parameters: {name: array}, all that training changes. places: {path: Factors}."""
 
-    unties: a head that shares its table with an embedding keeps the base model's, whatever is trained in its place.
-    """
+    unties = True  # as PEFT has it
 
-    unties = True
-
-    def __init__(self, config: LoRAConfig, parameters: dict[str, np.ndarray], places: dict[str, Factors]) -> None:
-        self.config = config
-        self.parameters = parameters
-        self.places = places
+    def __init__(self, config: LoRAConfig, parameters: Mapping[str, np.ndarray], places: Mapping[str, Factors]) -> None:
+        super().__init__(parameters)
+        self.config, self.dropout = config, config.lora_dropout
+        self.places: Mapping[str, Factors] = places
 
     def __repr__(self) -> str:
         count = sum(array.size for array in self.parameters.values())
@@ -58,16 +55,15 @@ class LoRA:
 
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
         """The same adapter with other values."""
-        return LoRA(self.config, dict(parameters), self.places)
+        return LoRA(self.config, parameters, self.places)
 
     def linear(
         self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
     ) -> tuple[Array, Pullback]:
-        """What the linear layer at this path computes; ops.linear where the adapter is not. Gradients are named by
-        the parameters' full names, and "x", "W" and "b"."""
+        """y = x W^T + b + s ((mask o x) A^T) B^T, without the last term if no adapter sits at this path."""
         place = self.places.get(path)
         if place is None:
-            return ops.linear(x, W, b)
+            return super().linear(path, x, W, b, mask, ops)
         A, B = self.parameters[place.A], self.parameters[place.B]
         layer = partial(ops.lora_linear, W=W, A=A, B=B, scale=place.scale, b=b, mask=mask)
         return renamed(layer, {"A": place.A, "B": place.B})(x)
@@ -75,16 +71,16 @@ class LoRA:
     def embedding(
         self, path: str, ids: Array, E: Array, padding_idx: int | None = None, ops: Any = reference
     ) -> tuple[Array, Pullback]:
-        """What the embedding at this path looks up."""
+        """y = E[ids] + s A^T[ids] B^T, without the last term if no adapter sits at this path."""
         place = self.places.get(path)
         if place is None:
-            return ops.embedding(ids, E, padding_idx=padding_idx)
+            return super().embedding(path, ids, E, padding_idx, ops)
         A, B = self.parameters[place.A], self.parameters[place.B]
         table = partial(ops.lora_embedding, E=E, A=A, B=B, scale=place.scale, padding_idx=padding_idx)
         return renamed(table, {"A": place.A, "B": place.B})(ids)
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
-        """W + s B A for the weight or the table at this path, as it is stored; with sign = -1, what was W before."""
+        """W + sign s B A, for the weight or table at this path, stored as W is."""
         place = self.places.get(path)
         if place is None:
             return W
@@ -94,12 +90,12 @@ class LoRA:
 
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:
-    """Where the adapter sits. Raises ConfigError for targets that match nothing."""
-    return {path: _factors_at(config, path, modules[path]) for path in targeted(config, modules)}
+    """{path: Factors} of the modules that the adapter sits on. Raises ConfigError for targets that match nothing."""
+    return {path: _factors_at(config, path, modules[path]) for path in find_targets(config, modules)}
 
 
 def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of A and B of every place."""
+    """{name: shape} of every A and B."""
     found: dict[str, tuple[int, ...]] = {}
     for path, place in places(config, modules).items():
         rank, (rows, columns) = rank_of(config, path), modules[path].shape
@@ -115,19 +111,19 @@ def attach(
     rng: np.random.Generator,
     dtype: Any = np.float32,
 ) -> LoRA:
-    """A new adapter for a model. base: the model's tensors, of which those that are trained in full are copied."""
+    """A new adapter for a model. base: the model's tensors; the adapter copies those that it trains in full."""
     at = places(config, modules)
     parameters: dict[str, np.ndarray] = {}
     for path, place in at.items():
-        A, B = _begin(config, path, modules[path], rng, dtype)
+        A, B = _initialise(config, path, modules[path], rng, dtype)
         parameters |= {place.A: A, place.B: B}
-    for name in trained_in_full(config, modules, base):
+    for name in names_in_full(config, modules, base):
         parameters[name] = np.array(base[name], dtype)
     return LoRA(config, parameters, at)
 
 
-def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """The names of the checkpoint's tensors that the configuration trains: modules to save, and biases."""
+def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """The names of the tensors that are trained in full: those of modules to save, and biases. Raises ConfigError."""
     optional = _HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
     for name in config.modules_to_save or ():
         if name not in optional and not any(
@@ -139,7 +135,7 @@ def trained_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Map
     if config.bias == "none":
         biases = set()
     elif config.bias == "lora_only":
-        adapted = targeted(config, modules)
+        adapted = find_targets(config, modules)
         biases &= {name for path in adapted for name in modules[path].tensors}
     return (name for name in base if name in saved or name in biases)
 
@@ -151,10 +147,10 @@ def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
     return Factors(f"{path}.lora_A.weight", f"{path}.lora_B.weight", scale)
 
 
-def _begin(
+def _initialise(
     config: LoRAConfig, path: str, module: Module, rng: np.random.Generator, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A and B before training. An embedding is the other way round: A = 0 and B ~ N(0, 1)."""
+    """A and B before training. For an embedding it is A that is 0, and B ~ N(0, 1)."""
     rank, init, (rows, columns) = rank_of(config, path), config.init_lora_weights, module.shape
     if module.kind == "embedding":
         A = np.zeros((rank, rows)) if init else rng.standard_normal((rank, rows))

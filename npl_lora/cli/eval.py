@@ -77,7 +77,7 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     _data.check_length(arguments.length, model)
     data.check(rows.rows, model.config.vocabulary, model.config.positions)
     adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter)
-    model = model if arguments.coded else model.held()
+    model = model if arguments.coded else model.decode()
     return rows, _evaluate_with_bar(model, adapter, rows, arguments.batch)
 
 

@@ -71,7 +71,7 @@ def _print_continuation(arguments: argparse.Namespace) -> tuple[int, float]:
     tokens = tokenizer.encode_question(prompt) if arguments.chat else tokenizer.encode_beginning(prompt)
     model = load(arguments.model)
     adapter = model.load_adapter(arguments.adapter) if arguments.adapter is not None else None
-    model = model if arguments.coded else model.held()
+    model = model if arguments.coded else model.decode()
     start, new, shown = time.monotonic(), list[int](), ""
     for token in generate(
         model,

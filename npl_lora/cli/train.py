@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import ConfigError, LoRA, LoRAConfig
+from ..adapters import Adapter, ConfigError, LoRAConfig
 from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..support.extras import MissingExtraError
@@ -192,7 +192,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     model: Pretrained = (
         load(arguments.model) if rows.classes is None else load_classifier(arguments.model, rows.classes)
     )
-    model = model if arguments.coded else model.held()
+    model = model if arguments.coded else model.decode()
     _data.check_length(arguments.length, model)
     running = Run(
         model,
@@ -256,7 +256,7 @@ def _line(event: Event) -> str:
     return f"step {event.step}: held-out loss {held.loss:.5g}, {also}{best}"
 
 
-def _sample(model: Model, adapter: LoRA, tokenizer: Tokenizer, prompt: str) -> str:
+def _sample(model: Model, adapter: Adapter, tokenizer: Tokenizer, prompt: str) -> str:
     tokens = tokenizer.encode_beginning(prompt)
     new = generate(model, tokens, adapter, max_tokens=40, stop=tokenizer.stop)
     return tokenizer.decode([*tokens, *new])

@@ -12,9 +12,11 @@
     adapter = classifier.attach(LoRAConfig(r=8, lora_alpha=16), rng=0)
     loss, pullback = classifier.loss(tokens, classes, adapter, key_mask=mask)
 
-A model is frozen: what training changes is the adapter's. Reading order: _scope, llama, gpt2, bert, _token_loss,
-_weights, huggingface, gguf, _pretrained, _model, _classifier, _generate, _chat, _tokenizer,
-_export.
+A model is frozen. Training changes the adapter alone.
+
+Reading order: the mathematics is in llama, gpt2 and bert, with _scope and _token_loss below them. Then _family (what a
+family offers), _options, _pretrained, _model and _classifier. _weights, _huggingface and _gguf read files; _generate,
+_chat, _tokenizer and _export come last.
 """
 
 from ._cache import Cache
@@ -24,6 +26,7 @@ from ._config import ModelError
 from ._export import DTYPES, export, own_dtype
 from ._generate import generate
 from ._model import Model, load
+from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import PlacedOps
 from ._tokenizer import Tokenizer, load_tokenizer
@@ -33,6 +36,7 @@ __all__ = [
     "Cache",
     "ChatTemplate",
     "Classifier",
+    "LossOptions",
     "Model",
     "ModelError",
     "PlacedOps",

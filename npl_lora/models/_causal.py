@@ -1,4 +1,4 @@
-"""What the causal language models share: attention that goes on from a cache, and the output layer."""
+"""What the causal language models share: attention with a cache of earlier tokens, and the output layer."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ def cached_attention(
     window: int | None = None,
     key_mask: Array | None = None,
 ) -> tuple[Array, Pullback]:
-    """Causal attention over the keys and values in the cache and these, which the cache then holds too."""
+    """Causal attention over the keys and values in the cache and these. These are appended to the cache."""
     if cache is not None:
         k, v = cache.extend(i, k, v)
     return ops.attention(q, k, v, causal=True, offset=start, window=window, key_mask=key_mask)
 
 
 def output_layer(model: Scope, head: str, embedding: str) -> Stage:
-    """x (..., C) -> logits (..., V), by the head's own weight, or by the embedding's table where it has none."""
+    """x (..., C) -> logits (..., V), by the head's own weight, or by the embedding's table if it has none."""
     return model.linear(head) if f"{head}.weight" in model else model.tied(embedding)

@@ -1,8 +1,8 @@
-"""A model's chat template: a conversation as the text that the model was trained on.
+"""A model's chat template, which turns a conversation into the text that the model was trained on.
 
-The template is a program in Jinja that came with the model: it runs in Jinja's sandbox. Of what transformers
-lets it see, it sees the messages, the tokens that begin, end, pad and stand for what is unknown, and not the date
-(`strftime_now`): a template that prints it would give other rows tomorrow, and a run could not go on.
+The template is a Jinja program that came with the model, so it runs in Jinja's sandbox. It sees the messages and the
+special tokens, as in transformers. It does not see the date (`strftime_now`): with it, the rows would change from day
+to day, and a run could not be resumed.
 
 Source: transformers 5.23.0, utils/chat_template_utils.py.
 """
@@ -19,14 +19,14 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """source: the template. names: what it may print beside the messages, bos_token for one."""
+    """source: the template. names: {name: text} of the special tokens, for example bos_token."""
 
     def __init__(self, source: str, names: Mapping[str, str]) -> None:
         self.source, self.names = source, dict(names)
 
     def render(self, messages: Sequence[Message], begin_answer: bool = False) -> str:
-        """The messages, {"role": ..., "content": ...} each, as one text; begin_answer: up to where the assistant would
-        speak. Raises ModelError where the template fails or refuses."""
+        """The messages, each {"role": ..., "content": ...}, as one text. begin_answer: add the start of the assistant's
+        next turn. Raises ModelError if the template fails or refuses."""
         jinja2 = require("jinja2", "models", "a chat template")
         given = {"messages": list(messages), "add_generation_prompt": begin_answer, "tools": None, "documents": None}
         try:
@@ -41,7 +41,7 @@ class ChatTemplate:
         jinja2, sandbox = (require(name, "models", "a chat template") for name in ("jinja2", "jinja2.sandbox"))
 
         class Generation(require("jinja2.ext", "models", "a chat template").Extension):  # type: ignore[misc]
-            """{% generation %} … {% endgeneration %}, with which some templates mark the answers: its body."""
+            """{% generation %} … {% endgeneration %}, which marks the answers in some templates."""
 
             tags = {"generation"}  # noqa: RUF012 (as Jinja has it)
 
@@ -54,8 +54,8 @@ class ChatTemplate:
         def raise_exception(message: str) -> None:
             raise jinja2.TemplateError(message)
 
-        def tojson(value: Any, indent: int | None = None, **how: Any) -> str:
-            return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **how})
+        def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+            return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
 
         extensions = [Generation, "jinja2.ext.loopcontrols"]
         environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)

@@ -4,15 +4,14 @@
     f      = features of h                      (B, C)
     logits = f W^T + b                          (B, n)        W (n, C), b (n,)
 
-The features are the mean of h over the tokens that are no padding (pooling "mean", what sentence-transformers' models
-were trained with), or tanh(pooler(h at the first token)) (pooling "pooler", what BERT was). The head is seldom in a
-checkpoint: it begins small and random, and is trained in full beside the adapter, as PEFT does where task_type is
-SEQ_CLS.
+With pooling "mean", the features are the mean of h over the tokens that are not padding, as in sentence-transformers'
+models. With pooling "pooler" they are tanh(pooler(h at the first token)), as in BERT. Most checkpoints have no head. A
+new head is small and random, and is trained in full with the adapter, as PEFT does when task_type is SEQ_CLS.
 
 Source: transformers 5.23.0, BertForSequenceClassification; Reimers and Gurevych, "Sentence-BERT", 2019, section 3.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,17 +19,19 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import AdapterError, LoRA, LoRAConfig, Module
+from ..adapters import Adapter, AdapterError, LoRA, LoRAConfig, Module
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, renamed, reopen
 from ..support.array import Array
 from ..support.tensor_file import TensorFileError, json_object
 from . import bert
-from ._config import ModelError, number
+from ._config import ModelError, read_number
+from ._family import EncoderFamily
+from ._huggingface import read_config, read_weights
+from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
-from ._weights import Weights, held
-from .huggingface import read_config, read_weights
+from ._weights import Weights, weights_of
 
 HEAD = "classifier"
 POOLINGS = ("mean", "pooler")
@@ -39,11 +40,12 @@ POOLINGS = ("mean", "pooler")
 class Classifier(Pretrained):
     """A frozen encoder and a head for `classes`. See `load_classifier`.
 
-    attach gives a new adapter and a new head, which is the checkpoint's where it has one; full trains all in full, and
-    full(["classifier"]) the head alone, on frozen features.
+    attach gives a new adapter and a head: the checkpoint's head if it has one, a new one otherwise. full() trains
+    everything in full. full(["classifier"]) trains the head alone, on frozen features.
     """
 
-    FAMILIES: ClassVar = dict.fromkeys(bert.KINDS, bert)
+    FAMILIES: ClassVar[tuple[EncoderFamily, ...]] = (bert,)
+    family: EncoderFamily
 
     def __init__(
         self, about: Mapping[str, Any], base: Weights, classes: Sequence[str], pooling: str = "pooler"
@@ -66,48 +68,28 @@ class Classifier(Pretrained):
     def scores(
         self,
         tokens: Array,
-        adapter: LoRA | None = None,
+        adapter: Adapter | None = None,
         *,
         key_mask: Array | None = None,
         recompute: bool | None = None,
         masks: Any = None,
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
-        """tokens (B, T) -> logits (B, n), one for each class, and their pullback. Arguments as in `loss`."""
+        """tokens (B, T) -> logits (B, n), one for each class, and their pullback. Options as in LossOptions."""
         scope = self.scope(adapter, ops, masks)
         y, pullback = chain(*self._stages(scope, tokens, key_mask, recompute))(tokens)
         trained = {} if adapter is None else adapter.parameters
         return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
-    def loss(
-        self,
-        tokens: Array,
-        labels: Array,
-        adapter: LoRA | None = None,
-        *,
-        key_mask: Array | None = None,
-        count: int | None = None,
-        wrt: Iterable[str] | None = None,
-        recompute: bool | None = None,
-        masks: Any = None,
-        ops: Any = reference,
+    def _loss(
+        self, scope: Scope, tokens: Array, labels: Array, options: LossOptions, wrt: tuple[str, ...]
     ) -> tuple[Array, Pullback]:
-        """The mean of -log p(label) over the labels that count, and its pullback.
+        judge = renamed(partial(options.ops.cross_entropy, labels=labels, count=options.count), {"logits": "x"})
+        return chain(*self._stages(scope, tokens, options.key_mask, options.recompute), judge)(tokens)
 
-        tokens (B, T), labels (B,): the index of each text's class, -100 where it does not count. The rest as in
-        `Model.loss`: key_mask (B, T) bool, True for tokens that are no padding; count of the labels that count in the
-        whole batch; wrt, by default all that the adapter trains; recompute; masks(path, x).
-        """
-        trained = tuple(adapter.parameters) if adapter is not None else ()
-        wrt = trained if wrt is None else tuple(wrt)
-        scope = self.scope(adapter, ops, masks, wrt)
-        judge = renamed(partial(ops.cross_entropy, labels=labels, count=count), {"logits": "x"})
-        loss, pullback = chain(*self._stages(scope, tokens, key_mask, recompute), judge)(tokens)
-        return loss, reopen(pullback, loss, wrt)
-
-    def merged(self, adapter: LoRA, sign: float = 1.0) -> "Classifier":
-        """The model with the adapter in its weights and its head; with sign = -1, without the adapter again."""
-        return self._with_base(held(self._merged_arrays(adapter, sign), self.base.dtype))
+    def merged(self, adapter: Adapter, sign: float = 1.0) -> "Classifier":
+        """The model with the adapter in its weights and its head; sign = -1 takes it out again."""
+        return self._with_base(weights_of(self._merge(adapter, sign), self.base.dtype))
 
     def _stages(self, scope: Scope, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
         if f"{HEAD}.weight" not in scope:
@@ -117,11 +99,11 @@ class Classifier(Pretrained):
         if self.pooling == "mean":
             return [encode, partial(scope.ops.masked_mean, mask=key_mask), head]
         xp = tokens.__array_namespace__()
-        first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one is itself
+        first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one token is the token
         return [encode, partial(scope.ops.masked_mean, mask=first), self.family.pooled(scope), head]
 
-    def _named(self, base: Weights) -> Weights:
-        return base.renamed(self.family.name_of)
+    def _rename(self, base: Weights) -> Weights:
+        return base.rename(self.family.name_of)
 
     def _modules(self, base: Weights) -> dict[str, Module]:
         modules = super()._modules(base)
@@ -140,19 +122,19 @@ class Classifier(Pretrained):
         own = [] if f"{HEAD}.weight" in base else self.modules[HEAD].tensors
         return {name: shape for name, shape in expected.items() if name not in own}
 
-    def _usual(self, config: LoRAConfig) -> LoRAConfig:
-        """The head is trained in full, as PEFT's task_type SEQ_CLS says."""
+    def _with_defaults(self, config: LoRAConfig) -> LoRAConfig:
+        """The head is trained in full, as PEFT does for task_type SEQ_CLS."""
         saved = config.modules_to_save or ()
-        fields = {**super()._usual(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
+        fields = {**super()._with_defaults(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
         return LoRAConfig.from_json({"task_type": "SEQ_CLS", **fields})
 
-    def _begun(self, rng: np.random.Generator | None) -> Weights:
-        """With a head: W ~ N(0, initializer_range^2), b = 0, as transformers begins one; all zero without an rng."""
+    def _initial(self, rng: np.random.Generator | None) -> Weights:
+        """With a head: W ~ N(0, initializer_range^2), b = 0, as in transformers; all zeros without an rng."""
         if f"{HEAD}.weight" in self.base:
             return self.base
-        shape, spread = self.modules[HEAD].shape, number(self.about, "initializer_range", 0.02)
+        shape, spread = self.modules[HEAD].shape, read_number(self.about, "initializer_range", 0.02)
         W = np.zeros(shape) if rng is None else spread * rng.standard_normal(shape)
-        return self.base.beside({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
+        return self.base.with_arrays({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base, self.classes, self.pooling)
@@ -161,23 +143,23 @@ class Classifier(Pretrained):
 def load_classifier(
     path: str | Path, classes: Sequence[str], dtype: Any = np.float32, pooling: str | None = None
 ) -> Classifier:
-    """A classifier on the encoder in a folder (config.json and safetensors), to be computed with in dtype.
+    """A classifier on the encoder in a folder (config.json and safetensors). It computes in dtype.
 
-    classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default the mean where the
-    folder says so (sentence-transformers' 1_Pooling/config.json), else the pooler. Weights that are stored in dtype are
-    mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
+    classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default "mean" if the folder
+    asks for it (sentence-transformers' 1_Pooling/config.json), "pooler" otherwise. Weights stored in dtype are
+    memory-mapped. Raises ModelError for files that are not a model supported here.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise ModelError(
-            f"{folder} is no folder, expected a BERT's, with config.json and safetensors: texts are classified"
+            f"{folder} is not a folder, expected a BERT with config.json and safetensors, to classify texts"
         )
     pooling = _pooling(folder) if pooling is None else pooling
     return Classifier(read_config(folder), read_weights(folder, dtype), classes, pooling)
 
 
 def _pooling(folder: Path) -> str:
-    """What 1_Pooling/config.json says, where there is one."""
+    """The pooling in 1_Pooling/config.json; "pooler" if there is no such file."""
     path = folder / "1_Pooling" / "config.json"
     if not path.exists():
         return "pooler"

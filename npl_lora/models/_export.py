@@ -1,8 +1,8 @@
 """A model written as a Hugging Face folder: config.json, model.safetensors, and the tokenizer's files.
 
-The folder is made beside the one that it is to be, and put in place whole.
+The files are written to a temporary folder, which is renamed when it is complete.
 
-Source: transformers 5.23.0 for the names of the files and of what is in them.
+Source: transformers 5.23.0 for the names of the files and their contents.
 """
 
 import json
@@ -17,10 +17,10 @@ import numpy as np
 from ..support.extras import require
 from ..support.files import write_atomically
 from ._config import ModelError
+from ._gguf import GGUF
+from ._huggingface import count_dtypes
 from ._pretrained import Pretrained
 from ._tokenizer import load_tokenizer
-from .gguf import GGUF
-from .huggingface import stored_dtypes
 
 DTYPES = ("float32", "float16", "bfloat16")
 _ARCHITECTURES = {
@@ -45,23 +45,23 @@ _COPIED = (
 
 
 def own_dtype(path: str | Path) -> str:
-    """The dtype that a model's file has most of, if it is one of DTYPES: else, quantised ones included, float32."""
+    """The dtype of most of a file's values if it is one of DTYPES, otherwise float32, for example if quantised."""
     path = Path(path)
-    names = GGUF(path).dtypes() if path.suffix == ".gguf" else stored_dtypes(path)
+    names = GGUF(path).dtypes() if path.suffix == ".gguf" else count_dtypes(path)
     most = max(names, key=lambda name: names[name], default="float32")
     return most if most in DTYPES else "float32"
 
 
 def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str = "float32") -> None:
-    """Write a model, which came from `source` with its tokenizer, into a new folder.
+    """Write a model into a new folder, with the tokenizer of `source`, where the model was loaded from.
 
-    Raises ModelError for a folder that is there already, and for values that overflow in the dtype.
+    Raises ModelError if the folder exists and is not empty, and for values that overflow in the dtype.
     """
     source, folder = Path(source), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is there already, and is not written over")
     new = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)  # what a process that was killed has left
+    shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed
     new.mkdir(parents=True)
     try:
         encode = require("safetensors.numpy", "models", "a checkpoint").save
@@ -89,7 +89,7 @@ def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str
 def _narrowed(model: Pretrained, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     kind = np.dtype(require("ml_dtypes", "models", "a bfloat16 file").bfloat16 if dtype == "bfloat16" else dtype)
     for name, array in model.base.items():
-        with np.errstate(over="ignore"):  # seen below
+        with np.errstate(over="ignore"):  # checked below
             narrow = np.ascontiguousarray(array.astype(kind, copy=False))
         if not np.isfinite(narrow).all() and np.isfinite(array).all():
             raise ModelError(f"{name} has values up to {float(np.abs(array).max()):.3g}, too large for {dtype}")
@@ -102,7 +102,7 @@ def _special_ids(file: GGUF) -> dict[str, int]:
 
 
 def _write_tokenizer(source: Path, folder: Path) -> None:
-    """tokenizer.json, and a tokenizer_config.json that has transformers read it."""
+    """tokenizer.json, and a tokenizer_config.json that makes transformers read it."""
     tokenizer = load_tokenizer(source)
     write_atomically(folder / "tokenizer.json", tokenizer.as_json().encode())
     about: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -1,7 +1,7 @@
-"""A model continues a text, a token at a time.
+"""Continue a text with a language model, one token at a time.
 
-Greedy at temperature 0: the token with the largest logit, the first of equals. Otherwise one is drawn from
-softmax(logits / temperature), from among the fewest most likely ones whose probabilities add up to top_p.
+At temperature 0 the next token is the one with the largest logit, the first of several equal ones. Otherwise it is
+drawn from softmax(logits / temperature), limited to the smallest set of most likely tokens with a total of top_p.
 
 Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, section 3.1, for top_p.
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ._cache import Cache
 from ._model import Model
 
@@ -18,7 +18,7 @@ from ._model import Model
 def generate(
     model: Model,
     tokens: Sequence[int],
-    adapter: LoRA | None = None,
+    adapter: Adapter | None = None,
     *,
     max_tokens: int = 100,
     temperature: float = 0.0,
@@ -26,10 +26,10 @@ def generate(
     rng: np.random.Generator | int | None = None,
     stop: Collection[int] = (),
 ) -> Iterator[int]:
-    """The tokens that follow, as they come: at most max_tokens, and none after one of `stop`.
+    """The next tokens, one after another: at most max_tokens, and none after a token in `stop`.
 
-    Weights that are coded are decoded for each token: for a model that fits in memory decoded, give `model.held()`.
-    Raises ValueError, before the first token, for what does not fit.
+    Quantised weights are decoded again for each token. If the decoded model fits in memory, pass `model.decode()`.
+    Raises ValueError for arguments that do not fit, before the first token.
     """
     if not tokens:
         raise ValueError("tokens is empty, expected something to continue")
@@ -40,13 +40,13 @@ def generate(
     room = model.config.positions - len(tokens)
     if room < 1:
         raise ValueError(f"tokens has {len(tokens)} of the model's {model.config.positions} positions: none is left")
-    return _continued(model, list(tokens), adapter, min(max_tokens, room), temperature, top_p, rng, stop)
+    return _sample(model, list(tokens), adapter, min(max_tokens, room), temperature, top_p, rng, stop)
 
 
-def _continued(
+def _sample(
     model: Model,
     tokens: list[int],
-    adapter: LoRA | None,
+    adapter: Adapter | None,
     count: int,
     temperature: float,
     top_p: float,
@@ -64,7 +64,7 @@ def _continued(
 
 
 def choose(logits: np.ndarray, temperature: float, top_p: float, rng: np.random.Generator) -> int:
-    """One token by its logits (V,)."""
+    """Choose one token by its logits (V,)."""
     if temperature == 0:
         return int(np.argmax(logits))
     scaled = logits.astype(np.float64) / temperature

@@ -75,7 +75,7 @@ def read_head(data: np.ndarray) -> Head:
     tensors, count = cursor.u64(), cursor.u64()
     fields = _by_name(count, lambda: (cursor.name("a field"), cursor.value()))
     found = _by_name(tensors, lambda: (cursor.name("a tensor"), _entry(cursor)))
-    start = _aligned(cursor.at, fields.get("general.alignment", 32))
+    start = _align(cursor.at, fields.get("general.alignment", 32))
     return Head(fields, {name: Entry(e.shape, e.type, start + e.begin) for name, e in found.items()})
 
 
@@ -147,7 +147,7 @@ def _entry(cursor: _Cursor) -> Entry:
     return Entry(shape, cursor.u32(), cursor.u64())
 
 
-def _aligned(at: int, alignment: Any) -> int:
+def _align(at: int, alignment: Any) -> int:
     if type(alignment) is not int or not 0 < alignment <= 1 << 20:
         raise GGUFError("has an alignment that is no number from 1 to 1,048,576")
     return math.ceil(at / alignment) * alignment

@@ -1,6 +1,5 @@
-"""A causal language model: its logits, its loss, and where it is loaded from."""
+"""A causal language model: its logits, its loss, and how it is loaded."""
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -8,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, reopen
 from ..support.array import Array
@@ -16,90 +15,71 @@ from . import bert, gpt2, llama
 from ._cache import Cache
 from ._causal import output_layer
 from ._config import ModelError
+from ._family import CausalFamily
+from ._gguf import GGUF
+from ._huggingface import read_config, read_weights
+from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._token_loss import token_loss
-from ._weights import Weights, held
-from .gguf import GGUF
-from .huggingface import read_config, read_weights
+from ._weights import Weights, weights_of
 
 
 class Model(Pretrained):
     """A causal language model with frozen weights. See `load`."""
 
-    FAMILIES: ClassVar = {kind: family for family in (llama, gpt2) for kind in family.KINDS}
+    FAMILIES: ClassVar[tuple[CausalFamily, ...]] = (llama, gpt2)
+    family: CausalFamily
 
     def logits(
         self,
         tokens: Array,
-        adapter: LoRA | None = None,
+        adapter: Adapter | None = None,
         *,
         key_mask: Array | None = None,
         recompute: bool | None = None,
         ops: Any = reference,
     ) -> tuple[Array, Pullback]:
-        """tokens (B, T) -> logits (B, T, V), all of them: for short inputs. The loss does not need them."""
+        """tokens (B, T) -> logits (B, T, V), for short inputs. Options as in LossOptions."""
         scope = self.scope(adapter, ops)
         run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
         y, pullback = chain(run, self._head(scope))(tokens)
         trained = {} if adapter is None else adapter.parameters
         return y, reopen(pullback, y, pullback.inputs, [name for name in pullback.inputs if name not in trained])
 
-    def next_logits(self, tokens: Array, adapter: LoRA | None, cache: Cache) -> Array:
-        """tokens (B, T) after those in the cache -> the logits (B, V) of the token that follows."""
+    def next_logits(self, tokens: Array, adapter: Adapter | None, cache: Cache) -> Array:
+        """tokens (B, T), which follow those in the cache -> the logits (B, V) of the next token."""
         scope = self.scope(adapter, wrt=())
         h, _ = self._hidden(scope, tokens, recompute=False, cache=cache)(tokens)
         cache.advance(tokens.shape[1])
         return self._head(scope)(h[:, -1])[0]
 
-    def loss(
-        self,
-        tokens: Array,
-        labels: Array,
-        adapter: LoRA | None = None,
-        *,
-        key_mask: Array | None = None,
-        count: int | None = None,
-        wrt: Iterable[str] | None = None,
-        recompute: bool | None = None,
-        masks: Any = None,
-        ops: Any = reference,
+    def _loss(
+        self, scope: Scope, tokens: Array, labels: Array, options: LossOptions, wrt: tuple[str, ...]
     ) -> tuple[Array, Pullback]:
-        """The mean of -log p(label) over the labels that count, and its pullback.
-
-        tokens (B, T), labels (B, T): the token at each place, -100 where it does not count; each is predicted from
-        those before it, as in transformers. key_mask (B, T) bool: True for tokens that are no padding. count: the
-        labels that count in the whole batch, where this is part of one. wrt: the names that gradients will be asked
-        for, by default all that the adapter trains. recompute: keep little for the backward and compute the forward
-        again; by default where the weights are coded. masks(path, x): the dropout mask on a module's input.
-        """
-        trained = tuple(adapter.parameters) if adapter is not None else ()
-        wrt = trained if wrt is None else tuple(wrt)
-        scope = self.scope(adapter, ops, masks, wrt)
         xp = labels.__array_namespace__()
         following = xp.concat((labels[:, 1:], xp.full((labels.shape[0], 1), -100, dtype=labels.dtype)), axis=1)
-        run = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
         judge = partial(
             token_loss,
             self._head(scope.reading_once()),
             self.config.vocabulary,
             following,
-            ops=ops,
+            ops=options.ops,
             wrt=("x", *wrt) if wrt else (),
-            count=count,
+            count=options.count,
         )
-        loss, pullback = chain(run, judge)(tokens)
-        return loss, reopen(pullback, loss, wrt)
+        encode = self._hidden(scope, tokens, key_mask=options.key_mask, recompute=options.recompute)
+        return chain(encode, judge)(tokens)
 
-    def merged(self, adapter: LoRA, sign: float = 1.0) -> "Model":
-        """The model with the adapter in its weights, W + s B A; with sign = -1, without it again."""
-        arrays = self._merged_arrays(adapter, sign)
+    def merged(self, adapter: Adapter, sign: float = 1.0) -> "Model":
+        """The model with the adapter in its weights, W + s B A; sign = -1 takes it out again."""
+        arrays = self._merge(adapter, sign)
         table, own = f"{self.family.EMBEDDING}.weight", f"{self.family.HEAD}.weight"
         touched = table in adapter.parameters or self.family.EMBEDDING in adapter.places
-        if own not in arrays and touched and adapter.unties:  # the head keeps the table that it shared
+        if own not in arrays and touched and adapter.unties:  # the head keeps the base model's table
             arrays[own] = self.base[table]
         about = {**self.about, "tie_word_embeddings": own not in arrays}
-        return Model(about, held(arrays, self.base.dtype))
+        return Model(about, weights_of(arrays, self.base.dtype))
 
     def _head(self, scope: Scope) -> Stage:
         return output_layer(scope, self.family.HEAD, self.family.EMBEDDING)
@@ -109,13 +89,15 @@ class Model(Pretrained):
 
 
 def load(path: str | Path, dtype: Any = np.float32) -> Model:
-    """The model in a folder (config.json and safetensors) or in a .gguf file, to be computed with in dtype.
+    """The model in a folder (config.json and safetensors) or in a .gguf file. It computes in dtype.
 
-    Weights that are stored in dtype are mapped, not read. Raises ModelError, one sentence, for what cannot be a model.
+    Weights stored in dtype are memory-mapped. Raises ModelError for files that are not a model supported here.
     """
     path = Path(path)
     if path.is_dir() and read_config(path).get("model_type") in bert.KINDS:
-        raise ModelError(f"{path} is a BERT: it classifies texts (load_classifier, data in a .csv) and continues none")
+        raise ModelError(
+            f"{path} is a BERT, which classifies texts and generates none: use load_classifier, or data in a .csv"
+        )
     if path.is_dir():
         return Model(read_config(path), read_weights(path, dtype))
     if path.suffix != ".gguf":

@@ -1,8 +1,8 @@
-"""A place in a model: the tensors whose names begin alike, the adapter on them, and the ops that compute with them.
+"""A place in a model: the tensors whose names share a prefix, their adapter, and the ops that compute with them.
 
-A model's functions take a Scope and give stages (see `ops.compose`): functions of one array that return y and its
-pullback, whose gradients bear the tensors' full names. Where the adapter has a tensor of the same name, trained in
-full, it stands before the base model's.
+A model's functions take a Scope and return stages (see `ops.compose`), functions of one array that return y and its
+pullback. The gradients have the tensors' full names. If the adapter trains a tensor in full, the adapter's array is
+used in place of the base model's.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .. import ops as reference
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ..ops import Pullback
 from ..ops.compose import Stage, over_rows, renamed
 from ..ops.namespace import rows
@@ -21,7 +21,7 @@ from ._weights import ReadOnce
 
 
 class PlacedOps(ABC):
-    """Ops that are told where in the model they are."""
+    """Ops that know their place in the model."""
 
     @abstractmethod
     def at(self, path: str) -> "PlacedOps":
@@ -30,24 +30,24 @@ class PlacedOps(ABC):
 
 @dataclass(frozen=True)
 class Scope:
-    """base: {full name: array}. masks(path, x): the dropout mask on a module's input, or None in evaluation. wrt: the
-    full names that gradients may be asked for, None for all: nothing is kept for the others."""
+    """base: {full name: array}. masks(path, x): the dropout mask on a module's input; None for no dropout. wrt: the
+    full names whose gradients the pullback can give, None for all. Nothing is kept for the others."""
 
     base: Mapping[str, Array]
-    adapter: LoRA | None = None
+    adapter: Adapter | None = None
     ops: Any = reference
     masks: Callable[[str, Array], Array] | None = None
     prefix: str = ""
     wrt: frozenset[str] | None = None
 
     def at(self, name: str) -> "Scope":
-        """The place of this name within this one."""
+        """The scope of this name within this one."""
         full = self.prefix + name
         ops = self.ops.at(full) if isinstance(self.ops, PlacedOps) else self.ops
         return replace(self, prefix=f"{full}.", ops=ops)
 
     def reading_once(self) -> "Scope":
-        """The same, with tensors decoded once and kept as long as it is."""
+        """The same scope, which reads each tensor once and keeps it."""
         return replace(self, base=ReadOnce(self.base))
 
     def __contains__(self, name: str) -> bool:
@@ -63,12 +63,13 @@ class Scope:
         return {} if self.adapter is None else self.adapter.parameters
 
     def optional(self, name: str) -> Array | None:
+        """The tensor of this name, or None."""
         return self[name] if self.__contains__(name) else None
 
     def linear(self, name: str, transposed: bool = False) -> Stage:
-        """The linear layer of this name, its bias if it has one, and the adapter if one sits there.
+        """x (..., in) -> y (..., out) by the linear layer of this name, with its bias and adapter if there are any.
 
-        transposed: its weight is stored (in, out), as GPT-2's are.
+        transposed: the weight is stored (in, out), as in GPT-2.
         """
         return partial(self._linear, name, transposed)
 
@@ -85,7 +86,7 @@ class Scope:
         return _transposed(layer, f"{path}.weight")(x) if transposed else layer(x)
 
     def embedding(self, name: str, padding_idx: int | None = None) -> Stage:
-        """Rows of the table of this name, with the adapter if one sits there: a stage from token ids."""
+        """ids (...) -> rows (..., D) of the table of this name, with its adapter if there is one."""
         path, at = self.prefix + name, self.at(name)
 
         def look_up(ids: Array) -> tuple[Array, Pullback]:
@@ -97,8 +98,10 @@ class Scope:
         return renamed(look_up, {"E": f"{path}.weight"})
 
     def tied(self, name: str) -> Stage:
-        """A head that shares an embedding's table: the base model's, whatever an adapter trains in that embedding's
-        place, as PEFT has it (unless told to keep the two alike). Where all is trained in full, the two are one."""
+        """x (..., C) -> logits (..., V) by the table of the embedding of this name.
+
+        If the adapter unties the two (as in PEFT), the base model's table is used even when the embedding is trained.
+        """
         return partial(self._tied, name)
 
     def _tied(self, name: str, x: Array) -> tuple[Array, Pullback]:
@@ -109,10 +112,11 @@ class Scope:
         return renamed(over_rows(layer), {"W": full})(x)
 
     def activation(self, name: str) -> Stage:
-        """The op of this name on each entry."""
+        """y = op(x), the elementwise op of this name."""
         return renamed(getattr(self.ops, name), {"z": "x"})
 
     def rms_norm(self, name: str, eps: float) -> Stage:
+        """x (..., C) -> y (..., C), RMSNorm with the weight of this name."""
         at = self.at(name)
         return renamed(
             lambda x: at.ops.rms_norm(x, at["weight"], eps=eps),
@@ -120,6 +124,7 @@ class Scope:
         )
 
     def layer_norm(self, name: str, eps: float) -> Stage:
+        """x (..., C) -> y (..., C), LayerNorm with the weight and bias of this name."""
         at = self.at(name)
         return renamed(
             lambda x: at.ops.layer_norm(x, at["weight"], at["bias"], eps=eps),
@@ -127,12 +132,12 @@ class Scope:
         )
 
     def _is_frozen(self, path: str) -> bool:
-        """Whether nobody will ask for the gradients of a linear layer's own tensors."""
+        """Whether the gradients of this linear layer's own tensors are not needed."""
         return self.wrt is not None and self.wrt.isdisjoint((f"{path}.weight", f"{path}.bias"))
 
 
 def _transposed(stage: Stage, weight: str) -> Stage:
-    """A layer whose weight is stored (in, out): its gradient is, too."""
+    """The same layer, with the weight's gradient as (in, out), the way the weight is stored."""
 
     def run(x: Array) -> tuple[Array, Pullback]:
         y, pullback = stage(x)

@@ -1,5 +1,6 @@
-"""Text to tokens and back, by the tokenizers library: from a folder's tokenizer.json, or from what a GGUF file holds;
-and the chat template that came with it.
+"""Text to tokens and back, by the tokenizers library, and the model's chat template.
+
+The tokenizer comes from a folder's tokenizer.json or from the fields of a GGUF file.
 
 Source: tokenizers 0.23; for GGUF, the fields tokenizer.ggml.* of llama.cpp; tokenizer_config.json of transformers.
 """
@@ -14,18 +15,18 @@ from ..support.extras import require
 from ..support.quoting import quote_value
 from ._chat import ChatTemplate
 from ._config import ModelError
-from .gguf import GGUF
-from .huggingface import read_config, read_json
+from ._gguf import GGUF
+from ._huggingface import read_config, read_json
 
 _MERGES = "tokenizer.ggml.merges"
-_CONTROL = 3  # GGUF's token_type of tokens that are no text: <|im_end|> and the like
+_CONTROL = 3  # GGUF's token_type for special tokens such as <|im_end|>
 
 
 class Tokenizer:
     """encode(text) -> [token], decode([token]) -> text.
 
-    stop: the tokens that end a text; end: the one of them to end a text with, or None. template: of conversations, or
-    None.
+    stop: the tokens that end a text. end: the one to write at the end of a text, or None. template: the chat template,
+    or None.
     """
 
     def __init__(self, inner: Any, stop: Iterable[int] = (), template: ChatTemplate | None = None) -> None:
@@ -34,49 +35,49 @@ class Tokenizer:
         self.stop, self.end, self.template = frozenset(ends), ends[0] if ends else None, template
 
     def encode(self, text: str, length: int | None = None, bare: bool = False) -> list[int]:
-        """length: at most so many, cut before the tokens that stand behind every text. bare: without tokens that the
-        tokenizer adds before and behind."""
+        """The tokens of a text. length: the most tokens; the text is cut, and the tokens that the tokenizer adds after
+        it stay. bare: without the tokens that the tokenizer adds."""
         found = self._inner.encode(text, add_special_tokens=not bare)
         ids = list(found.ids)
         if length is None or len(ids) <= length:
             return ids
-        behind = _behind(found)
+        behind = _count_added(found)
         return [*ids[: max(0, length - behind)], *ids[len(ids) - behind :]][:length]
 
     def encode_beginning(self, text: str) -> list[int]:
-        """Of a text that goes on: without the tokens that the tokenizer adds behind every text."""
+        """The tokens of an unfinished text, without those that the tokenizer adds after every text."""
         found = self._inner.encode(text)
-        return list(found.ids)[: len(found.ids) - _behind(found)]
+        return list(found.ids)[: len(found.ids) - _count_added(found)]
 
     def encode_question(self, question: str) -> list[int]:
-        """What somebody asks in a conversation, by the model's chat template, up to where the answer begins. Raises
-        ModelError where it has none."""
+        """The tokens of a question in the model's chat template, up to the point where the answer starts. Raises
+        ModelError if the model has no chat template."""
         if self.template is None:
             raise ModelError("the model has no chat template")
         text = self.template.render([{"role": "user", "content": question}], begin_answer=True)
         return self.encode(text, bare=True)
 
     def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens, without added ones, and the place in the text at which each begins."""
+        """The tokens, without added ones, and the position in the text where each starts."""
         found = self._inner.encode(text, add_special_tokens=False)
         return list(found.ids), [begin for begin, _ in found.offsets]
 
     def as_json(self) -> str:
-        """As a tokenizer.json."""
+        """The contents of a tokenizer.json."""
         return str(self._inner.to_str(pretty=True))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """What the tokens say; those that are no text say nothing."""
+        """The text of the tokens. Special tokens have none."""
         return str(self._inner.decode(list(tokens), skip_special_tokens=True))
 
 
-def _behind(found: Any) -> int:
-    """How many tokens the tokenizer added behind a text; none where there is nothing but added ones."""
+def _count_added(found: Any) -> int:
+    """How many tokens the tokenizer added after the text; 0 if all tokens were added."""
     return next((n for n, added in enumerate(reversed(found.special_tokens_mask)) if not added), 0)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a model's folder or .gguf file. Raises ModelError where there is none."""
+    """The tokenizer of a model's folder or .gguf file. Raises ModelError if there is none."""
     path = Path(path)
     return _of_gguf(GGUF(path)) if path.suffix == ".gguf" else _of_folder(path)
 
@@ -94,18 +95,18 @@ def _of_folder(folder: Path) -> Tokenizer:
         raise ModelError(f"{file} is no tokenizer: {quote_value(str(error), 200)}") from None
     inner.no_padding()
     inner.no_truncation()
-    return Tokenizer(inner, _ends_of(folder), _template_of(folder))
+    return Tokenizer(inner, _read_ends(folder), _read_template(folder))
 
 
-def _ends_of(folder: Path) -> list[int]:
-    """What config.json has, and then generation_config.json: the end of a turn may stand there alone."""
-    own, more = _ends(read_config(folder).get("eos_token_id"), folder), folder / "generation_config.json"
-    also = _ends(read_json(more).get("eos_token_id"), more) if more.exists() else []
+def _read_ends(folder: Path) -> list[int]:
+    """eos_token_id from config.json and generation_config.json. The end of a turn may be in the second alone."""
+    own, more = _check_ends(read_config(folder).get("eos_token_id"), folder), folder / "generation_config.json"
+    also = _check_ends(read_json(more).get("eos_token_id"), more) if more.exists() else []
     return list(dict.fromkeys([*own, *also]))
 
 
-def _template_of(folder: Path) -> ChatTemplate | None:
-    """chat_template.jinja, or what tokenizer_config.json has, of which there may be several with names."""
+def _read_template(folder: Path) -> ChatTemplate | None:
+    """The template in chat_template.jinja, or the one in tokenizer_config.json, named default if there are several."""
     about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     own, source = folder / "chat_template.jinja", about.get("chat_template")
     if isinstance(source, list):
@@ -120,19 +121,19 @@ def _template_of(folder: Path) -> ChatTemplate | None:
 
 
 def _special_names(about: Mapping[str, Any]) -> dict[str, str]:
-    """{"bos_token": "<s>", ...}: a token is a text, or an object that holds one."""
+    """{"bos_token": "<s>", ...}. In the file a token is a string, or an object that contains one."""
     found = {name: about.get(f"{name}_token") for name in ("bos", "eos", "unk", "pad")}
     texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
     return {f"{name}_token": token for name, token in texts.items() if isinstance(token, str)}
 
 
 def _of_gguf(file: GGUF) -> Tokenizer:
-    """Byte-level BPE, of the pre-tokenizers whose rules are known here."""
+    """Byte-level BPE, with a pre-tokenizer whose rules are implemented here."""
     tokenizers = require("tokenizers", "models", "a tokenizer")
     kind, before = file.field("tokenizer.ggml.model"), file.field("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or before not in ("smollm", "gpt-2"):
-        said = f"a tokenizer {quote_value(kind)}, {quote_value(before)}"
-        raise ModelError(f"{file.path} has {said}, that is not read from GGUF: take a folder")
+        kinds = f"a tokenizer {quote_value(kind)}, {quote_value(before)}"
+        raise ModelError(f"{file.path} has {kinds}, which is not supported in a GGUF file: use a folder")
     names, pairs = file.texts("tokenizer.ggml.tokens"), [tuple(m.split(" ", 1)) for m in file.texts(_MERGES)]
     if not all(len(pair) == 2 for pair in pairs):
         raise ModelError(f"{file.path}: {_MERGES} has a merge that is not of two")
@@ -153,11 +154,11 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     known = {f"{name}_token": names[n] for name, n in numbers.items() if isinstance(n, int) and 0 <= n < len(names)}
     source = file.field("tokenizer.chat_template")
     template = ChatTemplate(source, known) if isinstance(source, str) else None
-    return Tokenizer(inner, _ends(end, file.path), template)
+    return Tokenizer(inner, _check_ends(end, file.path), template)
 
 
-def _ends(found: Any, path: Path) -> list[int]:
-    """eos_token_id: a token, some, or none."""
+def _check_ends(found: Any, path: Path) -> list[int]:
+    """eos_token_id as a list: it may be a token, a list of tokens, or missing."""
     stop = found if isinstance(found, list) else [] if found is None else [found]
     if not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
         raise ModelError(f"{path} has eos_token_id = {quote_value(found)}, expected tokens")

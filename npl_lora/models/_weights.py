@@ -1,7 +1,7 @@
-"""A checkpoint's tensors by name, in the dtype that is computed in, made from what the file holds when asked for.
+"""A checkpoint's tensors by name, in the dtype of the computation.
 
-What is stored in that dtype is mapped from the file and never copied. What is stored narrower, bfloat16 or 4 bits,
-stays so in memory, and is widened each time that it is asked for: a block at a time is all that is ever held.
+A tensor stored in that dtype is mapped from the file and never copied. A tensor stored in fewer bits, for example
+bfloat16 or 4 bits, stays so in memory and is widened each time it is read. So at most one block is widened at a time.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -40,34 +40,34 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Without reading it."""
+        """The tensor's shape, without reading the tensor."""
         return self._stored[name].shape
 
-    def renamed(self, new: Callable[[str], str]) -> "Weights":
-        """The same under other names."""
+    def rename(self, new: Callable[[str], str]) -> "Weights":
+        """The same tensors under other names."""
         return Weights({new(name): stored for name, stored in self._stored.items()}, self.dtype)
 
-    def only(self, names: Collection[str]) -> "Weights":
-        """Those of these names."""
+    def select(self, names: Collection[str]) -> "Weights":
+        """The tensors with these names."""
         return Weights({name: stored for name, stored in self._stored.items() if name in names}, self.dtype)
 
-    def beside(self, arrays: Mapping[str, np.ndarray]) -> "Weights":
-        """These and others."""
-        more = {name: stored(array.astype(self.dtype), self.dtype) for name, array in arrays.items()}
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "Weights":
+        """These tensors and these arrays."""
+        more = {name: as_stored(array.astype(self.dtype), self.dtype) for name, array in arrays.items()}
         return Weights({**self._stored, **more}, self.dtype)
 
     @property
     def is_coded(self) -> bool:
-        """Whether a tensor has to be made, rather than looked at, to be computed with."""
+        """Whether some tensor must be converted before it can be computed with."""
         return any(stored.is_coded for stored in self._stored.values())
 
-    def held(self) -> "Weights":
-        """The same, made once and kept: for those who have the memory."""
-        return held({name: self[name] for name in self}, self.dtype)
+    def decode(self) -> "Weights":
+        """The same tensors, converted once and kept in memory."""
+        return weights_of({name: self[name] for name in self}, self.dtype)
 
 
 class ReadOnce(Mapping[str, np.ndarray]):
-    """{name: array} that remembers what it was asked for."""
+    """{name: array}, where each array is read from the base once and then kept."""
 
     def __init__(self, base: Mapping[str, np.ndarray]) -> None:
         self._base = base
@@ -88,12 +88,12 @@ class ReadOnce(Mapping[str, np.ndarray]):
         return len(self._base)
 
 
-def held(arrays: Mapping[str, np.ndarray], dtype: Any = np.float32) -> Weights:
-    """Arrays that are there already, as weights."""
+def weights_of(arrays: Mapping[str, np.ndarray], dtype: Any = np.float32) -> Weights:
+    """Weights that hold these arrays."""
     kept = {name: np.asarray(array).astype(dtype, copy=False) for name, array in arrays.items()}
-    return Weights({name: stored(array, dtype) for name, array in kept.items()}, dtype)
+    return Weights({name: as_stored(array, dtype) for name, array in kept.items()}, dtype)
 
 
-def stored(array: np.ndarray, dtype: Any) -> Stored:
-    """An array, mapped from a file or in memory."""
+def as_stored(array: np.ndarray, dtype: Any) -> Stored:
+    """Describe an array that is mapped from a file or in memory."""
     return Stored(array.shape, lambda: array, array.dtype != np.dtype(dtype))

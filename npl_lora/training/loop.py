@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import LoRA
-from ..models import Classifier, Pretrained
+from ..adapters import Adapter
+from ..models import Classifier, LossOptions, Pretrained
 from ..support.ranks import ALONE, Ranks
 from .data import Row, batch_at, in_order
 from .nonfinite import origin
@@ -51,7 +51,7 @@ class Evaluation:
 
 def judged(
     model: Pretrained,
-    adapter: LoRA | None,
+    adapter: Adapter | None,
     rows: Sequence[Row],
     *,
     micro: int,
@@ -82,17 +82,18 @@ def judged(
     return Evaluation(total, count, right / max(1, count) if isinstance(model, Classifier) else None)
 
 
-def _judge(model: Pretrained, adapter: LoRA | None, batch: Batch, count: int) -> tuple[float, int]:
+def _judge(model: Pretrained, adapter: Adapter | None, batch: Batch, count: int) -> tuple[float, int]:
     """A batch's part of the loss, and how many labels a classifier has right."""
     if isinstance(model, Classifier):
         logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
         right = np.sum(np.argmax(logits, axis=-1) == batch.labels)
         return float(reference.cross_entropy(logits, batch.labels, count=count)[0]), int(right)
-    how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
-    return float(model.loss(batch.tokens, batch.labels, adapter, **how)[0]), 0
+    options = LossOptions(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
+    return float(model.loss(batch.tokens, batch.labels, adapter, options)[0]), 0
 
 
-def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any) -> None:
+def _loss(model: Pretrained, adapter: Adapter | None, batches: Sequence[Batch], ops: Any) -> None:
     """The same computation with other ops."""
     for batch in batches:
-        model.loss(batch.tokens, batch.labels, adapter, key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
+        options = LossOptions(key_mask=batch.key_mask, wrt=(), recompute=True, ops=ops)
+        model.loss(batch.tokens, batch.labels, adapter, options)

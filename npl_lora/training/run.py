@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from ..adapters import Full, LoRA, files
+from ..adapters import LoRA, files
 from ..models import Classifier, Pretrained
 from ..support.ranks import ALONE, Ranks
 from . import checkpoint, loop
@@ -188,7 +188,7 @@ class Run:
         if self.ranks.rank > 0:
             return
         if self.patience is None or state.best.step == state.step:
-            files.save(state.adapter, self.out, self.base)
+            files.save(cast(LoRA, state.adapter), self.out, self.base)  # _check refused any other adapter
         checkpoint.save(self.out / CHECKPOINT, state, self.about)
         self._saved = state
 
@@ -211,7 +211,7 @@ def _check(
         raise ValueError("rows is empty, expected something to learn from")
     if patience is not None and not held_out:
         raise ValueError("held_out is empty, expected rows that patience judges by")
-    if isinstance(adapter, Full):
+    if not isinstance(adapter, LoRA):
         raise ValueError("a run leaves an adapter as PEFT has it, and full fine-tuning is none: call train_step")
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ..lora.masks import counter_rng, dropout_mask
 from ..lora.optimizers import AdamWState, adamw, sgd
-from ..models import Pretrained
+from ..models import LossOptions, Pretrained
 from ..support.array import Array
 from ..support.ranks import ALONE, Ranks
 from .nonfinite import origin
@@ -108,7 +108,7 @@ class State:
     """What training has reached: the adapter, the optimiser's means by parameter, how many steps and micro-batches are
     behind it, and what was best."""
 
-    adapter: LoRA
+    adapter: Adapter
     means: Mapping[str, AdamWState] = field(default_factory=dict)
     step: int = 0
     micro_batches: int = 0
@@ -177,12 +177,9 @@ def gradients(
     count, total, grads = sum(batch.count for batch in batches), 0.0, dict[str, np.ndarray]()
     for i in ranks.mine(len(batches)):
         batch = batches[i]
-        masks = (
-            partial(_mask, state, recipe.seed, state.micro_batches + i) if state.adapter.config.lora_dropout else None
-        )
-        loss, pullback = model.loss(
-            batch.tokens, batch.labels, state.adapter, key_mask=batch.key_mask, count=count, masks=masks, ops=ops
-        )
+        masks = partial(_mask, state, recipe.seed, state.micro_batches + i) if state.adapter.dropout else None
+        options = LossOptions(key_mask=batch.key_mask, count=count, masks=masks, ops=ops)
+        loss, pullback = model.loss(batch.tokens, batch.labels, state.adapter, options)
         total += float(loss)
         for name, gradient in pullback(1.0).items():
             grads[name] = grads[name] + gradient if name in grads else gradient
@@ -214,7 +211,7 @@ def _what(loss: float, grads: Mapping[str, np.ndarray]) -> str:
 def _mask(state: State, seed: int, micro_batch: int, path: str, x: Array) -> np.ndarray:
     """The dropout mask on one module's input: the same whenever it is asked for, a recomputed forward included."""
     layer = list(state.adapter.places).index(path)
-    return dropout_mask(x.shape, state.adapter.config.lora_dropout, counter_rng(seed, micro_batch, layer), x.dtype)
+    return dropout_mask(x.shape, state.adapter.dropout, counter_rng(seed, micro_batch, layer), x.dtype)
 
 
 def _updated(

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npl_lora.adapters import ConfigError, LoRAConfig, Module
+from npl_lora.adapters._targets import alpha_of, find_targets, is_targeted, rank_of
 from npl_lora.adapters.config import check_names
-from npl_lora.adapters.targets import alpha_of, is_targeted, rank_of, targeted
 
 NAMES = ("q_proj", "k_proj", "down_proj")
 MODULES = {f"model.layers.{i}.{n}": Module("linear", (4, 6), ()) for i in range(3) for n in NAMES}
@@ -81,7 +81,7 @@ def test_a_field_that_peft_does_not_have_is_refused_unless_it_is_off():
 
 
 def of(config):
-    return targeted(config, MODULES)
+    return find_targets(config, MODULES)
 
 
 def test_targets():

@@ -7,7 +7,7 @@ from models.test_gradients import complex_step
 
 from npl_lora.adapters import AdapterError, ConfigError, Full, LoRA, LoRAConfig, files
 from npl_lora.models import Classifier, ModelError, load, load_classifier
-from npl_lora.models._weights import held
+from npl_lora.models._weights import weights_of
 
 EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
 WITH_EMBEDDING = LoRAConfig(
@@ -27,7 +27,7 @@ def loss_with(model, adapter, name, value, batch):
     if name in adapter.parameters:
         adapter = adapter.with_parameters({**adapter.parameters, name: value})
     else:
-        base = held({**model.base, name: value}, np.complex128)
+        base = weights_of({**model.base, name: value}, np.complex128)
         model = Classifier(model.about, base, model.classes, model.pooling)
     return model.loss(ids, labels, adapter, key_mask=mask, wrt=())[0]
 
@@ -163,7 +163,7 @@ def test_a_head_in_the_checkpoint_is_where_training_begins(tmp_path):
 def test_names_of_several_ages_are_the_same_model(tmp_path, kind):
     model, (ids, _, mask) = tiny_classifier(tmp_path, kind, pooling="pooler"), tiny.texts()
     right = tiny_classifier(tmp_path / "right", pooling="pooler")
-    right = Classifier(right.about, held(dict(model.base), np.float64), tiny.CLASSES)
+    right = Classifier(right.about, weights_of(dict(model.base), np.float64), tiny.CLASSES)
     assert f"{LAST}output.LayerNorm.weight" in model.base
     assert set(model.base) == set(right.base)
     assert "cls.predictions.bias" not in model.base
@@ -241,7 +241,7 @@ def test_narrow_weights_are_widened(tmp_path):
     adapter = model.attach(rng=1)
     assert adapter.parameters["classifier.weight"].dtype == np.float32
     np.testing.assert_array_equal(
-        model.held().scores(ids, adapter, key_mask=mask)[0], model.scores(ids, adapter, key_mask=mask)[0]
+        model.decode().scores(ids, adapter, key_mask=mask)[0], model.scores(ids, adapter, key_mask=mask)[0]
     )
 
 
@@ -280,7 +280,10 @@ def test_what_does_not_fit(tmp_path):
         model.full(["nothing"])
     with pytest.raises(ConfigError, match="modules is the string 'classifier'"):
         model.full("classifier")
-    with pytest.raises(ModelError, match="is a BERT: it classifies texts"):
+    with pytest.raises(
+        ModelError,
+        match=r"is a BERT, which classifies texts and generates none: use load_classifier, or data in a \.csv$",
+    ):
         load(tmp_path)
     with pytest.raises(ModelError, match=r"lacks bert.pooler.dense.weight, which pooling 'pooler' needs"):
         tiny_classifier(tmp_path / "no pooler", change=lambda arrays: arrays.pop("bert.pooler.dense.weight"))
@@ -290,6 +293,7 @@ def test_full_fine_tuning_says_what_it_is(tmp_path):
     model = tiny_classifier(tmp_path, pooling="mean")
     everything = model.full(rng=1)
     assert isinstance(everything, Full)
+    assert not isinstance(everything, LoRA)
     assert isinstance(everything.with_parameters(everything.parameters), Full)
     assert repr(model.full(["classifier"])) == "Full(2 tensors, 21 parameters)"
     assert "tensors, " in repr(model)

@@ -5,8 +5,8 @@ import pytest
 from models import tiny
 
 from npl_lora.adapters import LoRAConfig
-from npl_lora.models import Cache, Model, load
-from npl_lora.models._weights import held
+from npl_lora.models import Cache, LossOptions, Model, load
+from npl_lora.models._weights import weights_of
 
 STEP = 1e-200
 EVERYWHERE = LoRAConfig(r=2, lora_alpha=3, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
@@ -34,7 +34,7 @@ def loss_with(model, adapter, name, value, batch):
     if name in adapter.parameters:
         adapter = adapter.with_parameters({**adapter.parameters, name: value})
     else:
-        model = Model(model.about, held({**model.base, name: value}, np.complex128))
+        model = Model(model.about, weights_of({**model.base, name: value}, np.complex128))
     return model.loss(ids, labels, adapter, key_mask=mask, wrt=())[0]
 
 
@@ -61,6 +61,19 @@ def check_gradients(model, adapter, wrt):
         value = adapter.parameters[name] if name in adapter.parameters else model.base[name]
         right = complex_step(lambda v, name=name: loss_with(model, adapter, name, v, batch), value)
         assert np.linalg.norm(grads[name] - right) <= 1e-12 * max(np.linalg.norm(right), 1e-3), name
+
+
+def test_options_go_in_as_one_object_or_by_name(tmp_path):
+    model = load(tiny.folder(tmp_path, "llama"), dtype=np.float64)
+    adapter, (ids, labels, mask) = model.attach(EVERYWHERE, rng=1), tiny.tokens()
+    right, pullback = model.loss(ids, labels, adapter, key_mask=mask, count=7, wrt=())
+    assert pullback.inputs == ()
+    assert model.loss(ids, labels, adapter, LossOptions(key_mask=mask, count=7, wrt=()))[0] == right
+    replaced, pullback = model.loss(ids, labels, adapter, LossOptions(key_mask=mask, count=9), count=7)
+    assert replaced == right
+    assert pullback.inputs == tuple(adapter.parameters)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mask'"):
+        model.loss(ids, labels, adapter, mask=mask)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

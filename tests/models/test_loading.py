@@ -34,7 +34,7 @@ def test_other_dtypes_are_widened_when_asked_for(tmp_path, dtype):
     for name in model.base:
         assert model.base[name].dtype == np.float32
         np.testing.assert_array_equal(model.base[name], right[name].astype(np.float32))
-    held = model.held()
+    held = model.decode()
     ids = tiny.tokens()[0]
     np.testing.assert_array_equal(held.logits(ids)[0], model.logits(ids)[0])
 
@@ -58,16 +58,16 @@ def test_shards(tmp_path):
         load(tmp_path)
     for where in ({"a": "../../secret"}, {"a": "x\0"}, {"a": "\ud800"}, {"a": 3 * [1]}, {"a": "y" * 300}, {}, []):
         index.write_text(json.dumps({"weight_map": where}))
-        with pytest.raises(ModelError, match="names no shards beside it"):
+        with pytest.raises(ModelError, match="names no shards in its folder"):
             load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda a: a.pop(NORM), f"lacks {NORM}"),
+        (lambda a: a.pop(NORM), f"the checkpoint has no tensor {NORM} of a floating dtype"),
         (lambda a: a.update({NORM: np.ones(7)}), r"has shape \(7,\), expected \(6,\) by the configuration"),
-        (lambda a: a.update({NORM: np.ones(6, np.int32)}), f"lacks {NORM}, or has it in whole numbers"),
+        (lambda a: a.update({NORM: np.ones(6, np.int32)}), f"the checkpoint has no tensor {NORM} of a floating dtype"),
         (lambda a: a.update({NORM: np.ones(0)}), r"has shape \(0,\), expected \(6,\)"),
         (lambda a: a.update({"lm_head.weight": np.ones((12, 6))}), r"lm_head.weight has shape \(12, 6\)"),
     ],
@@ -100,7 +100,7 @@ def test_weights_that_contradict_the_configuration(tmp_path, change, sentence):
             "max_window_layers",
         ),
         (dict(hidden_act="\x1b[31m\n" * 50), r"hidden_act = '\\x1b.{1,60}, expected one of silu"),
-        (dict(num_hidden_layers=3), "lacks model.layers.2"),
+        (dict(num_hidden_layers=3), "the checkpoint has no tensor model.layers.2"),
         (dict(num_attention_heads=3), "3 heads on 2 key/value heads"),
         (dict(head_dim=5), "of size 5, expected a multiple, and an even size"),
         (dict(hidden_act="relu"), "hidden_act = 'relu', expected one of silu"),

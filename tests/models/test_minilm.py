@@ -85,7 +85,7 @@ def test_hidden_states_logits_loss_and_gradients_in_float64(folder, batch, capsy
     values |= {f"classifier.{name}": p.detach().numpy() for name, p in head.named_parameters()}
     assert values.keys() == adapter.parameters.keys() == right_grads.keys()
     adapter = adapter.with_parameters(values)
-    h, _ = model.family.hidden(model.part(adapter), model.config, tokens, key_mask=mask)
+    h, _ = model.family.hidden(model.scope(adapter), model.config, key_mask=mask)(tokens)
     logits, _ = model.scores(tokens, adapter, key_mask=mask)
     loss, pullback = model.loss(tokens, LABELS, adapter, key_mask=mask, recompute=recompute)
     grads = pullback(1.0)

@@ -78,7 +78,7 @@ def test_logits_loss_and_gradients_in_float64(folder, tmp_path, capsys):
 
 
 def test_greedy_text_is_theirs_token_for_token(folder):
-    model, tokenizer, reference = load(folder / FILE).held(), load_tokenizer(folder / FILE), theirs(folder)
+    model, tokenizer, reference = load(folder / FILE).decode(), load_tokenizer(folder / FILE), theirs(folder)
     for prompt in PROMPTS:
         tokens = tokenizer.encode(prompt)
         given = torch.tensor([tokens])
@@ -99,7 +99,7 @@ def test_fifty_steps_of_adamw_are_theirs(folder, tmp_path, capsys):
     tokens, rng = np.array(load_tokenizer(folder / FILE).encode(text)), np.random.default_rng(0)
     windows = [tokens[rng.integers(0, tokens.size - 32, (2, 1)) + np.arange(32)] for _ in range(STEPS)]
     batches = [(ids, ids, np.ones(ids.shape, bool)) for ids in windows]
-    model = load(folder / FILE).held()
+    model = load(folder / FILE).decode()
     ours = our_losses(model, model.load_adapter(tmp_path), batches, "cosine", lr=1e-3)
     difference = apart(ours, their_losses(adapted, batches, "cosine", lr=1e-3))
     with capsys.disabled():

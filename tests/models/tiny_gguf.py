@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 from models import tiny
 
-from npl_lora.models import gguf as reader
+from npl_lora.models import _gguf as reader
 
 _THEIRS = {ours: theirs for theirs, ours in reader._NAMES.items()}
 

@@ -17,7 +17,7 @@ class Side:
 
     def __init__(self, settings: Settings) -> None:
         model = load(settings.model)
-        model = model if settings.coded else model.held()
+        model = model if settings.coded else model.decode()
         names = settings.target_modules
         fields = {"r": settings.rank, "lora_alpha": ALPHA, "target_modules": names}
         adapter = model.attach(LoRAConfig.from_json(fields), rng=settings.seed)

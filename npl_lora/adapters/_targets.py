@@ -1,11 +1,10 @@
-"""Which modules of a model an adapter is for, and with which rank and alpha: PEFT's rules.
+"""Which modules an adapter sits on, and with which rank and alpha. The rules are PEFT's.
 
-A module's path is the checkpoint's own, model.layers.3.self_attn.q_proj for one.
+A module's path is the checkpoint's own, for example model.layers.3.self_attn.q_proj.
 
-Expressions come from the adapter's file and are run by Python's `re`, as PEFT runs them. One like (a+)+$, a repetition
-within a repetition, can take longer than anybody waits, for paths as short as these too. Which ones do cannot be told
-without refusing some that PEFT takes, so none is refused: an adapter that hangs while it is loaded is such a one, and
-Ctrl-C ends it.
+Regular expressions come from the adapter's file and run in Python's `re`, as in PEFT. A repetition inside a repetition,
+such as (a+)+$, can run practically forever, even on short paths. No test finds exactly these expressions without
+refusing some that PEFT accepts, so none is refused. If loading an adapter hangs, this is the reason; Ctrl-C ends it.
 
 Source: PEFT 0.21.2, check_target_module_exists in tuners/tuners_utils.py and get_pattern_key in utils/other.py.
 """
@@ -17,37 +16,37 @@ from functools import lru_cache
 from typing import TypeVar
 
 from ..support.quoting import quote_name, quote_value
+from ._modules import Module
 from .config import ConfigError, LoRAConfig
-from .modules import Module
 
 Value = TypeVar("Value")
 
 ALL_LINEAR = "all-linear"
 
 
-def targeted(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
-    """The paths that the configuration's target_modules choose, in the model's order. Raises ConfigError for a target
-    that matches nothing, and where nothing is left."""
+def find_targets(config: LoRAConfig, modules: Mapping[str, Module]) -> list[str]:
+    """The paths of the modules that the configuration adapts, in the model's order. Raises ConfigError for a target
+    that matches nothing, and if no module is left."""
     paths = list(modules)
     if config.target_modules == ALL_LINEAR:
         paths = [path for path, module in modules.items() if module.kind == "linear" and not module.output]
-    found = [path for path in paths if is_targeted(config, path)]
+    chosen = [path for path in paths if is_targeted(config, path)]
     if isinstance(config.target_modules, tuple):
         idle = [t for t in config.target_modules if not any(_ends_in(path, (t,)) for path in paths)]
         if idle:
             raise ConfigError(
                 f"target_modules has {quote_value(idle[0])}, which is the name of no module: {_some(paths)}"
             )
-    if not found:
+    if not chosen:
         raise ConfigError(f"target_modules, {quote_value(config.target_modules)}, leaves no module: {_some(paths)}")
-    return found
+    return chosen
 
 
 def is_targeted(config: LoRAConfig, path: str) -> bool:
     """Whether one module is adapted."""
-    if _excluded(config, path) or config.target_modules is None:
+    if _is_excluded(config, path) or config.target_modules is None:
         return False
-    if isinstance(config.target_modules, str):  # layers_to_transform is not asked: the expression can say it itself
+    if isinstance(config.target_modules, str):  # layers_to_transform does not apply to a regular expression
         return config.target_modules == ALL_LINEAR or _match(config.target_modules, path, whole=True) is not None
     if path in config.target_modules:
         return True
@@ -67,10 +66,10 @@ def alpha_of(config: LoRAConfig, path: str) -> float:
     return _by_pattern(config.alpha_pattern, path, config.lora_alpha)
 
 
-def _excluded(config: LoRAConfig, path: str) -> bool:
+def _is_excluded(config: LoRAConfig, path: str) -> bool:
     exclude = config.exclude_modules
-    quote_name = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
-    return bool(quote_name) or is_saved(config, path)
+    match = _match(exclude, path, whole=True) if isinstance(exclude, str) else _ends_in(path, exclude or ())
+    return bool(match) or is_saved(config, path)
 
 
 def _ends_in(path: str, names: tuple[str, ...]) -> bool:
@@ -99,17 +98,17 @@ def _by_pattern(pattern: Mapping[str, Value], path: str, default: Value) -> Valu
 
 
 def _match(expression: str, path: str, whole: bool = False) -> re.Match[str] | None:
-    """A match from the path's beginning, or of all of it."""
+    """A match at the start of the path, or of the whole path. Raises ConfigError."""
     try:
-        compiled = _compiled(expression)
+        compiled = _compile(expression)
         return compiled.fullmatch(path) if whole else compiled.match(path)
     except (re.error, RecursionError, OverflowError) as error:
-        said = str(error).split("\n")[0]
-        raise ConfigError(f"{quote_value(expression)} is no regular expression: {quote_name(said)}") from None
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{quote_value(expression)} is no regular expression: {quote_name(reason)}") from None
 
 
 @lru_cache(maxsize=256)
-def _compiled(expression: str) -> re.Pattern[str]:
+def _compile(expression: str) -> re.Pattern[str]:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -118,6 +117,6 @@ def _compiled(expression: str) -> re.Pattern[str]:
 
 
 def _some(paths: list[str]) -> str:
-    """The names that modules end in, for somebody who looks for the right one."""
+    """The last names of the paths, for an error message that helps to find the right one."""
     names = sorted({path.rsplit(".", 1)[-1] for path in paths})
     return f"there are {', '.join(names[:20])}" if names else "there are none"

@@ -1,4 +1,4 @@
-"""What an adapter has to know of a model: the modules that it may sit on, by their paths."""
+"""What an adapter needs to know about a module of the model."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Module:
     """A linear layer, whose weight is (out, in), or an embedding, whose table is (V, D).
 
-    tensors: the names of its own tensors in the checkpoint. output: the layer that gives the model's answer, which
-    "all-linear" leaves out. transposed: its weight is stored (in, out).
+    tensors: the names of its own tensors in the checkpoint. output: whether it is the model's output layer, which
+    "all-linear" leaves out. transposed: whether its weight is stored (in, out).
     """
 
     kind: str
@@ -18,6 +18,6 @@ class Module:
     transposed: bool = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """{name: shape} of its tensors, as the checkpoint has them."""
+        """{name: shape} of its tensors in the checkpoint."""
         weight = self.shape[::-1] if self.transposed else self.shape
         return {name: weight if name.endswith("weight") else self.shape[:1] for name in self.tensors}

@@ -1,7 +1,7 @@
-"""Reading a GGUF file: the weights stay quantised in memory, and a tensor is dequantised when it is asked for.
+"""Read a GGUF file. The weights stay quantised in memory, and a tensor is dequantised each time it is read.
 
-llama.cpp turns pairs of neighbouring coordinates in rope, (2i, 2i + 1), where Hugging Face's files turn (i, i + D/2):
-its converter permutes the rows of q and k within each head, and here they are permuted back.
+In rope, llama.cpp rotates neighbouring coordinates (2i, 2i + 1), and Hugging Face's models rotate (i, i + D/2). So
+llama.cpp's converter permutes the rows of q and k within each head. Here they are permuted back.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the gguf package's dequantisers.
 """
@@ -38,11 +38,11 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_PERMUTED = ("llama", "mistral")  # those whose converter permutes q and k
+_PERMUTED = ("llama", "mistral")  # kinds whose q and k the converter permutes
 
 
 class GGUF:
-    """An open file. config: as a config.json would have it. Raises ModelError for what is no such file."""
+    """An open file. config: the fields of a config.json. Raises ModelError if it is not a GGUF file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,27 +82,27 @@ class GGUF:
             "tie_word_embeddings": "output.weight" not in self._head.entries,
         }
         if self.field(f"{kind}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in self._head.entries:
-            raise ModelError(f"{self.path} stretches rope in a way that is not read from GGUF: take its original files")
+            raise ModelError(f"{self.path} scales rope, which is not supported in a GGUF file: use the original files")
         return {name: value for name, value in found.items() if value is not None}
 
     def texts(self, name: str) -> list[str]:
-        """A field that is a list of texts, empty where it is not there."""
+        """A field that is a list of strings; empty if there is none. Raises ModelError."""
         found = self.field(name, [])
         if not isinstance(found, list):
             raise ModelError(f"{self.path}: {name} is {quote_value(found)}, expected a list of texts")
         return found
 
     def weights(self, dtype: Any = np.float32) -> Weights:
-        """All tensors, under the names that Hugging Face's files have them by."""
+        """All tensors, under their names in Hugging Face's files."""
         config = self.config
         heads = {f"attn_{name}": config.get("num_attention_heads") for name in "qk"}
         heads["attn_k"] = config.get("num_key_value_heads", heads["attn_k"])
         permuted = heads if config["model_type"] in _PERMUTED else {}
         entries = self._head.entries.items()
-        return Weights({_renamed(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
+        return Weights({_rename(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
 
     def dtypes(self) -> Counter[str]:
-        """How many values there are of each dtype, or type of block."""
+        """How many values have each dtype, or each type of quantised block."""
         names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
         found: Counter[str] = Counter()
         for name, entry in self._head.entries.items():
@@ -111,7 +111,7 @@ class GGUF:
         return found
 
     def _kind(self, name: str, entry: Entry) -> Any:
-        """The package's name for how a tensor is stored."""
+        """The tensor's type, as the gguf package names it."""
         kinds = require("gguf", "models", "a GGUF file").GGMLQuantizationType
         if entry.type not in [int(kinds[kind]) for kind in _TYPES]:
             raise ModelError(f"{self.path}: {name} is of type {entry.type}, expected one of {', '.join(_TYPES)}")
@@ -129,9 +129,9 @@ class GGUF:
         return Stored(entry.shape, read, kind.name != "F32" or heads is not None)
 
     def _rows(self, name: str, entry: Entry, block: int, size: int) -> np.ndarray:
-        """The bytes of a tensor that is stored in blocks of so many numbers, each of `size` bytes: (..., bytes)."""
+        """The tensor's bytes (..., bytes). It is stored in blocks of `block` numbers, `size` bytes each."""
         shape = entry.shape or (1,)
-        if 0 in shape:  # nothing bounds the other dimensions then
+        if 0 in shape:  # then nothing limits the other dimensions
             raise ModelError(f"{self.path}: {name} has shape {shape}, expected numbers in it")
         if shape[-1] % block:
             raise ModelError(f"{self.path}: {name} has rows of {shape[-1]}, expected a multiple of {block}")
@@ -148,9 +148,9 @@ def _unpermuted(values: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
-def _renamed(name: str) -> str:
+def _rename(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
     found = re.fullmatch(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
     if found is None or found[2] not in _NAMES:
-        raise ModelError(f"a GGUF tensor is named {quote_name(name)}, which belongs to no part of the model")
+        raise ModelError(f"a GGUF tensor has the unknown name {quote_name(name)}")
     return f"{'' if found[1] is None else f'model.layers.{found[1]}.'}{_NAMES[found[2]]}.{found[3]}"

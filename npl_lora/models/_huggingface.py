@@ -1,6 +1,6 @@
-"""Reading a folder as Hugging Face has it: config.json, and model.safetensors, in one file or in shards with an index.
+"""Read a Hugging Face folder: config.json, and model.safetensors in one file or in shards with an index.
 
-Source: transformers 5.23.0 for the names of the files and of what is in them.
+Source: transformers 5.23.0 for the names of the files and their contents.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
-from ._weights import Weights, stored
+from ._weights import Weights, as_stored
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -25,19 +25,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
-    """All tensors of floating dtypes, mapped. Raises ModelError."""
-    return Weights({name: stored(array, dtype) for name, array in _floating(folder).items()}, dtype)
+    """All tensors of floating dtypes, memory-mapped. Raises ModelError."""
+    return Weights({name: as_stored(array, dtype) for name, array in _read_arrays(folder).items()}, dtype)
 
 
-def stored_dtypes(folder: Path) -> Counter[str]:
-    """How many values there are of each floating dtype. Raises ModelError."""
+def count_dtypes(folder: Path) -> Counter[str]:
+    """How many values have each floating dtype. Raises ModelError."""
     found: Counter[str] = Counter()
-    for array in _floating(folder).values():
+    for array in _read_arrays(folder).values():
         found[array.dtype.name] += array.size
     return found
 
 
-def _floating(folder: Path) -> dict[str, np.ndarray]:
+def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for path in _files(folder):
         try:
@@ -59,7 +59,7 @@ def _files(folder: Path) -> list[Path]:
     shards: Mapping[str, Any] = read_json(folder / _INDEX).get("weight_map", {})
     names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
     if not names or not all(re.fullmatch(r"[\w-][\w.-]{0,200}", name, re.ASCII) for name in names):
-        raise ModelError(f"{folder / _INDEX} names no shards beside it")
+        raise ModelError(f"{folder / _INDEX} names no shards in its folder")
     return [folder / name for name in sorted(names)]
 
 

@@ -1,0 +1,140 @@
+"""Llama's config.json and tensors: sizes, rope's frequencies, attention windows, and the names in the checkpoint."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..adapters import Module
+from ..support.quoting import quote_value
+from ._config import MOST, ModelError, read_choice, read_integer, read_number, read_padding
+
+KINDS: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
+TARGETS: tuple[str, ...] = ("q_proj", "v_proj")  # PEFT's default for these kinds
+PREFIX = "model."
+EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and constants from config.json. windows: one for each layer, None where attention is not limited."""
+
+    n_layers: int
+    width: int
+    n_heads: int
+    n_kv_heads: int
+    head_size: int
+    inner: int
+    vocabulary: int
+    positions: int
+    eps: float
+    frequencies: tuple[float, ...]
+    windows: tuple[int | None, ...]
+    padding_idx: int | None = None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Config":
+        """Read a config.json. Raises ModelError for a field that is missing or not supported."""
+        n_layers, width, n_heads = (
+            read_integer(fields, name, most=most)
+            for name, most in (("num_hidden_layers", MOST), ("hidden_size", 1 << 31), ("num_attention_heads", MOST))
+        )
+        head_size = read_integer(fields, "head_dim", width // n_heads, most=MOST)
+        positions = read_integer(fields, "max_position_embeddings")
+        read_choice(fields, "hidden_act", "silu", ("silu",))
+        n_kv_heads = read_integer(fields, "num_key_value_heads", n_heads)
+        if n_heads % n_kv_heads or head_size % 2:
+            sizes = f"{n_heads} heads on {n_kv_heads} key/value heads of size {head_size}"
+            raise ModelError(f"config.json has {sizes}, expected a multiple, and an even size")
+        return cls(
+            n_layers=n_layers,
+            width=width,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_size=head_size,
+            inner=read_integer(fields, "intermediate_size"),
+            vocabulary=read_integer(fields, "vocab_size"),
+            positions=positions,
+            eps=read_number(fields, "rms_norm_eps", 1e-6),
+            frequencies=_frequencies(fields, head_size, positions),
+            windows=_windows(fields, n_layers),
+            padding_idx=read_padding(fields),
+        )
+
+
+def modules(config: Config, tensors: Collection[str]) -> dict[str, Module]:
+    """{path: Module} for every module that an adapter may sit on, with the shapes its tensors must have."""
+    C, F, HD, GD = config.width, config.inner, *(n * config.head_size for n in (config.n_heads, config.n_kv_heads))
+    linear = {"self_attn.q_proj": (HD, C), "self_attn.k_proj": (GD, C), "self_attn.v_proj": (GD, C)}
+    linear |= {"self_attn.o_proj": (C, HD), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F)}
+
+    def module(path: str, kind: str, shape: tuple[int, int], output: bool = False) -> Module:
+        bias = (f"{path}.bias",) if f"{path}.bias" in tensors else ()
+        return Module(kind, shape, (f"{path}.weight", *bias), output)
+
+    result = {EMBEDDING: module(EMBEDDING, "embedding", (config.vocabulary, C))}
+    for i in range(config.n_layers):
+        result |= {
+            path: module(path, "linear", shape)
+            for path, shape in ((f"model.layers.{i}.{name}", s) for name, s in linear.items())
+        }
+    if f"{HEAD}.weight" in tensors:
+        result[HEAD] = module(HEAD, "linear", (config.vocabulary, C), output=True)
+    return result
+
+
+def norms(config: Config, tensors: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors outside modules. Norms of q and k (Qwen3) are there if the checkpoint has them."""
+    expected: dict[str, tuple[int, ...]] = {f"{NORM}.weight": (config.width,)}
+    for i in range(config.n_layers):
+        names = ("input_layernorm", "post_attention_layernorm")
+        expected |= {f"model.layers.{i}.{name}.weight": (config.width,) for name in names}
+        heads = (f"model.layers.{i}.self_attn.{name}_norm.weight" for name in "qk")
+        expected |= {name: (config.head_size,) for name in heads if name in tensors}
+    return expected
+
+
+def _frequencies(fields: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:
+    """The angle per position of each pair of features, theta^(-2i / D), scaled as rope_scaling asks."""
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ModelError(f"config.json has {quote_value(rope)} for rope, expected an object")
+    theta = read_number({**fields, **rope}, "rope_theta", 10000.0)
+    plain = [theta ** (-2.0 * i / head_size) for i in range(head_size // 2)]
+    kind = read_choice(rope, "rope_type", rope.get("type", "default"), ("default", "linear", "llama3"))
+    if kind == "default":
+        return tuple(plain)
+    factor = read_number(rope, "factor")
+    if kind == "linear":
+        return tuple(f / factor for f in plain)
+    positions = read_integer(rope, "original_max_position_embeddings", positions)
+    return tuple(_llama3(f, factor, rope, positions) for f in plain)
+
+
+def _llama3(frequency: float, factor: float, rope: Mapping[str, Any], positions: int) -> float:
+    """Llama 3.1's scaling of one frequency, by how many turns it makes in the original context.
+
+    Below low_freq_factor turns it is divided by the factor. Above high_freq_factor turns it stays. Between the two it
+    is interpolated.
+    """
+    low, high = read_number(rope, "low_freq_factor"), read_number(rope, "high_freq_factor")
+    if not low < high:
+        raise ModelError(f"config.json has low_freq_factor = {low} and high_freq_factor = {high}, expected low < high")
+    turns = positions * frequency / (2.0 * math.pi)
+    share = min(max((turns - low) / (high - low), 0.0), 1.0)
+    return (1.0 - share) * frequency / factor + share * frequency
+
+
+def _windows(fields: Mapping[str, Any], n_layers: int) -> tuple[int | None, ...]:
+    """Mistral has one window for all layers. Qwen2 may have one, from layer max_window_layers on."""
+    if fields.get("sliding_window") is None or not fields.get("use_sliding_window", True):
+        return (None,) * n_layers
+    window, kinds = read_integer(fields, "sliding_window"), fields.get("layer_types")
+    if kinds:
+        if not isinstance(kinds, list) or len(kinds) != n_layers:
+            raise ModelError(
+                f"config.json has layer_types = {quote_value(kinds)}, expected one for each of {n_layers} layers"
+            )
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    first = read_integer(fields, "max_window_layers", 0, least=0) if "use_sliding_window" in fields else 0
+    return tuple(window if i >= first else None for i in range(n_layers))
