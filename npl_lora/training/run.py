@@ -212,7 +212,8 @@ def _check(
     if patience is not None and not held_out:
         raise ValueError("held_out is empty, expected rows that patience judges by")
     if not isinstance(adapter, LoRA):
-        raise ValueError("a run leaves an adapter as PEFT has it, and full fine-tuning is none: call train_step")
+        kind = type(adapter).__name__
+        raise TypeError(f"adapter is a {kind}, expected LoRA: a run writes PEFT's files (train_step takes any adapter)")
 
 
 def _digest_of_model(model: Pretrained) -> str:

@@ -4,10 +4,14 @@ import csv
 import textwrap
 
 import numpy as np
+import pytest
 from models import tiny
 
 import npl_lora.training
+from npl_lora.models import load
+from npl_lora.training import Recipe
 from npl_lora.training.curve import smoothed
+from npl_lora.training.data import Row
 
 
 def test_the_docstring_runs(tmp_path, monkeypatch, capsys):
@@ -29,3 +33,11 @@ def test_the_docstring_runs(tmp_path, monkeypatch, capsys):
 def test_smoothing_keeps_what_is_constant_and_begins_with_the_first():
     np.testing.assert_allclose(smoothed([3.0] * 5), 3.0, rtol=1e-14)
     np.testing.assert_allclose(smoothed([1.0, 2.0], keep=0.5), [1.0, 5 / 3], rtol=1e-14)
+
+
+def test_full_fine_tuning_is_refused_in_one_sentence(tmp_path):
+    model = load(tiny.folder(tmp_path / "model", dtype="float32"))
+    rows = [Row(np.arange(4), np.arange(4))]
+    with pytest.raises(TypeError, match=r"adapter is a Full, expected LoRA: a run writes PEFT's files"):
+        npl_lora.training.Run(model, model.full(), rows, (), Recipe(steps=1), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

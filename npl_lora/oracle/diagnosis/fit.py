@@ -147,9 +147,9 @@ def _order(one: Wrong, axis: int) -> list[int] | None:
 def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
     """got = c_i right along one axis: rows, columns or heads with factors of their own."""
     for axis in range(observations[0].got.ndim):
-        format_factor = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
-        if all(factors is not None for factors in format_factor):
-            first = ", ".join(number(c) for c in (format_factor[0] or [])[:6])
+        slices = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
+        if all(factors is not None for factors in slices):
+            first = ", ".join(number(c) for c in (slices[0] or [])[:6])
             return f"has a factor of its own for every index of axis {axis} ({first} ... in {observations[0].case.id})"
     return None
 
