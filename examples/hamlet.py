@@ -23,7 +23,7 @@ from npl_lora.adapters import LoRAConfig, files
 from npl_lora.models import generate, load, load_tokenizer
 from npl_lora.training.data.rows import split
 from npl_lora.training.data.text import read_text, windows
-from npl_lora.training.loop import judged, run
+from npl_lora.training.loop import evaluate_rows, run
 from npl_lora.training.step import Recipe, State
 
 PROMPT = "HAMLET\n"
@@ -57,7 +57,7 @@ print(f"{model}\n{adapter}\n{len(rows)} rows of {arguments.length} tokens, {len(
 
 def look(state):
     """How well the model knows what it has not read, and how it goes on by itself: the same lots each time."""
-    perplexity = judged(model, state.adapter, held_out, micro=4, padding=0).perplexity
+    perplexity = evaluate_rows(model, state.adapter, held_out, micro=4, padding=0).perplexity
     tokens = tokenizer.encode(PROMPT)
     how = dict(max_tokens=arguments.tokens, temperature=0.8, top_p=0.9, rng=np.random.default_rng(0))
     sample = tokenizer.decode([*tokens, *generate(model, tokens, state.adapter, stop=tokenizer.stop, **how)])

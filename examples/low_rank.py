@@ -27,7 +27,7 @@ from npl_lora import ops
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load_classifier, load_tokenizer
 from npl_lora.training.data import Row
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 
 RANKS = (1, 2, 4, 8, 16, 64)
 
@@ -112,7 +112,7 @@ def main():
         else:
             lora = LoRAConfig(r=what, lora_alpha=4, use_rslora=True, target_modules="all-linear")
             adapter = trained(model, model.attach(lora, rng), learn, arguments.epochs, 1e-3, rng)
-        accuracies[what] = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
+        accuracies[what] = evaluate_rows(model, adapter, judge, micro=BATCH, padding=0).accuracy
         print(f"{what if what == 'full' else f'LoRA, r = {what}'}: {accuracies[what]:.3f}", flush=True)
 
     # 3. What was changed: the share that the first directions of a matrix hold, the mean over the layers.

@@ -36,7 +36,7 @@ from npl_lora.adapters import LoRAConfig
 from npl_lora.lora import AdamWState, adamw
 from npl_lora.models import Classifier, load_classifier, load_tokenizer
 from npl_lora.training.data import Row, batch
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 from npl_lora.training.step import Recipe, State, train_step
 
 BATCH = 32
@@ -114,7 +114,7 @@ def accuracies_of(seed, path, rows, films, kept, epochs):
         start, rng = time.monotonic(), np.random.default_rng(seed)
         adapter = trained(model, begin(model, method, rng), learn, epochs, RATES[method], rng)
         judge.sort(key=lambda row: row.tokens.size)
-        found[method] = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
+        found[method] = evaluate_rows(model, adapter, judge, micro=BATCH, padding=0).accuracy
         print(f"seed {seed}, {method}: {found[method]:.3f}, {time.monotonic() - start:.0f} s", flush=True)
     return found
 

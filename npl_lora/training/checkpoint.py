@@ -80,9 +80,9 @@ def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: LoR
     if foreign := next((n for n in tensors if n.partition(" ")[2] not in own), None):
         raise _UnusableError(f"has {quote_name(foreign)}, which belongs to nothing in this run")
     for name, like in own.items():
-        parameters[name] = _like(tensors, f"parameter {name}", like)
+        parameters[name] = _tensor(tensors, f"parameter {name}", like)
         if taken := _natural(steps, name, 0):
-            m, v = (_like(tensors, f"{kind} {name}", like) for kind in "mv")
+            m, v = (_tensor(tensors, f"{kind} {name}", like) for kind in "mv")
             means[name] = AdamWState(m, v, taken)
     return State(adapter.with_parameters(parameters), means, step, _natural(numbers, "micro_batches"), _best(numbers))
 
@@ -109,7 +109,7 @@ def _natural(numbers: dict[str, Any], name: str, default: int | None = None) -> 
     return value
 
 
-def _like(tensors: dict[str, np.ndarray], name: str, own: np.ndarray) -> np.ndarray:
+def _tensor(tensors: dict[str, np.ndarray], name: str, own: np.ndarray) -> np.ndarray:
     if name not in tensors:
         raise _UnusableError(f"lacks {name}")
     array = tensors[name]

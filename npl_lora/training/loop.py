@@ -49,18 +49,18 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700.0 else math.inf
 
 
-def judged(
+def evaluate_rows(
     model: Pretrained,
     adapter: LoRA | None,
     rows: Sequence[Row],
     *,
     micro: int,
     padding: int,
-    seen: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
     """A model on rows that it did not learn from, `micro` at a time, dealt out over ranks: the same number, to the bit,
-    whatever their number. seen: told how many rows more are done.
+    whatever their number. on_progress: told how many rows more are done.
 
     Raises NonFiniteError for a loss that is none.
     """
@@ -70,8 +70,8 @@ def judged(
     def judge(batch: Batch) -> tuple[float, int]:
         with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
             found = _judge(model, adapter, batch, count)
-        if seen is not None:
-            seen(len(batch.tokens))
+        if on_progress is not None:
+            on_progress(len(batch.tokens))
         return found
 
     found = ranks.each(judge, batches)

@@ -27,24 +27,24 @@ def origin(run: Callable[[Any], object], model: Pretrained, adapter: Any = None)
     tensors = {name: partial(model.base.__getitem__, name) for name in model.base} | tensors
     try:
         with np.errstate(all="ignore"):
-            run(_Looking(tensors))
-    except _FoundError as found:
+            run(_CheckedOps(tensors))
+    except _NotFiniteError as found:
         return f": first {found}"
     return ""
 
 
-class _FoundError(Exception):
+class _NotFiniteError(Exception):
     """The first op, and where."""
 
 
-class _Looking(PlacedOps):
+class _CheckedOps(PlacedOps):
     """The ops, at a place in a model, which raise _FoundError. tensors: how to read each tensor of the model."""
 
     def __init__(self, tensors: Mapping[str, Callable[[], Array]], path: str = "") -> None:
         self._tensors, self._path = tensors, path
 
-    def at(self, path: str) -> "_Looking":
-        return _Looking(self._tensors, path)
+    def at(self, path: str) -> "_CheckedOps":
+        return _CheckedOps(self._tensors, path)
 
     def __getattr__(self, name: str) -> Callable[..., tuple[Array, Pullback]]:
         return partial(self._call, name, getattr(reference, name))
@@ -54,12 +54,14 @@ class _Looking(PlacedOps):
         y, pullback = op(*given, **config)
         if not _are_finite([y]):
             self._check_own()
-            raise _FoundError(f"in {here}" if _are_finite([*given, *config.values()]) else f"in what goes into {here}")
+            raise _NotFiniteError(
+                f"in {here}" if _are_finite([*given, *config.values()]) else f"in what goes into {here}"
+            )
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = pullback(dy, wrt=wrt)
             if not _are_finite(grads.values()):
-                raise _FoundError(f"in {'' if _are_finite([dy]) else 'what goes into '}the pullback of {here}")
+                raise _NotFiniteError(f"in {'' if _are_finite([dy]) else 'what goes into '}the pullback of {here}")
             return grads
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
@@ -68,7 +70,7 @@ class _Looking(PlacedOps):
         """A tensor that is not finite itself is to blame, and not the op."""
         for name, read in self._tensors.items():
             if self._path and name.startswith(f"{self._path}.") and not _are_finite([read()]):
-                raise _FoundError(f"in {name}, which is not finite itself")
+                raise _NotFiniteError(f"in {name}, which is not finite itself")
 
 
 def _are_finite(values: Iterable[Any]) -> bool:

@@ -161,7 +161,9 @@ class Run:
         """The held-out rows, if there are any, with the adapter as it is."""
         if not self.held_out:
             return None
-        return loop.judged(self.model, self.state.adapter, self.held_out, micro=self.micro, padding=0, ranks=self.ranks)
+        return loop.evaluate_rows(
+            self.model, self.state.adapter, self.held_out, micro=self.micro, padding=0, ranks=self.ranks
+        )
 
     def _counted(self, held: Evaluation | None) -> bool:
         """Whether this is the best so far; remembered."""

@@ -141,13 +141,13 @@ def train_step(
         norm = global_norm(grads)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         where = origin(partial(gradients, model, state, batches, recipe), model, state.adapter)
-        raise NonFiniteError(f"{_what(loss, grads)} in step {state.step + 1}{where}")
+        raise NonFiniteError(f"{_describe_nonfinite(loss, grads)} in step {state.step + 1}{where}")
     shrink = 1.0 if recipe.clip is None else min(1.0, recipe.clip / (norm + 1e-6))  # 1e-6 as torch has it
     lr = recipe.lr * rate(state.step, steps=recipe.steps, warmup=recipe.warmup, schedule=recipe.schedule)
     parameters, means = dict(state.adapter.parameters), dict(state.means)
     for name, gradient in grads.items():
         gradient = gradient if shrink == 1.0 else shrink * gradient
-        parameters[name], means[name] = _updated(name, parameters[name], gradient, means.get(name), lr, recipe)
+        parameters[name], means[name] = _update_parameter(name, parameters[name], gradient, means.get(name), lr, recipe)
     after = replace(
         state,
         adapter=state.adapter.with_parameters(parameters),
@@ -186,10 +186,10 @@ def gradients(
         total += float(loss)
         for name, gradient in pullback(1.0).items():
             grads[name] = grads[name] + gradient if name in grads else gradient
-    return _over_all(ranks, total, grads) if ranks.size > 1 else (total, grads)
+    return _sum_over_ranks(ranks, total, grads) if ranks.size > 1 else (total, grads)
 
 
-def _over_all(ranks: Ranks, loss: float, grads: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+def _sum_over_ranks(ranks: Ranks, loss: float, grads: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
     """The sums over all ranks, by one flat buffer: the gradients, and the loss behind them."""
     dtype = np.result_type(*grads.values())
     flat = ranks.total(np.concatenate([*(g.ravel() for g in grads.values()), [loss]], dtype=dtype, casting="same_kind"))
@@ -203,7 +203,7 @@ def global_norm(grads: Mapping[str, np.ndarray]) -> float:
     return math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
 
 
-def _what(loss: float, grads: Mapping[str, np.ndarray]) -> str:
+def _describe_nonfinite(loss: float, grads: Mapping[str, np.ndarray]) -> str:
     """What of a step is not finite."""
     if not math.isfinite(loss):
         return f"the loss is {loss}"
@@ -217,7 +217,7 @@ def _mask(state: State, seed: int, micro_batch: int, path: str, x: Array) -> np.
     return dropout_mask(x.shape, state.adapter.config.lora_dropout, counter_rng(seed, micro_batch, layer), x.dtype)
 
 
-def _updated(
+def _update_parameter(
     name: str, p: np.ndarray, gradient: np.ndarray, means: AdamWState | None, lr: float, recipe: Recipe
 ) -> tuple[np.ndarray, AdamWState]:
     """One parameter after the step, and its means. LoRA+'s rate is for B, by its name."""

@@ -161,7 +161,7 @@ def test_patience_ends_a_run_that_gets_worse_and_leaves_the_best_adapter(model, 
         assert len(list(csv.DictReader(file))) == len(held)
     how = dict(micro=2, padding=0)
     found = data.read(text, load_tokenizer(model), 8)
-    again = loop.judged(load(model), load(model).load_adapter(out), found.split(0.1)[1], **how)
+    again = loop.evaluate_rows(load(model), load(model).load_adapter(out), found.split(0.1)[1], **how)
     assert best > 0
     assert again.loss == min(held)
 

@@ -7,7 +7,7 @@ from models import tiny
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load
 from npl_lora.training.data import Row
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 from npl_lora.training.nonfinite import origin
 from npl_lora.training.step import Batch, NonFiniteError, Recipe, State, gradients, train_step
 
@@ -54,7 +54,7 @@ def test_a_loss(tmp_path, kind, changed, sentence):
     assert found.removesuffix(" finite itself").endswith(f" in step 12: first {sentence}")
     row = Row(BATCHES[0].tokens[0], BATCHES[0].tokens[0])
     with pytest.raises(NonFiniteError, match=f"the held-out loss is .*: first {sentence}"):
-        judged(model, adapter, [row, row], micro=1, padding=0)
+        evaluate_rows(model, adapter, [row, row], micro=1, padding=0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

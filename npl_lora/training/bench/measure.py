@@ -22,11 +22,12 @@ def measure(
     settings: Settings,
     sides: Sequence[str] = ("npl-lora",),
     threads: int | None = None,
-    seen: Callable[[str], None] = lambda said: None,
+    on_progress: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
-    """All figures, as they go into JSON. threads: of each side, or as the environment has it. seen: told how far it is.
+    """All figures, ready for JSON. threads: the number for each side; None leaves it to the environment. on_progress:
+    called with a sentence at each stage.
 
-    Raises BenchError, and MissingExtraError where a side's packages are not installed.
+    Raises BenchError, and MissingExtraError if a side's packages are not installed.
     """
     if threads is not None and threads < 1:
         raise BenchError(f"threads is {threads}, expected at least 1")
@@ -36,7 +37,7 @@ def measure(
         children = [stack.enter_context(Child(side, environment)) for side in sides]
         loaded: dict[str, Any] = {}
         for child in children:
-            seen(f"{child.side}: loading")
+            on_progress(f"{child.side}: loading")
             loaded[child.side] = child.load(settings)
             settings = replace(settings, **loaded[child.side].pop("decided", {}))
         taken: dict[str, list[dict[str, Any]]] = {child.side: [] for child in children}
@@ -44,7 +45,7 @@ def measure(
             for child in children:
                 taken[child.side].append(child.step())
                 name = f"step {step} of {settings.steps}" if step else "the step to warm up"
-                seen(f"{child.side}: {name} took {taken[child.side][-1]['seconds']:.3g} s")
+                on_progress(f"{child.side}: {name} took {taken[child.side][-1]['seconds']:.3g} s")
         found = {c.side: _figures(settings, loaded[c.side], taken[c.side], c.most) for c in children}
     return {
         "settings": asdict(settings),

@@ -14,7 +14,7 @@ def table(found: Mapping[str, Any]) -> str:
     if found["ratio"] is not None:
         first, second = (_NAMES[side] for side in sides)
         lines += ["", f"Seconds of {second} over those of {first}, pair by pair: {_spread(found['ratio'])}"]
-    return "\n".join([*lines, "", _how(found["settings"]), _where(found)])
+    return "\n".join([*lines, "", _settings_sentence(found["settings"]), _machine_sentence(found)])
 
 
 def _spread(values: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ _ROWS = {
 }
 
 
-def _how(settings: Mapping[str, Any]) -> str:
+def _settings_sentence(settings: Mapping[str, Any]) -> str:
     names = settings["target_modules"]
     words = [
         f"{settings['model']}: {settings['batch']} x {settings['length']} tokens",
@@ -50,7 +50,7 @@ def _how(settings: Mapping[str, Any]) -> str:
     return ", ".join(words) + "."
 
 
-def _where(found: Mapping[str, Any]) -> str:
+def _machine_sentence(found: Mapping[str, Any]) -> str:
     versions = [f"{n} {v}" for side in found["sides"].values() for n, v in side["versions"].items()]
     machine = found["machine"]
     said = [f"{name}={value}" for name, value in machine["environment"].items()]

@@ -19,7 +19,7 @@ class Side:
     """about: versions, the number of trained parameters, and of threads."""
 
     def __init__(self, settings: Settings) -> None:
-        model = _without_dropout(_load(Path(settings.model)))
+        model = _disable_dropout(_load(Path(settings.model)))
         if settings.recompute:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         names = settings.target_modules
@@ -53,7 +53,7 @@ def _load(path: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, **how)
 
 
-def _without_dropout(model: Any) -> Any:
+def _disable_dropout(model: Any) -> Any:
     """Training mode is for gradient checkpointing alone: the other side drops nothing."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...models import Tokenizer
 from . import classified, conversations, text
-from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, in_order, learned, split
+from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, count_labels, in_order, split
 from .text import read_text, windows
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
     "batch",
     "batch_at",
     "check",
+    "count_labels",
     "in_order",
     "is_classified",
-    "learned",
     "read",
     "read_text",
     "split",

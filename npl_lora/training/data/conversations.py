@@ -17,7 +17,7 @@ import numpy as np
 
 from ...models import ChatTemplate, ModelError, Tokenizer
 from ...support.tensor_file import TensorFileError, json_object
-from .rows import IGNORED, Data, DataError, Row, learned
+from .rows import IGNORED, Data, DataError, Row, count_labels
 
 
 def read(path: Path, content: str, tokenizer: Tokenizer, length: int) -> Data:
@@ -30,7 +30,7 @@ def read(path: Path, content: str, tokenizer: Tokenizer, length: int) -> Data:
         tokens, said = _example(where, line, tokenizer)
         row = _row(tokens[:length], said[:length])
         cut += len(tokens) > length
-        if learned(row):
+        if count_labels(row):
             rows.append(row)
         elif len(tokens) <= length:
             raise DataError(f"{where}: there is nothing to be learned: what is to be said is empty, or the first token")
@@ -59,7 +59,7 @@ def _example(where: str, line: str, tokenizer: Tokenizer) -> tuple[list[int], li
             after += [] if tokenizer.end is None else [tokenizer.end]
             return before + after, [False] * len(before) + [True] * len(after)
         case {"messages": messages}:
-            return _conversation(where, _checked(where, messages), tokenizer)
+            return _conversation(where, _check_messages(where, messages), tokenizer)
     has = ", ".join(list(found)[:5])[:80] or "nothing"
     raise DataError(f"{where} has {has}, expected prompt and completion, or messages")
 
@@ -89,7 +89,7 @@ def _answers(messages: list[dict[str, Any]], template: ChatTemplate) -> tuple[st
     return whole, spans
 
 
-def _checked(where: str, messages: Any) -> list[dict[str, Any]]:
+def _check_messages(where: str, messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise DataError(f"{where} has messages that are no list of objects with role and content")
     for i, message in enumerate(messages, 1):

@@ -45,7 +45,7 @@ class Data:
     @property
     def count(self) -> int:
         """The labels that count."""
-        return len(self.rows) if self.classes else sum(learned(row) for row in self.rows)
+        return len(self.rows) if self.classes else sum(count_labels(row) for row in self.rows)
 
     def split(self, share: float) -> tuple[list[Row], list[Row]]:
         """Rows to train on and rows to evaluate on. Of a text the end is held out; other rows are shuffled first, the
@@ -57,7 +57,7 @@ class Data:
         return split([self.rows[i] for i in order], share)
 
 
-def learned(row: Row) -> int:
+def count_labels(row: Row) -> int:
     """The labels of a row of text that count: the first token is predicted from nothing."""
     return int(np.sum(row.labels[1:] != IGNORED))
 
