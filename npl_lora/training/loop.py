@@ -89,8 +89,8 @@ def _judge(model: Pretrained, adapter: LoRA | None, batch: Batch, count: int) ->
         logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
         right = np.sum(np.argmax(logits, axis=-1) == batch.labels)
         return float(reference.cross_entropy(logits, batch.labels, count=count)[0]), int(right)
-    options: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
-    return float(model.loss(batch.tokens, batch.labels, adapter, **options)[0]), 0
+    how: Any = dict(key_mask=batch.key_mask, count=count, wrt=(), recompute=True)
+    return float(model.loss(batch.tokens, batch.labels, adapter, **how)[0]), 0
 
 
 def _loss(model: Pretrained, adapter: LoRA | None, batches: Sequence[Batch], ops: Any) -> None:
