@@ -87,7 +87,7 @@ def test_a_gradient_alone(tmp_path):
 
 
 def test_a_sum_that_no_op_makes(tmp_path):
-    """A residual path, for one: two numbers are finite, and together they are not."""
+    """As on a residual path: two numbers are finite, and their sum is not."""
 
     def run(ops):
         large = np.full((1, 2), 3e38, np.float32)
@@ -95,8 +95,8 @@ def test_a_sum_that_no_op_makes(tmp_path):
         pullback(large + large)
 
     model = loaded(tmp_path)
-    assert origin(run, model) == ": first in what goes into the pullback of silu at a.b"
-    assert origin(lambda ops: ops.silu(np.array([np.inf])), model) == ": first in what goes into silu"
+    assert origin(run, model) == ": first in the input of the pullback of silu at a.b"
+    assert origin(lambda ops: ops.silu(np.array([np.inf])), model) == ": first in an input of silu"
 
 
 def test_where_all_is_finite_nothing_is_found_and_nothing_is_changed(tmp_path):
