@@ -374,7 +374,7 @@ def test_a_tokenizer_of_another_model(model, text, tmp_path, capsys):
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     inner.save(str(model / "tokenizer.json"))
     text.write_text("1 2 3 4 5 6 7 8 " * 5 + "9 new")
-    said = "row 6 has the token 13, and the model has 13 tokens: the tokenizer is not its own"
+    said = "row 6 has the token 13, but the model has 13 tokens: the tokenizer belongs to another model"
     assert train(model, text, tmp_path / "out") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -438,7 +438,7 @@ def test_what_is_refused_before_the_first_step(model, text, tmp_path, capsys, wo
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "is empty"), (b"1 2 \xff", "is no text in UTF-8: byte 4 is 0xff"), (None, "No such")],
+    [(b"", "is empty"), (b"1 2 \xff", "is not text in UTF-8: byte 4 is 0xff"), (None, "No such")],
 )
 def test_text_that_is_none(model, tmp_path, capsys, content, sentence):
     path = tmp_path / "text.txt"
