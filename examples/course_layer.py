@@ -1,8 +1,7 @@
 """LoRA in one page: a frozen layer learns a change that it was never told.
 
-A pretrained layer computes y = x W^T. Somewhere there is a better weight, W + D, and D has low rank. We see
-only inputs x and the better layer's outputs. W stays as it is; two thin matrices A and B are trained until
-s B A = D.
+A pretrained layer computes y = x W^T. A better layer has the weight W + D, where D has low rank. We see only
+inputs x and the better layer's outputs. W stays frozen; two thin matrices A and B are trained until s B A = D.
 
     python examples/course_layer.py
 """
@@ -27,14 +26,14 @@ print(f"x {x.shape} -> y {y.shape}")
 # 2. B starts at zero, so the new layer does exactly what the pretrained one did.
 assert np.array_equal(y, x @ layer.W.T)
 
-# 3. The change to be found: D = B* A*, of rank 4. The columns of B* and the rows of A* are orthonormal, so D
-#    has four singular values, all 1. Only the data knows it.
+# 3. The change to find: D = B* A*, of rank 4. The columns of B* and the rows of A* are orthonormal, so D has
+#    four singular values, all 1. The layer sees it through the data only.
 B_star, _ = np.linalg.qr(rng.standard_normal((512, 4)))
 A_star, _ = np.linalg.qr(rng.standard_normal((512, 4)))
 D = (B_star @ A_star.T).astype(np.float32)
 
-# 4. Plain gradient descent. The loss is a mean over 512 outputs, which makes its curvature 2/512: hence the
-#    large step.
+# 4. Plain gradient descent. The loss is a mean over 512 outputs, so its curvature is 2/512. That is why the
+#    learning rate is large.
 learning_rate = 100.0
 print("\nstep      loss   |sBA - D| / |D|")
 for step in range(81):
@@ -54,7 +53,7 @@ for step in range(81):
     for name, parameter in layer.trainable.items():
         parameter -= learning_rate * grads[name]
 
-# 5. Found. The loss alone would not have proved it: s B A is the planted change itself.
+# 5. Check the change itself, not the loss alone: s B A equals D.
 error = np.linalg.norm(layer.scale * layer.B @ layer.A - D) / np.linalg.norm(D)
 assert error < 1e-3, f"the planted change was not recovered: relative error {error:.1e}"
 
@@ -62,4 +61,6 @@ assert error < 1e-3, f"the planted change was not recovered: relative error {err
 layer.merge()
 y_merged, _ = layer(x)
 assert np.allclose(y_merged, target, atol=1e-3)
-print(f"\nrecovered the planted change to {error:.1e}: {layer.n_trainable:,} numbers beside {layer.n_frozen:,}")
+print(
+    f"\nrecovered the planted change to {error:.1e}: {layer.n_trainable:,} trained numbers, {layer.n_frozen:,} frozen"
+)

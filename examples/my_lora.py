@@ -1,8 +1,8 @@
-"""An implementation of LoRA as you might have written it, to be checked. It is right.
+"""An implementation of LoRA such as you might write, ready to be checked. It is right.
 
     npl-lora check examples/my_lora.py
 
-finds the function by its name, puts its cases to it, and exits with status 0: everything asked was right.
+finds the function by its name, runs it on the cases, and exits with status 0: every answer was right.
 my_lora_with_a_fault.py is the same with one fault. The function needs nothing from npl_lora.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def lora_linear(case):
-    # Inputs. Half precision is for storing, not for summing: compute in float64, whatever the case comes in.
+    # Inputs. Half precision is for storing, not for summing: compute in float64 for every input dtype.
     x, W, A, B, dy = (case[name].astype(np.float64) for name in ("x", "W", "A", "B", "dy"))
     b = case["b"].astype(np.float64) if "b" in case else 0.0
     mask = case["mask"].astype(np.float64) if "mask" in case else 1.0

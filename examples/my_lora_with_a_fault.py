@@ -1,16 +1,16 @@
-"""my_lora.py with one fault, such as hides in real code: y is right, the loss goes down, and dB is wrong.
+"""my_lora.py with one fault of a kind that hides in real code: y is right, the loss goes down, but dB is wrong.
 
     npl-lora check examples/my_lora_with_a_fault.py
 
-exits with status 1: something was wrong. y, dx and dA are right in every case. dB is 1/s of what it should
-be, where s = alpha/r (alpha/sqrt(r) with use_rslora). Tests with alpha = r never see it, for then s is 1.
+exits with status 1: something was wrong. y, dx and dA are right in every case. dB lacks the factor s,
+where s = alpha/r (alpha/sqrt(r) with use_rslora). Tests with alpha = r never see it, because then s = 1.
 """
 
 import numpy as np
 
 
 def lora_linear(case):
-    # Inputs. Half precision is for storing, not for summing: compute in float64, whatever the case comes in.
+    # Inputs. Half precision is for storing, not for summing: compute in float64 for every input dtype.
     x, W, A, B, dy = (case[name].astype(np.float64) for name in ("x", "W", "A", "B", "dy"))
     b = case["b"].astype(np.float64) if "b" in case else 0.0
     mask = case["mask"].astype(np.float64) if "mask" in case else 1.0

@@ -36,7 +36,7 @@ from npl_lora.adapters import LoRAConfig
 from npl_lora.lora import AdamWState, adamw
 from npl_lora.models import Classifier, load_classifier, load_tokenizer
 from npl_lora.training.data import Row, batch
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 from npl_lora.training.step import Recipe, State, train_step
 
 BATCH = 32
@@ -60,7 +60,7 @@ def features(model, rows):
     return found
 
 
-def trained_head(x, labels, rng):
+def train_head(x, labels, rng):
     """The head W (2, C), b (2,) of features x (N, C): logistic regression, by AdamW as the others are trained."""
     named = {"W": 0.02 * rng.standard_normal((len(CLASSES), x.shape[1]), np.float32), "b": np.zeros(2, np.float32)}
     means = {name: AdamWState() for name in named}
@@ -92,7 +92,7 @@ def batches(rows, rng):
     return [batch([rows[i] for i in order[start : start + BATCH]], padding=0) for start in starts]
 
 
-def trained(model, adapter, rows, epochs, lr, rng):
+def train(model, adapter, rows, epochs, lr, rng):
     """The adapter after some epochs, at a rate that rises to its highest and falls to 0."""
     state, steps = State(adapter), epochs * math.ceil(len(rows) / BATCH)
     recipe = Recipe(steps=steps, lr=lr, schedule="linear", warmup=steps // 10)
@@ -107,14 +107,14 @@ def accuracies_of(seed, path, rows, films, kept, epochs):
     model, labels = load_classifier(path, CLASSES, pooling="mean"), np.array([int(row.labels) for row in rows])
     out = split_by_film(films, np.random.default_rng(seed))
     learn, judge = ([rows[i] for i in np.flatnonzero(part)] for part in (~out, out))
-    logits, _ = ops.linear(kept[out], **trained_head(kept[~out], labels[~out], np.random.default_rng(seed)))
+    logits, _ = ops.linear(kept[out], **train_head(kept[~out], labels[~out], np.random.default_rng(seed)))
     found = {FROZEN: np.mean(np.argmax(logits, axis=-1) == labels[out])}
     print(f"seed {seed}, {FROZEN}: {found[FROZEN]:.3f} of {len(judge)}", flush=True)
     for method in RATES:
         start, rng = time.monotonic(), np.random.default_rng(seed)
-        adapter = trained(model, begin(model, method, rng), learn, epochs, RATES[method], rng)
+        adapter = train(model, begin(model, method, rng), learn, epochs, RATES[method], rng)
         judge.sort(key=lambda row: row.tokens.size)
-        found[method] = judged(model, adapter, judge, micro=BATCH, padding=0).accuracy
+        found[method] = evaluate_rows(model, adapter, judge, micro=BATCH, padding=0).accuracy
         print(f"seed {seed}, {method}: {found[method]:.3f}, {time.monotonic() - start:.0f} s", flush=True)
     return found
 

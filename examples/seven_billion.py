@@ -41,7 +41,7 @@ def main() -> int:
 def write(folder: Path, shape: argparse.Namespace) -> None:
     """config.json, a shard for each layer and one for the rest, and their index."""
     rng = np.random.default_rng(0)
-    random = narrowed(0.02 * rng.standard_normal(BLOCK, dtype=np.float32))
+    random = to_bfloat16(0.02 * rng.standard_normal(BLOCK, dtype=np.float32))
     shards = list(tensors(shape))
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
@@ -79,13 +79,13 @@ def write_shard(path: Path, shard: dict[str, tuple[int, ...]], random: np.ndarra
         for name, shape in shard.items():
             count = int(np.prod(shape))
             if name.endswith("norm.weight"):
-                narrowed(np.ones(count, np.float32)).tofile(file)
+                to_bfloat16(np.ones(count, np.float32)).tofile(file)
                 continue
             for begin in range(0, count, BLOCK):
                 random[: count - begin].tofile(file)
 
 
-def narrowed(x: np.ndarray) -> np.ndarray:
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
     """The bits of bfloat16: the upper half of float32's. (Cut off, not rounded: it is random anyway.)"""
     return (x.view(np.uint32) >> 16).astype("<u2")
 

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     with command_errors(arguments.model):
         settings = Settings(str(arguments.model), **{name: getattr(arguments, name) for name in _SETTINGS})
         sides = ("npl-lora",) if arguments.against is None else ("npl-lora", arguments.against)
-        figures = measure(settings, sides, arguments.threads, seen=screen.note)
+        figures = measure(settings, sides, arguments.threads, on_progress=screen.note)
     print(table(figures))
     if arguments.json_file is not None:
         write_text(arguments.json_file, json.dumps(figures, indent=2) + "\n")

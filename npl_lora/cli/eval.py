@@ -9,7 +9,7 @@ from ..adapters import LoRA
 from ..models import Pretrained, load, load_classifier, load_tokenizer
 from ..training import data
 from ..training.classes import read_classes
-from ..training.loop import Evaluation, judged
+from ..training.loop import Evaluation, evaluate_rows
 from ..training.step import NonFiniteError
 from . import _arguments, _data
 from ._errors import CommandError, command_errors
@@ -92,7 +92,7 @@ def _evaluate_with_bar(model: Pretrained, adapter: LoRA | None, rows: data.Data,
             done += count
             on_progress("rows", done, len(rows.rows))
 
-        return judged(model, adapter, rows.rows, micro=batch, padding=0, seen=advance)
+        return evaluate_rows(model, adapter, rows.rows, micro=batch, padding=0, on_progress=advance)
 
 
 def _line(result: Evaluation) -> str:

@@ -1,4 +1,4 @@
-"""Training: schedules, a step on a batch, data, the loop, checkpoints, and whole runs.
+"""Training: schedules, the step on a batch, data, the loop, checkpoints, and complete runs.
 
     from npl_lora.adapters import LoRAConfig
     from npl_lora.models import load, load_tokenizer
@@ -10,9 +10,9 @@
     run = Run(model, adapter, rows, held_out, Recipe(steps=100, lr=1e-3), out="hamlet")
     for event in run.go():
         print(event.step, event.metrics, event.held_out)
-    run.state.adapter                                       # trained; PEFT's files of it are in "hamlet"
+    run.state.adapter                                       # trained; the folder "hamlet" has its PEFT files
 
-The optimisers are in lora. Reading order: schedule, step, data, loop, checkpoint, metrics, run, curve.
+The optimisers are in npl_lora.lora. Reading order: schedule, step, data, loop, checkpoint, metrics, run, curve.
 """
 
 from .data import read

@@ -1,8 +1,8 @@
-"""A checkpoint: all that a run needs to go on as if it had never stopped, in one file that is whole or not there.
+"""A checkpoint: everything that a run needs to resume as if it had never stopped, in one file, written atomically.
 
-The adapter's parameters, the optimiser's means, the numbers of steps and the best held-out loss are in it, bit by bit;
-the recipe and the adapter's configuration, to be compared with those of the run that goes on. The order of the data and
-the dropout masks follow from the seed and the step. Nothing is ever unpickled.
+It holds the exact bits of the adapter's parameters and the optimiser's means, the step counts, and the best held-out
+loss. It also holds the recipe and the adapter's configuration; the run that resumes must have the same. The order of
+the data and the dropout masks follow from the seed and the step. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ _DIGESTS = {"model": "another model", "rows": "other rows: the data, --length, -
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. One sentence."""
+    """A checkpoint cannot be used. The message is one sentence."""
 
 
 def save(path: Path, state: State, about: dict[str, Any]) -> None:
-    """Write the state, and what the run is about: numbers and texts that must be the same where it goes on."""
+    """Write the state, and the settings of the run. about: values for JSON that must be the same when it resumes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"parameter {name}": array for name, array in state.adapter.parameters.items()}
     for name, means in state.means.items():
@@ -49,8 +49,8 @@ def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
     try:
         tensors, metadata = open_tensors(path)
         if not isinstance(metadata, dict) or metadata.get("kind") != _KIND:
-            raise _UnusableError("is no checkpoint of this npl-lora")
-        numbers = json_object(str(metadata.get("numbers")), "what it says of itself")
+            raise _UnusableError("is not a checkpoint of this version of npl-lora")
+        numbers = json_object(str(metadata.get("numbers")), "has metadata that")
         _compare(_object(numbers, "about"), json.loads(json.dumps(about)))
         return _state(tensors, numbers, adapter)
     except (TensorFileError, _UnusableError) as error:
@@ -58,11 +58,11 @@ def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
 
 
 class _UnusableError(Exception):
-    """What is wrong with the file, to stand behind its name."""
+    """What is wrong with the file, as the end of a sentence that starts with "it"."""
 
 
 def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None:
-    """Raises for the first thing that is not as it was."""
+    """Raises _UnusableError for the first setting that differs."""
     for name in {**was, **now}:
         before, value = was.get(name), now.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
@@ -70,19 +70,19 @@ def _compare(was: dict[str, Any], now: dict[str, Any], within: str = "") -> None
         elif before != value and name in _DIGESTS and not within:
             raise _UnusableError(f"was made with {_DIGESTS[name]}")
         elif before != value:
-            said = f"{within}{name} = {quote_value(before, 80)}"
-            raise _UnusableError(f"was made with {said}, this run has {quote_value(value, 80)}")
+            setting = f"{within}{name} = {quote_value(before, 80)}"
+            raise _UnusableError(f"was made with {setting}, this run has {quote_value(value, 80)}")
 
 
 def _state(tensors: dict[str, np.ndarray], numbers: dict[str, Any], adapter: LoRA) -> State:
     steps, step = _object(numbers, "steps"), _natural(numbers, "step")
     parameters, means, own = {}, {}, adapter.parameters
     if foreign := next((n for n in tensors if n.partition(" ")[2] not in own), None):
-        raise _UnusableError(f"has {quote_name(foreign)}, which belongs to nothing in this run")
+        raise _UnusableError(f"has {quote_name(foreign)}, which is not a parameter of this run")
     for name, like in own.items():
-        parameters[name] = _like(tensors, f"parameter {name}", like)
+        parameters[name] = _tensor(tensors, f"parameter {name}", like)
         if taken := _natural(steps, name, 0):
-            m, v = (_like(tensors, f"{kind} {name}", like) for kind in "mv")
+            m, v = (_tensor(tensors, f"{kind} {name}", like) for kind in "mv")
             means[name] = AdamWState(m, v, taken)
     return State(adapter.with_parameters(parameters), means, step, _natural(numbers, "micro_batches"), _best(numbers))
 
@@ -105,11 +105,11 @@ def _object(numbers: dict[str, Any], name: str) -> dict[str, Any]:
 def _natural(numbers: dict[str, Any], name: str, default: int | None = None) -> int:
     value = numbers.get(name, default)
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise _UnusableError(f"has {name} = {quote_value(value)}, expected a natural number")
+        raise _UnusableError(f"has {name} = {quote_value(value)}, expected an integer of at least 0")
     return value
 
 
-def _like(tensors: dict[str, np.ndarray], name: str, own: np.ndarray) -> np.ndarray:
+def _tensor(tensors: dict[str, np.ndarray], name: str, own: np.ndarray) -> np.ndarray:
     if name not in tensors:
         raise _UnusableError(f"lacks {name}")
     array = tensors[name]

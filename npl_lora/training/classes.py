@@ -1,4 +1,4 @@
-"""classes.json, beside a classifier's adapter: its classes' names, in the order of their indices, and its pooling.
+"""classes.json, next to a classifier's adapter: the class names, in the order of their indices, and the pooling.
 
 {"classes": ["fresh", "rotten"], "pooling": "mean"}
 """
@@ -15,21 +15,21 @@ CLASSES = "classes.json"
 
 
 def write_classes(folder: Path, classes: Sequence[str], pooling: str) -> None:
-    """Write the file whole."""
+    """Write the file, atomically."""
     about = {"classes": list(classes), "pooling": pooling}
     write_atomically(folder / CLASSES, (json.dumps(about, ensure_ascii=False) + "\n").encode())
 
 
 def read_classes(folder: Path) -> tuple[tuple[str, ...], str]:
-    """The names in a folder, and the pooling. Raises DataError."""
+    """The class names and the pooling from a folder. Raises DataError."""
     path = folder / CLASSES
     try:
-        found = json_object(path.read_bytes(), "it")
+        content = json_object(path.read_bytes(), "it")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: it has the names of the classes that the adapter knows") from None
+        raise DataError(f"{path}: {error.strerror}: this file holds the adapter's class names") from None
     except TensorFileError as error:
         raise DataError(f"{path}: {error}") from None
-    match found:
+    match content:
         case {"classes": [*names], "pooling": str(pooling)} if all(isinstance(name, str) for name in names):
             return tuple(names), pooling
-    raise DataError(f"{path} has no list of classes and no pooling")
+    raise DataError(f"{path} lacks a list of class names or the pooling")

@@ -1,4 +1,4 @@
-"""The loss curve: metrics.csv as a picture."""
+"""The loss curve: metrics.csv as an image."""
 
 import csv
 import io
@@ -9,8 +9,8 @@ from ..support.files import write_atomically
 
 
 def draw(folder: Path) -> Path:
-    """curve.png beside metrics.csv: the loss of each step, smoothed, and of the held-out rows. Raises
-    MissingExtraError without matplotlib."""
+    """Write curve.png next to metrics.csv: the loss of each step, smoothed, and the held-out loss. Returns its path.
+    Raises MissingExtraError without matplotlib."""
     figure = require("matplotlib.figure", "plots", "the loss curve").Figure(figsize=(8, 4.5), layout="constrained")
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -32,7 +32,7 @@ def draw(folder: Path) -> Path:
 
 
 def smoothed(values: list[float], keep: float = 0.9) -> list[float]:
-    """Running means m <- keep m + (1 - keep) v, divided by 1 - keep^t as Adam's are, so that the first is v itself."""
+    """Running means m <- keep m + (1 - keep) v, divided by 1 - keep^t as in Adam, so the first one is v itself."""
     mean, means = 0.0, []
     for t, value in enumerate(values, 1):
         mean = keep * mean + (1.0 - keep) * value

@@ -1,4 +1,4 @@
-"""Training from a state to the last step, and the loss on rows that were held out."""
+"""The training loop, and the evaluation on held-out rows."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,8 @@ def run(
     padding: int,
     ranks: Ranks = ALONE,
 ) -> Iterator[tuple[State, Metrics]]:
-    """The state after each step, and what the step was like. A batch has `size` rows, `micro` of them at a time."""
+    """Train from a state to the last step. Yields the state after each step, and its metrics. size: rows in a batch.
+    micro: rows at a time. padding: the token that fills short rows."""
     while state.step < recipe.steps:
         batches = batch_at(rows, state.step, size, micro, recipe.seed, padding)
         state, metrics = train_step(model, state, batches, recipe, ranks)
@@ -37,8 +38,8 @@ def run(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean loss over the labels that count, how many these are, and the share that a classifier has right: whose
-    class has the largest logit, the first of equals."""
+    """loss: the mean over the labels that count. count: their number. accuracy: the share of them that a classifier
+    predicts right; it predicts the class with the largest logit, the first one if several are equal."""
 
     loss: float
     count: int
@@ -49,33 +50,33 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700.0 else math.inf
 
 
-def judged(
+def evaluate_rows(
     model: Pretrained,
     adapter: Adapter | None,
     rows: Sequence[Row],
     *,
     micro: int,
     padding: int,
-    seen: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """A model on rows that it did not learn from, `micro` at a time, dealt out over ranks: the same number, to the bit,
-    whatever their number. seen: told how many rows more are done.
+    """Evaluate a model on rows, `micro` at a time. The ranks share the work; any number of them gives the
+    same bits. on_progress: called with the number of rows just done.
 
-    Raises NonFiniteError for a loss that is none.
+    Raises NonFiniteError if the loss is not finite.
     """
     batches = list(in_order(rows, micro, padding))
     count = sum(batch.count for batch in batches)
 
     def judge(batch: Batch) -> tuple[float, int]:
-        with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
-            found = _judge(model, adapter, batch, count)
-        if seen is not None:
-            seen(len(batch.tokens))
-        return found
+        with np.errstate(all="ignore"):  # an overflow shows in the loss
+            result = _judge(model, adapter, batch, count)
+        if on_progress is not None:
+            on_progress(len(batch.tokens))
+        return result
 
-    found = ranks.each(judge, batches)
-    total, right = sum((loss for loss, _ in found), 0.0), sum(right for _, right in found)
+    results = ranks.each(judge, batches)
+    total, right = sum((loss for loss, _ in results), 0.0), sum(right for _, right in results)
     if not math.isfinite(total):
         where = origin(partial(_loss, model, adapter, batches), model, adapter)
         raise NonFiniteError(f"the held-out loss is {total}{where}")

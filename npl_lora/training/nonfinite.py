@@ -1,8 +1,8 @@
-"""Where a loss or a gradient stops being finite: the first op that gave something that is not, and its place.
+"""Find where a loss or a gradient stops being finite: the first op with a result that is not, and its place.
 
-The computation is run once more with ops that look at what they are given and what they give. That costs nothing until
-it is needed, and the pass ends at the first find. A sum that no op makes, of the residual path for one, is seen by
-the op that it goes into.
+The computation runs once more, with ops that check their inputs and results. This costs nothing until it is needed, and
+it stops at the first value that is not finite. A sum outside the ops, for example on the residual path, is found at the
+next op, in its input.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,57 +18,59 @@ from ..support.array import Array
 
 
 def origin(run: Callable[[Any], object], model: Pretrained, adapter: Any = None) -> str:
-    """Run once more with ops that look: ": first in glu at model.layers.3.mlp", or "" where all is finite this time.
+    """Run once more with ops that check: ": first in glu at model.layers.3.mlp", or "" if all is finite this time.
 
-    run(ops): what gave the number that is not finite.
+    run(ops): the computation whose result was not finite.
     """
     trained = {} if adapter is None else adapter.parameters
     tensors = {name: partial(trained.get, name) for name in trained}
     tensors = {name: partial(model.base.__getitem__, name) for name in model.base} | tensors
     try:
         with np.errstate(all="ignore"):
-            run(_Looking(tensors))
-    except _FoundError as found:
-        return f": first {found}"
+            run(_CheckedOps(tensors))
+    except _NotFiniteError as error:
+        return f": first {error}"
     return ""
 
 
-class _FoundError(Exception):
-    """The first op, and where."""
+class _NotFiniteError(Exception):
+    """The message names the first op whose result is not finite, and its place."""
 
 
-class _Looking(PlacedOps):
-    """The ops, at a place in a model, which raise _FoundError. tensors: how to read each tensor of the model."""
+class _CheckedOps(PlacedOps):
+    """The ops at a place in a model; each may raise _NotFiniteError. tensors: a reader for each tensor of the model."""
 
     def __init__(self, tensors: Mapping[str, Callable[[], Array]], path: str = "") -> None:
         self._tensors, self._path = tensors, path
 
-    def at(self, path: str) -> "_Looking":
-        return _Looking(self._tensors, path)
+    def at(self, path: str) -> "_CheckedOps":
+        return _CheckedOps(self._tensors, path)
 
     def __getattr__(self, name: str) -> Callable[..., tuple[Array, Pullback]]:
         return partial(self._call, name, getattr(reference, name))
 
-    def _call(self, name: str, op: Callable[..., Any], *given: Any, **config: Any) -> tuple[Array, Pullback]:
+    def _call(self, name: str, op: Callable[..., Any], *inputs: Any, **config: Any) -> tuple[Array, Pullback]:
         here = f"{name} at {self._path}" if self._path else name
-        y, pullback = op(*given, **config)
+        y, pullback = op(*inputs, **config)
         if not _are_finite([y]):
             self._check_own()
-            raise _FoundError(f"in {here}" if _are_finite([*given, *config.values()]) else f"in what goes into {here}")
+            raise _NotFiniteError(
+                f"in {here}" if _are_finite([*inputs, *config.values()]) else f"in an input of {here}"
+            )
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = pullback(dy, wrt=wrt)
             if not _are_finite(grads.values()):
-                raise _FoundError(f"in {'' if _are_finite([dy]) else 'what goes into '}the pullback of {here}")
+                raise _NotFiniteError(f"in {'' if _are_finite([dy]) else 'the input of '}the pullback of {here}")
             return grads
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
 
     def _check_own(self) -> None:
-        """A tensor that is not finite itself is to blame, and not the op."""
+        """If a tensor of this place is not finite, blame the tensor and not the op."""
         for name, read in self._tensors.items():
             if self._path and name.startswith(f"{self._path}.") and not _are_finite([read()]):
-                raise _FoundError(f"in {name}, which is not finite itself")
+                raise _NotFiniteError(f"in {name}, which is not finite itself")
 
 
 def _are_finite(values: Iterable[Any]) -> bool:

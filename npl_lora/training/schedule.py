@@ -1,6 +1,6 @@
 """The learning rate over a run: a warm-up, then constant, linear to 0, or half a cosine to 0.
 
-With n steps, of which the first w warm up, step t = 0, 1, ... n - 1 is taken with lr times
+In a run of n steps, the first w warm up. Step t = 0, 1, ..., n - 1 uses lr times
 
     t / w                                   t < w
     1                                       constant
@@ -16,7 +16,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def rate(step: int, *, steps: int, warmup: int = 0, schedule: str = "cosine") -> float:
-    """The factor of the learning rate at a step, from 0. Raises ValueError for an unknown schedule."""
+    """The factor on the learning rate at a step; the first step is 0. Raises ValueError for an unknown schedule."""
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
     if step < warmup:

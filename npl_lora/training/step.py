@@ -1,10 +1,11 @@
-"""One step of training: gradients over all micro-batches of a batch, clipped, and a step of the optimiser.
+"""One training step: the gradients of a batch, clipped, then a step of the optimiser.
 
-The loss is the mean over the labels that count in the whole batch, so micro-losses and micro-gradients just add up. A
-state goes in and another comes out: nothing is changed in place, so a step that fails has not half happened.
+The loss is the mean over the labels that count in the full batch. So the losses and gradients of the micro-batches
+simply add up. The step takes a state and returns a new one. Nothing changes in place: if a step fails, the old state is
+intact.
 
 Source: Loshchilov and Hutter 2019 (AdamW); Pascanu et al., "On the difficulty of training recurrent neural networks",
-2013, for clipping; Hayou et al., "LoRA+", 2024, for a larger rate on B.
+2013 (clipping); Hayou et al., "LoRA+", 2024 (a larger learning rate for B).
 """
 
 import math
@@ -30,10 +31,11 @@ OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. lr: of A, and of all else but B, which gets lr times loraplus_ratio. clip: the largest norm of all
-    gradients together, or None. warmup: the steps, of all, until the rate is lr. seed: of the dropout masks.
+    """How to train. lr: the learning rate; B learns at lr times loraplus_ratio. clip: the largest norm of all gradients
+    together; None does not clip. warmup: how many of the steps raise the rate to lr. seed: of the order of the rows and
+    of the dropout masks.
 
-    Raises ValueError for a value that does not fit.
+    Raises ValueError for a value out of range.
     """
 
     steps: int
@@ -71,8 +73,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens (B, T); labels as the loss takes them, (B, T) of a `Model`, (B,) of a `Classifier`; key_mask (B, T) bool,
-    or None without padding."""
+    """tokens (B, T). labels: (B, T) for a `Model`, (B,) for a `Classifier`; -100 does not count. key_mask (B, T) bool:
+    False on padding; None if there is none."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -80,33 +82,33 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """The labels that count: the first of a row is predicted from nothing, where there is one for each token."""
+        """How many labels count. With a label for each token, the first of a row does not: nothing predicts it."""
         labels = self.labels if self.labels.ndim == 1 else self.labels[:, 1:]
         return int(np.sum(labels != -100))
 
     @property
     def size(self) -> int:
-        """The tokens that are no padding."""
+        """How many tokens are not padding."""
         return self.tokens.size if self.key_mask is None else int(np.sum(self.key_mask))
 
 
 @dataclass(frozen=True)
 class Best:
-    """The lowest held-out loss so far, the step that it was seen after, and how many evaluations came since."""
+    """The lowest held-out loss so far, the step after which it was measured, and the number of evaluations since."""
 
     loss: float = math.inf
     step: int = 0
     worse_since: int = 0
 
     def after(self, loss: float, step: int) -> "Best":
-        """With one evaluation more."""
+        """The best after one more evaluation."""
         return Best(loss, step) if loss < self.loss else replace(self, worse_since=self.worse_since + 1)
 
 
 @dataclass(frozen=True)
 class State:
-    """What training has reached: the adapter, the optimiser's means by parameter, how many steps and micro-batches are
-    behind it, and what was best."""
+    """The state of a training run: the adapter, the optimiser's means by parameter name, the number of steps and of
+    micro-batches taken, and the best evaluation."""
 
     adapter: Adapter
     means: Mapping[str, AdamWState] = field(default_factory=dict)
@@ -117,8 +119,8 @@ class State:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of one step: the loss before it, the norm of the gradients before clipping, the rate, the labels counted, and
-    the tokens read."""
+    """What one step measured. loss: before the update. norm: of all gradients, before clipping. lr: the learning rate.
+    count: the labels that counted. tokens: without padding."""
 
     loss: float
     norm: float
@@ -128,26 +130,26 @@ class Metrics:
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient that is not finite. One sentence that says where."""
+    """A loss or a gradient is not finite. The message is one sentence and names the place."""
 
 
 def train_step(
     model: Pretrained, state: State, batches: Sequence[Batch], recipe: Recipe, ranks: Ranks = ALONE
 ) -> tuple[State, Metrics]:
-    """The state after one step on a batch, given as micro-batches, which are the same on all ranks and dealt out to
-    them. Raises NonFiniteError; the state is as it was."""
-    with np.errstate(all="ignore"):  # what overflows is seen by what comes of it
+    """The state after one step, and its metrics. batches: the micro-batches of one batch, the same list on all ranks;
+    the ranks share the work. Raises NonFiniteError and leaves the state unchanged."""
+    with np.errstate(all="ignore"):  # an overflow shows in the loss or in the norm
         loss, grads = gradients(model, state, batches, recipe, ranks=ranks)
         norm = global_norm(grads)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         where = origin(partial(gradients, model, state, batches, recipe), model, state.adapter)
-        raise NonFiniteError(f"{_what(loss, grads)} in step {state.step + 1}{where}")
-    shrink = 1.0 if recipe.clip is None else min(1.0, recipe.clip / (norm + 1e-6))  # 1e-6 as torch has it
+        raise NonFiniteError(f"{_describe_nonfinite(loss, grads)} in step {state.step + 1}{where}")
+    shrink = 1.0 if recipe.clip is None else min(1.0, recipe.clip / (norm + 1e-6))  # 1e-6 as in torch
     lr = recipe.lr * rate(state.step, steps=recipe.steps, warmup=recipe.warmup, schedule=recipe.schedule)
     parameters, means = dict(state.adapter.parameters), dict(state.means)
     for name, gradient in grads.items():
         gradient = gradient if shrink == 1.0 else shrink * gradient
-        parameters[name], means[name] = _updated(name, parameters[name], gradient, means.get(name), lr, recipe)
+        parameters[name], means[name] = _update_parameter(name, parameters[name], gradient, means.get(name), lr, recipe)
     after = replace(
         state,
         adapter=state.adapter.with_parameters(parameters),
@@ -167,8 +169,10 @@ def gradients(
     ops: Any = reference,
     ranks: Ranks = ALONE,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of a batch and the gradients of all that is trained, summed over its micro-batches, each of which one
-    rank computes: there must be one for each. A micro-batch keeps its number, so its dropout is the same on any rank.
+    """The loss of a batch and the gradients of all trained parameters, summed over its micro-batches.
+
+    Each micro-batch is computed by one rank, with the same dropout masks on any of them. Raises ValueError if there are
+    fewer micro-batches than ranks.
     """
     if len(batches) < ranks.size:
         raise ValueError(
@@ -183,16 +187,16 @@ def gradients(
         total += float(loss)
         for name, gradient in pullback(1.0).items():
             grads[name] = grads[name] + gradient if name in grads else gradient
-    return _over_all(ranks, total, grads) if ranks.size > 1 else (total, grads)
+    return _sum_over_ranks(ranks, total, grads) if ranks.size > 1 else (total, grads)
 
 
-def _over_all(ranks: Ranks, loss: float, grads: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
-    """The sums over all ranks, by one flat buffer: the gradients, and the loss behind them."""
+def _sum_over_ranks(ranks: Ranks, loss: float, grads: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradients summed over all ranks, in one flat buffer: the gradients, then the loss."""
     dtype = np.result_type(*grads.values())
     flat = ranks.total(np.concatenate([*(g.ravel() for g in grads.values()), [loss]], dtype=dtype, casting="same_kind"))
     ends = np.cumsum([g.size for g in grads.values()])
-    parts = np.split(flat[:-1], ends[:-1])
-    return float(flat[-1]), {name: part.reshape(g.shape) for (name, g), part in zip(grads.items(), parts, strict=True)}
+    chunks = np.split(flat[:-1], ends[:-1])
+    return float(flat[-1]), {name: c.reshape(g.shape) for (name, g), c in zip(grads.items(), chunks, strict=True)}
 
 
 def global_norm(grads: Mapping[str, np.ndarray]) -> float:
@@ -200,8 +204,8 @@ def global_norm(grads: Mapping[str, np.ndarray]) -> float:
     return math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
 
 
-def _what(loss: float, grads: Mapping[str, np.ndarray]) -> str:
-    """What of a step is not finite."""
+def _describe_nonfinite(loss: float, grads: Mapping[str, np.ndarray]) -> str:
+    """Which quantity of a step is not finite, as a clause."""
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     bad = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
@@ -209,15 +213,15 @@ def _what(loss: float, grads: Mapping[str, np.ndarray]) -> str:
 
 
 def _mask(state: State, seed: int, micro_batch: int, path: str, x: Array) -> np.ndarray:
-    """The dropout mask on one module's input: the same whenever it is asked for, a recomputed forward included."""
+    """The dropout mask on one module's input. Every call gives the same mask, so a recomputed forward gets it too."""
     layer = list(state.adapter.places).index(path)
     return dropout_mask(x.shape, state.adapter.dropout, counter_rng(seed, micro_batch, layer), x.dtype)
 
 
-def _updated(
+def _update_parameter(
     name: str, p: np.ndarray, gradient: np.ndarray, means: AdamWState | None, lr: float, recipe: Recipe
 ) -> tuple[np.ndarray, AdamWState]:
-    """One parameter after the step, and its means. LoRA+'s rate is for B, by its name."""
+    """One parameter and its means after the step. A name that ends like B's gets LoRA+'s rate."""
     is_B = name.endswith(("lora_B.weight", "lora_embedding_B"))
     lr, means = lr * recipe.loraplus_ratio if is_B else lr, means or AdamWState()
     if recipe.optimizer == "sgd":

@@ -126,7 +126,7 @@ def test_a_child_that_ends_is_one_sentence(folder):
     with Child("npl-lora", os.environ) as child:
         child.load(Settings(str(folder), length=8))
         child._process.kill()
-        with pytest.raises(BenchError, match=r"^the npl-lora side ended by signal 9, perhaps for want of memory$"):
+        with pytest.raises(BenchError, match=r"^the npl-lora side ended by signal 9, perhaps out of memory$"):
             child.step()
 
 

@@ -61,7 +61,7 @@ def test_eval_of_a_classifier_is_its_accuracy(tmp_path, capsys):
     assert "--adapter is required for a .csv: it holds the class names" in capsys.readouterr().err
     (out / "classes.json").write_text("{}")
     assert main(["eval", str(folder), str(path), "--adapter", str(out), *words]) == 2
-    assert "classes.json has no list of classes and no pooling" in capsys.readouterr().err
+    assert "classes.json lacks a list of class names or the pooling" in capsys.readouterr().err
 
 
 def test_merged_it_is_the_model_with_its_adapter(folder, adapter, tmp_path):

@@ -161,7 +161,7 @@ def test_patience_ends_a_run_that_gets_worse_and_leaves_the_best_adapter(model, 
         assert len(list(csv.DictReader(file))) == len(held)
     how = dict(micro=2, padding=0)
     found = data.read(text, load_tokenizer(model), 8)
-    again = loop.judged(load(model), load(model).load_adapter(out), found.split(0.1)[1], **how)
+    again = loop.evaluate_rows(load(model), load(model).load_adapter(out), found.split(0.1)[1], **how)
     assert best > 0
     assert again.loss == min(held)
 
@@ -284,7 +284,10 @@ def test_an_adapter_that_is_there_is_left_alone(model, text, tmp_path, capsys):
     assert train(model, text, tmp_path / "out") == 0
     (tmp_path / "out" / "checkpoint.safetensors").unlink()
     assert train(model, text, tmp_path / "out") == 2
-    assert "adapter_model.safetensors is there already, and of no run" in capsys.readouterr().err
+    assert (
+        "adapter_model.safetensors already exists, without a checkpoint: choose another --out"
+        in capsys.readouterr().err
+    )
 
 
 def metrics(out):
@@ -371,7 +374,7 @@ def test_a_tokenizer_of_another_model(model, text, tmp_path, capsys):
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     inner.save(str(model / "tokenizer.json"))
     text.write_text("1 2 3 4 5 6 7 8 " * 5 + "9 new")
-    said = "row 6 has the token 13, and the model has 13 tokens: the tokenizer is not its own"
+    said = "row 6 has the token 13, but the model has 13 tokens: the tokenizer belongs to another model"
     assert train(model, text, tmp_path / "out") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -422,7 +425,7 @@ def test_metrics_that_a_kill_has_cut(model, text, tmp_path):
         (["--length", "17"], "--length is 17, expected 2 to 16 positions"),
         (["--held-out", "1"], "the share held out is 1.0, expected 0 <= share < 1"),
         (["--target-modules", "query"], "'query', which is the name of no module: there are down_proj"),
-        (["--resume"], "checkpoint.safetensors, expected a run to go on with"),
+        (["--resume"], "checkpoint.safetensors, expected a run to continue"),
     ],
 )
 def test_what_is_refused_before_the_first_step(model, text, tmp_path, capsys, words, sentence):
@@ -435,7 +438,7 @@ def test_what_is_refused_before_the_first_step(model, text, tmp_path, capsys, wo
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "is empty"), (b"1 2 \xff", "is no text in UTF-8: byte 4 is 0xff"), (None, "No such")],
+    [(b"", "is empty"), (b"1 2 \xff", "is not text in UTF-8: byte 4 is 0xff"), (None, "No such")],
 )
 def test_text_that_is_none(model, tmp_path, capsys, content, sentence):
     path = tmp_path / "text.txt"
@@ -448,7 +451,7 @@ def test_text_that_is_none(model, tmp_path, capsys, content, sentence):
 def test_a_run_is_not_written_over_and_not_mixed_up(model, text, tmp_path, capsys):
     assert train(model, text, tmp_path / "out") == 0
     assert train(model, text, tmp_path / "out") == 2
-    assert "is there already: --resume goes on with it" in capsys.readouterr().err
+    assert "already exists: --resume continues it, another --out starts a new run" in capsys.readouterr().err
     assert train(model, text, tmp_path / "out", "--resume", "--rank", "4") == 2
     assert "was made with adapter: r = 8, this run has 4" in capsys.readouterr().err
 

@@ -105,7 +105,7 @@ def tiny(tmp_path, kind, words):
     return path
 
 
-def ran(name, *arguments, cwd=None, timeout=120):
+def run_example(name, *arguments, cwd=None, timeout=120):
     """What an example prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
@@ -135,7 +135,7 @@ def test_hamlet(tmp_path):
     model, text = tiny(tmp_path, "llama", WORDS), tmp_path / "play.txt"
     text.write_text("a b c d e f g h " * 40)
     how = ("--steps", 4, "--length", 8, "--tokens", 5, "--out", tmp_path / "out")
-    printed = ran("hamlet", "--model", model, "--text", text, *how)
+    printed = run_example("hamlet", "--model", model, "--text", text, *how)
     perplexities = [float(found) for found in re.findall(r"held-out perplexity ([\d.]+)", printed)]
     assert len(perplexities) == 5  # before, and after each quarter
     assert perplexities[-1] < perplexities[0]
@@ -146,7 +146,7 @@ def test_hamlet(tmp_path):
 def test_rotten_tomatoes(tmp_path):
     model = tiny(tmp_path, "bert", WORDS)
     how = ("--seeds", 2, "--epochs", 1, "--length", 12)
-    printed = ran("rotten_tomatoes", "--model", model, "--data", sentences(tmp_path), *how)
+    printed = run_example("rotten_tomatoes", "--model", model, "--data", sentences(tmp_path), *how)
     assert "60 sentences about 10 films" in printed
     table = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| ")]
     assert [row[0].strip() for row in table[1:]] == ["frozen features", "LoRA, r = 8", "full"]
@@ -171,7 +171,7 @@ def test_films_are_not_on_both_sides():
 @pytest.mark.slow
 def test_low_rank(tmp_path):
     model, picture = tiny(tmp_path, "bert", WORDS), tmp_path / "low_rank.png"
-    printed = ran("low_rank", "--model", model, "--data", sentences(tmp_path), "--epochs", 1, "--out", picture)
+    printed = run_example("low_rank", "--model", model, "--data", sentences(tmp_path), "--epochs", 1, "--out", picture)
     assert printed.count("LoRA, r =") == 6
     kinds = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")][1:]
     within = [f"attention.{name}" for name in ("output", "self.key", "self.query", "self.value")]
@@ -198,7 +198,7 @@ def test_kept_features_and_a_head_are_the_classifier(tmp_path):
 
     x = rng.standard_normal((2000, 6), np.float32)
     labels = (x[:, 1] > 0).astype(int)
-    logits, _ = ops.linear(x, **module.trained_head(x, labels, rng))
+    logits, _ = ops.linear(x, **module.train_head(x, labels, rng))
     assert np.mean(np.argmax(logits, axis=-1) == labels) > 0.9
 
 
@@ -213,13 +213,13 @@ def test_the_corpus_is_as_described():
 
 @pytest.mark.models
 def test_rotten_tomatoes_with_the_real_model():
-    printed = ran("rotten_tomatoes", "--films", 3, "--seeds", 1, "--epochs", 1, "--length", 24, timeout=600)
+    printed = run_example("rotten_tomatoes", "--films", 3, "--seeds", 1, "--epochs", 1, "--length", 24, timeout=600)
     for method, count in (("frozen features", "770"), ("LoRA, r = 8", "74,498"), ("full", "22,566,146")):
         assert re.search(rf"\| {method} \| [\d.]+ \| -?[\d.]+ \| {count} \|", printed)
 
 
 @pytest.mark.models
 def test_hamlet_with_the_real_model(tmp_path):
-    printed = ran("hamlet", "--steps", 2, "--length", 32, "--tokens", 5, "--out", tmp_path, timeout=600)
+    printed = run_example("hamlet", "--steps", 2, "--length", 32, "--tokens", 5, "--out", tmp_path, timeout=600)
     assert printed.count("held-out perplexity") == 3
     assert "2,442,240 parameters" in printed

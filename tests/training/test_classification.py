@@ -7,7 +7,7 @@ from models import tiny
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load, load_classifier
 from npl_lora.training.data import Row
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 from npl_lora.training.step import Batch, NonFiniteError, Recipe, State, gradients, train_step
 
 
@@ -65,7 +65,7 @@ def test_it_learns_three_texts(model, what, lr, at_most):
         state, metrics = train_step(model, state, [batch], Recipe(steps=100, lr=lr, schedule="constant"))
     assert metrics.loss < at_most < 1.09 < np.log(3)
     if what == "full":
-        assert judged(model, state.adapter, of(batch), micro=3, padding=0).accuracy == 1.0
+        assert evaluate_rows(model, state.adapter, of(batch), micro=3, padding=0).accuracy == 1.0
 
 
 def test_a_table_that_is_shared_stays_shared(tmp_path):
@@ -90,10 +90,10 @@ def test_accuracy_is_a_share_of_what_counts(model):
     wrong = (best + 1) % 3
     how = dict(micro=2, padding=0)
     both = [*of(Batch(ids, best, mask)), *of(Batch(ids, wrong, mask))]
-    assert judged(model, adapter, both, **how).accuracy == 0.5
+    assert evaluate_rows(model, adapter, both, **how).accuracy == 0.5
     some = np.where([True, True, False, False], best, [0, 0, -100, wrong[3]])
-    assert judged(model, adapter, of(Batch(ids, some, mask)), **how).accuracy == 2 / 3
-    assert judged(model, adapter, of(Batch(ids, np.full(4, -100), mask)), **how).accuracy == 0.0
+    assert evaluate_rows(model, adapter, of(Batch(ids, some, mask)), **how).accuracy == 2 / 3
+    assert evaluate_rows(model, adapter, of(Batch(ids, np.full(4, -100), mask)), **how).accuracy == 0.0
     broken = adapter.with_parameters({n: np.full_like(array, np.nan) for n, array in adapter.parameters.items()})
     with pytest.raises(NonFiniteError, match="the held-out loss is nan"):
-        judged(model, broken, both, **how)
+        evaluate_rows(model, broken, both, **how)

@@ -62,7 +62,7 @@ def test_rows_are_cut_and_those_with_nothing_left_are_left_out(tokenizer, write)
     data = read(path, tokenizer, 4)
     assert [row.tokens.tolist() for row in data.rows] == [[1, 2, 3, Z], [1, 2, 3, 4]]
     assert (data.cut, data.left_out, data.count) == (2, 1, 4)
-    with pytest.raises(DataError, match="in no row, cut to 2 tokens, is anything left"):
+    with pytest.raises(DataError, match="truncation to 2 tokens removed every label of every row"):
         read(path, tokenizer, 2)
 
 
@@ -96,8 +96,8 @@ def test_a_packed_file(tokenizer, write):
     ("name", "content", "sentence"),
     [
         ("a.jsonl", "", "is empty"),
-        ("a.jsonl", b"\x80abc", "is no text in UTF-8: byte 0 is 0x80"),
-        ("a.txt", b"1\x002", "is no text: it has a character 0"),
+        ("a.jsonl", b"\x80abc", "is not text in UTF-8: byte 0 is 0x80"),
+        ("a.txt", b"1\x002", "is not text: it has a character 0"),
         ("a.txt", "1", "has fewer than two tokens"),
         ("a.txt.bz2", b"1 2 3", "Invalid data stream"),
         ("a.csv.bz2", bz2.compress(b"text,label\n1,a\n2,b\n")[:20], "ended before the end-of-stream"),
@@ -106,12 +106,12 @@ def test_a_packed_file(tokenizer, write):
         ("a.jsonl", '{"prompt": "1"}', "line 1 has prompt, expected prompt and completion, or messages"),
         ("a.jsonl", '{"prompt": "1", "completion": 2}', "line 1: completion is '2', expected a text"),
         ("a.jsonl", '{"prompt": "\\ud800", "completion": "2"}', "line 1: prompt has half of a surrogate pair"),
-        ("a.jsonl", '{"messages": {}}', "line 1 has messages that are no list of objects"),
+        ("a.jsonl", '{"messages": {}}', "line 1 has messages, expected a list of objects with role and content"),
         ("a.jsonl", '{"messages": [{"role": "user"}]}', "line 1: content of message 1 is 'None', expected a text"),
-        ("a.jsonl", said(("x", "1")), "line 1 has no message of the role assistant"),
-        ("a.jsonl", said(("y", "1")), "line 1 begins with the assistant"),
-        ("a.csv", "text,kind\n1,a", "line 1: the columns are text, kind, expected one that is named 'label'"),
-        ("a.csv", "text,label\n", "has a line of names and nothing else"),
+        ("a.jsonl", said(("x", "1")), "line 1 has no message with the role assistant: nothing can be learned"),
+        ("a.jsonl", said(("y", "1")), "line 1 starts with the assistant: there is nothing to answer"),
+        ("a.csv", "text,kind\n1,a", "line 1: the columns are text, kind, expected exactly one named 'label'"),
+        ("a.csv", "text,label\n", "has a header line and no rows"),
         ("a.csv", "text,label\n1,a\n2,a", "has the label 'a' in every row"),
         ("a.csv", "text,label\n1,a\n2", "line 3 has 1 columns, expected 2"),
         ("a.csv", "text,label\n1,a,b\n2,b", "line 2 has 3 columns, expected 2"),
@@ -130,7 +130,7 @@ def test_what_a_file_gets_wrong_is_one_sentence(tokenizer, write, name, content,
 
 
 def test_a_label_that_the_adapter_does_not_know(tokenizer, write):
-    with pytest.raises(DataError, match="line 3: label 'c' is none of a, b"):
+    with pytest.raises(DataError, match="line 3: label 'c' is not one of a, b"):
         read(write("a.csv", "text,label\n1,a\n2,c"), tokenizer, 9, classes=("a", "b"))
 
 
@@ -145,7 +145,7 @@ def test_a_label_that_the_adapter_does_not_know(tokenizer, write):
         ("{{ messages[0].nothing.more }}", "line 1: the chat template fails: "),
         ("{% if %}", "line 1: the chat template fails: "),
         ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "line 1: the chat template fails: "),
-        (None, "line 1 has messages, and the model has no chat template"),
+        (None, "line 1 has messages, but the model has no chat template"),
     ],
 )
 def test_a_template_that_cannot_be_used(tmp_path, write, template, sentence):

@@ -7,7 +7,7 @@ from models import tiny
 from npl_lora.adapters import LoRAConfig
 from npl_lora.models import load
 from npl_lora.training.data import Row
-from npl_lora.training.loop import judged
+from npl_lora.training.loop import evaluate_rows
 from npl_lora.training.nonfinite import origin
 from npl_lora.training.step import Batch, NonFiniteError, Recipe, State, gradients, train_step
 
@@ -54,7 +54,7 @@ def test_a_loss(tmp_path, kind, changed, sentence):
     assert found.removesuffix(" finite itself").endswith(f" in step 12: first {sentence}")
     row = Row(BATCHES[0].tokens[0], BATCHES[0].tokens[0])
     with pytest.raises(NonFiniteError, match=f"the held-out loss is .*: first {sentence}"):
-        judged(model, adapter, [row, row], micro=1, padding=0)
+        evaluate_rows(model, adapter, [row, row], micro=1, padding=0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -87,7 +87,7 @@ def test_a_gradient_alone(tmp_path):
 
 
 def test_a_sum_that_no_op_makes(tmp_path):
-    """A residual path, for one: two numbers are finite, and together they are not."""
+    """As on a residual path: two numbers are finite, and their sum is not."""
 
     def run(ops):
         large = np.full((1, 2), 3e38, np.float32)
@@ -95,8 +95,8 @@ def test_a_sum_that_no_op_makes(tmp_path):
         pullback(large + large)
 
     model = loaded(tmp_path)
-    assert origin(run, model) == ": first in what goes into the pullback of silu at a.b"
-    assert origin(lambda ops: ops.silu(np.array([np.inf])), model) == ": first in what goes into silu"
+    assert origin(run, model) == ": first in the input of the pullback of silu at a.b"
+    assert origin(lambda ops: ops.silu(np.array([np.inf])), model) == ": first in an input of silu"
 
 
 def test_where_all_is_finite_nothing_is_found_and_nothing_is_changed(tmp_path):

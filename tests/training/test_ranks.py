@@ -105,8 +105,11 @@ def test_gradients_are_those_of_one(model, size, count, micro, dropout, seed):
 def test_held_out_rows_give_the_same_bits(model, size, count, micro):
     """Also where there are fewer of them than ranks."""
     adapter, how = model.attach(CONFIG, rng=1), dict(micro=micro, padding=0)
-    alone = loop.judged(model, adapter, rows(count), **how)
-    assert together(size, lambda ranks: loop.judged(model, adapter, rows(count), **how, ranks=ranks)) == [alone] * size
+    alone = loop.evaluate_rows(model, adapter, rows(count), **how)
+    assert (
+        together(size, lambda ranks: loop.evaluate_rows(model, adapter, rows(count), **how, ranks=ranks))
+        == [alone] * size
+    )
 
 
 @given(st.integers(1, 5), st.integers(0, 12))

@@ -1,13 +1,13 @@
-"""What a LoRA training step costs, in seconds and memory, here and in PyTorch + PEFT.
+"""Measure a LoRA training step, in seconds and memory, here and in PyTorch + PEFT.
 
     from npl_lora.training.bench import Settings, measure
 
-    found = measure(Settings("SmolLM2.gguf", batch=2, length=512), sides=("npl-lora", "torch"))
-    found["sides"]["npl-lora"]["seconds"], found["ratio"]
+    figures = measure(Settings("SmolLM2.gguf", batch=2, length=512), sides=("npl-lora", "torch"))
+    figures["sides"]["npl-lora"]["seconds"], figures["ratio"]
 
-Each side is a process of its own, so that its memory is its own, and takes a step when it is told to. The steps
-alternate, so that what else the machine does falls on both alike; the first of each is not counted. Both sides have the
-same model, tokens, rank, target modules and optimiser, and B = 0 in the first step: its losses must agree.
+Each side is a separate process, so its memory can be measured alone. The two sides take their steps in turns, so other
+load on the machine slows both alike. The first step of each is not counted. Both sides have the same model, tokens,
+rank, target modules and optimiser. B = 0 in the first step, so the two losses of that step must agree.
 
 Reading order: settings, worker, own_side, torch_side, memory, child, measure, table.
 """

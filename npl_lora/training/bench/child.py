@@ -1,4 +1,4 @@
-"""A worker process as the one that measures sees it: a line goes in, an answer comes out, and its memory is watched."""
+"""A worker process, seen from the process that measures: send a line, read the reply, and sample its memory."""
 
 import json
 import queue
@@ -14,22 +14,22 @@ from typing import Any
 from . import memory
 from .settings import BenchError, Settings
 
-# The worker is to be the same npl_lora as this one. With -P the current folder is not searched: a math.py that lies
-# there would become Python's own.
+# The worker must import the same npl_lora as this process. With -P Python does not search the current folder, where a
+# math.py would replace the standard one.
 _ROOT = str(Path(__file__).resolve().parents[3])
 _START = (
     f"import sys; {_ROOT!r} in sys.path or sys.path.insert(0, {_ROOT!r}); "
     "from npl_lora.training.bench.worker import main; main()"
 )
-_LOOK = 0.02  # seconds between looks at its memory
+_INTERVAL = 0.02  # seconds between two samples of its memory
 
 
 class Child:
-    """side: its name. environment: all of it. Use it in a with statement: it ends with that."""
+    """side: its name. environment: the complete environment. Use it in a with statement, which ends the process."""
 
     def __init__(self, side: str, environment: Mapping[str, str]) -> None:
         self.side, self.most = side, {"anonymous": 0}
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - stays open as long as the process runs
         pipes: Any = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True)
         command = [sys.executable, "-P", "-c", _START, side]
         self._process = subprocess.Popen(command, env=dict(environment), **pipes)
@@ -38,11 +38,11 @@ class Child:
         self._thread.start()
 
     def load(self, settings: Settings) -> dict[str, Any]:
-        """What it says of the model that it has loaded. Raises BenchError."""
+        """Load the model. Returns the worker's facts about it. Raises BenchError."""
         return self._ask(json.dumps(asdict(settings)))
 
     def step(self) -> dict[str, Any]:
-        """What it says of the step that it took now. Raises BenchError."""
+        """Take a step. Returns the worker's figures for it. Raises BenchError."""
         return self._ask("step")
 
     def __enter__(self) -> "Child":
@@ -59,20 +59,20 @@ class Child:
         assert self._process.stdin is not None
         try:
             print(line, file=self._process.stdin, flush=True)
-            answer = json.loads(self._line())
+            reply = json.loads(self._line())
         except (BrokenPipeError, json.JSONDecodeError):
-            raise BenchError(f"the {self.side} side ended {self._how()}") from None
-        if "problem" in answer:
-            raise BenchError(answer["problem"])
-        return dict(answer)
+            raise BenchError(f"the {self.side} side ended {self._exit_reason()}") from None
+        if "problem" in reply:
+            raise BenchError(reply["problem"])
+        return dict(reply)
 
     def _line(self) -> str:
-        """The next, with an eye on the memory while it lasts. Empty when the process has ended."""
+        """The next line, empty if the process has ended. Samples the memory while it waits."""
         while True:
-            found = memory.used(self._process.pid).get("anonymous", 0)
-            self.most["anonymous"] = max(self.most["anonymous"], found)
+            anonymous = memory.used(self._process.pid).get("anonymous", 0)
+            self.most["anonymous"] = max(self.most["anonymous"], anonymous)
             try:
-                return self._lines.get(timeout=_LOOK)
+                return self._lines.get(timeout=_INTERVAL)
             except queue.Empty:
                 continue
 
@@ -82,9 +82,11 @@ class Child:
             self._lines.put(line)
         self._lines.put("")
 
-    def _how(self) -> str:
+    def _exit_reason(self) -> str:
         status = self._process.wait()
         self._words.seek(0)
-        said = self._words.read().decode(errors="replace").strip().splitlines()
-        how = f"with status {status}" if status >= 0 else f"by signal {-status}"
-        return f"{how}: {said[-1][:400]}" if said else f"{how}, perhaps for want of memory" if status == -9 else how
+        lines = self._words.read().decode(errors="replace").strip().splitlines()
+        reason = f"with status {status}" if status >= 0 else f"by signal {-status}"
+        if lines:
+            return f"{reason}: {lines[-1][:400]}"
+        return f"{reason}, perhaps out of memory" if status == -9 else reason

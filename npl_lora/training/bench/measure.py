@@ -1,4 +1,4 @@
-"""Steps of all sides, taken in turns, and the figures that come of them."""
+"""Take the steps of all sides in turns, and compute their figures."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from .child import Child
 from .settings import SIDES, BenchError, Settings
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-# The threads of the side that waits would spin, and take from the one that works.
+# Without these, the threads of the waiting side would spin and slow the working side.
 _SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
@@ -22,11 +22,12 @@ def measure(
     settings: Settings,
     sides: Sequence[str] = ("npl-lora",),
     threads: int | None = None,
-    seen: Callable[[str], None] = lambda said: None,
+    on_progress: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
-    """All figures, as they go into JSON. threads: of each side, or as the environment has it. seen: told how far it is.
+    """All figures, ready for JSON. threads: the number for each side; None leaves it to the environment. on_progress:
+    called with a sentence at each stage.
 
-    Raises BenchError, and MissingExtraError where a side's packages are not installed.
+    Raises BenchError, and MissingExtraError if a side's packages are not installed.
     """
     if threads is not None and threads < 1:
         raise BenchError(f"threads is {threads}, expected at least 1")
@@ -36,7 +37,7 @@ def measure(
         children = [stack.enter_context(Child(side, environment)) for side in sides]
         loaded: dict[str, Any] = {}
         for child in children:
-            seen(f"{child.side}: loading")
+            on_progress(f"{child.side}: loading")
             loaded[child.side] = child.load(settings)
             settings = replace(settings, **loaded[child.side].pop("decided", {}))
         taken: dict[str, list[dict[str, Any]]] = {child.side: [] for child in children}
@@ -44,18 +45,18 @@ def measure(
             for child in children:
                 taken[child.side].append(child.step())
                 name = f"step {step} of {settings.steps}" if step else "the step to warm up"
-                seen(f"{child.side}: {name} took {taken[child.side][-1]['seconds']:.3g} s")
-        found = {c.side: _figures(settings, loaded[c.side], taken[c.side], c.most) for c in children}
+                on_progress(f"{child.side}: {name} took {taken[child.side][-1]['seconds']:.3g} s")
+        figures = {c.side: _figures(settings, loaded[c.side], taken[c.side], c.most) for c in children}
     return {
         "settings": asdict(settings),
         "machine": _machine(environment),
-        "sides": found,
-        "ratio": _ratio(found) if len(found) > 1 else None,
+        "sides": figures,
+        "ratio": _ratio(figures) if len(figures) > 1 else None,
     }
 
 
 def _check_installed(sides: Sequence[str]) -> None:
-    """Without importing them here: it is the child's memory that is measured."""
+    """Raises unless each side's packages are installed. Does not import them: only the workers should hold them."""
     for side in sides:
         if side not in SIDES:
             raise BenchError(f"side is {side!r}, expected one of {', '.join(SIDES)}")
@@ -67,7 +68,7 @@ def _check_installed(sides: Sequence[str]) -> None:
 def _figures(
     settings: Settings, loaded: dict[str, Any], taken: Sequence[Mapping[str, Any]], most: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Of one side. The first step is not counted, but its loss is the one that every side must agree on."""
+    """The figures of one side. The first step is not counted, but its loss must be the same on every side."""
     seconds = [step["seconds"] for step in taken[1:]]
     memory = {"loaded": loaded.pop("memory").get("resident"), "peak": taken[-1]["memory"].get("peak")}
     return {
@@ -80,9 +81,9 @@ def _figures(
     }
 
 
-def _ratio(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The seconds of the second side over those of the first, of each pair of steps."""
-    (_, first), (_, second) = found.items()
+def _ratio(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """For each pair of steps: the second side's seconds divided by the first side's."""
+    (_, first), (_, second) = figures.items()
     return _spread([b / a for a, b in zip(first["seconds"]["each"], second["seconds"]["each"], strict=True)])
 
 
@@ -91,5 +92,5 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _machine(environment: Mapping[str, str]) -> dict[str, Any]:
-    said = {name: environment[name] for name in (*_THREADS, *_SLEEP) if name in environment}
-    return {"system": platform.platform(), "cpus": os.cpu_count(), "environment": said}
+    variables = {name: environment[name] for name in (*_THREADS, *_SLEEP) if name in environment}
+    return {"system": platform.platform(), "cpus": os.cpu_count(), "environment": variables}

@@ -1,11 +1,11 @@
-"""How much memory a process has, in bytes.
+"""The memory of a process, in bytes.
 
-    resident    all of it that is in memory now
-    peak        the most that was
-    anonymous   what only this process has; the rest are pages of mapped files, a mapped checkpoint's for one, which
-                the system takes back when it needs them and reads again
+    resident    in memory now
+    peak        the largest value of resident so far
+    anonymous   the resident memory without pages of mapped files (for example of a mapped checkpoint), which the
+                system takes back when it needs them and reads again later
 
-Linux says all three of any process; elsewhere a process knows its own peak.
+Linux gives all three for any process. Elsewhere a process knows only its own peak.
 
 Source: proc_pid_status(5), getrusage(2).
 """
@@ -17,7 +17,7 @@ _FIELDS = {"VmHWM": "peak", "VmRSS": "resident", "RssAnon": "anonymous"}
 
 
 def used(process: int | str = "self") -> dict[str, int]:
-    """What is known; nothing of a process that has ended."""
+    """The values that are known, by name; none for a process that has ended."""
     try:
         text = Path(f"/proc/{process}/status").read_text()
     except OSError:

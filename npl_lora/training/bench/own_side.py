@@ -1,4 +1,4 @@
-"""The step of this project, as npl-lora train takes it."""
+"""This project's step, the same as in npl-lora train."""
 
 import platform
 from typing import Any
@@ -13,7 +13,7 @@ from .settings import ALPHA, CLIP, LR, Settings
 
 
 class Side:
-    """about: versions, the number of trained parameters, and the settings that the model decided."""
+    """about: versions, the number of trained parameters, and the settings that follow from the model."""
 
     def __init__(self, settings: Settings) -> None:
         model = load(settings.model)
@@ -31,14 +31,14 @@ class Side:
         }
 
     def step(self, step: int) -> float:
-        """Take one, and give the loss before it."""
+        """Take a step. Returns the loss before it."""
         tokens = self._settings.tokens(step, self._vocabulary)
         self._state, metrics = train_step(self._model, self._state, [Batch(tokens, tokens)], self._recipe)
         return metrics.loss
 
 
 class _Recomputing:
-    """A model whose loss recomputes, where train_step leaves that to the model."""
+    """A model whose loss always recomputes. (train_step has no option for it.)"""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -51,7 +51,7 @@ class _Recomputing:
 
 
 def _numpy() -> dict[str, str]:
-    """NumPy's version, and what multiplies its matrices."""
+    """The versions of NumPy and of its BLAS."""
     config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
     return {"NumPy": np.__version__, blas["name"]: blas["version"]}

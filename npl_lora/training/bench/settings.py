@@ -1,24 +1,24 @@
-"""What is measured."""
+"""The settings of a measurement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-SIDES = {"npl-lora": "own_side", "torch": "torch_side"}  # and which file a child imports for it
-ALPHA, LR, CLIP = 16, 2e-4, 1.0  # as npl-lora train has them unless told otherwise
+SIDES = {"npl-lora": "own_side", "torch": "torch_side"}  # the module that the worker imports for each side
+ALPHA, LR, CLIP = 16, 2e-4, 1.0  # the defaults of npl-lora train
 
 
 class BenchError(ValueError):
-    """There is nothing to measure, and why. One sentence."""
+    """A measurement is not possible. The message is one sentence and says why."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """model: a folder or a .gguf file. batch, length: of the random tokens. target_modules: names, or "all-linear", or
-    None for the model's usual ones. coded: the weights stay as they are stored. recompute: one block's input is kept
-    for the backward, in place of all that is in it. steps: how many are counted. seed: of tokens and adapter.
-    vocabulary: tokens are below it; None: the model's. Raises BenchError."""
+    """model: a folder or a .gguf file. batch, length: the shape of the random tokens. target_modules: names,
+    "all-linear", or None for the model's usual ones. coded: keep the weights in their stored format. recompute: keep
+    only each block's input for the backward pass, and recompute the rest. steps: how many are counted. seed: of the
+    tokens and the adapter. vocabulary: tokens are below it; None: the model's. Raises BenchError."""
 
     model: str
     batch: int = 2
@@ -37,5 +37,5 @@ class Settings:
                 raise BenchError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
     def tokens(self, step: int, vocabulary: int) -> np.ndarray:
-        """(B, T), of any step, the same on every side."""
+        """The tokens (B, T) of a step, the same on every side."""
         return np.random.default_rng((self.seed, step)).integers(0, vocabulary, (self.batch, self.length))

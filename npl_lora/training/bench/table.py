@@ -1,4 +1,4 @@
-"""The figures as a table in Markdown, and what they were measured with."""
+"""The figures as a Markdown table, with the settings, versions and machine below it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 _NAMES = {"npl-lora": "npl-lora", "torch": "PyTorch + PEFT"}
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """Of what `measure` gives."""
-    sides = found["sides"]
+def table(figures: Mapping[str, Any]) -> str:
+    """figures: the result of `measure`."""
+    sides = figures["sides"]
     lines = ["| | " + " | ".join(_NAMES[side] for side in sides) + " |", "|---|" + "---:|" * len(sides)]
-    lines += [f"| {what} | " + " | ".join(map(cell, sides.values())) + " |" for what, cell in _ROWS.items()]
-    if found["ratio"] is not None:
+    lines += [f"| {name} | " + " | ".join(map(cell, sides.values())) + " |" for name, cell in _ROWS.items()]
+    if figures["ratio"] is not None:
         first, second = (_NAMES[side] for side in sides)
-        lines += ["", f"Seconds of {second} over those of {first}, pair by pair: {_spread(found['ratio'])}"]
-    return "\n".join([*lines, "", _how(found["settings"]), _where(found)])
+        lines += ["", f"Seconds of {second} over those of {first}, pair by pair: {_spread(figures['ratio'])}"]
+    return "\n".join([*lines, "", _settings_sentence(figures["settings"]), _machine_sentence(figures)])
 
 
 def _spread(values: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ _ROWS = {
 }
 
 
-def _how(settings: Mapping[str, Any]) -> str:
+def _settings_sentence(settings: Mapping[str, Any]) -> str:
     names = settings["target_modules"]
     words = [
         f"{settings['model']}: {settings['batch']} x {settings['length']} tokens",
@@ -50,8 +50,8 @@ def _how(settings: Mapping[str, Any]) -> str:
     return ", ".join(words) + "."
 
 
-def _where(found: Mapping[str, Any]) -> str:
-    versions = [f"{n} {v}" for side in found["sides"].values() for n, v in side["versions"].items()]
-    machine = found["machine"]
-    said = [f"{name}={value}" for name, value in machine["environment"].items()]
-    return f"{', '.join(versions)}; {machine['system']}, {machine['cpus']} CPUs; {' '.join(said)}."
+def _machine_sentence(figures: Mapping[str, Any]) -> str:
+    versions = [f"{n} {v}" for side in figures["sides"].values() for n, v in side["versions"].items()]
+    machine = figures["machine"]
+    variables = [f"{name}={value}" for name, value in machine["environment"].items()]
+    return f"{', '.join(versions)}; {machine['system']}, {machine['cpus']} CPUs; {' '.join(variables)}."

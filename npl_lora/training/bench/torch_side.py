@@ -1,4 +1,4 @@
-"""The same step by PyTorch + PEFT on transformers' model. Only a child process imports this."""
+"""The same step in PyTorch + PEFT, on transformers' model. Only the worker process imports this."""
 
 import sys
 from importlib import metadata
@@ -11,15 +11,15 @@ import transformers
 
 from .settings import ALPHA, CLIP, LR, Settings
 
-# PEFT adapts no layer where torchao is installed and older than it likes. None says that there is none.
+# PEFT refuses to adapt any layer if an older torchao is installed. None makes torchao look absent.
 sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 
 class Side:
-    """about: versions, the number of trained parameters, and of threads."""
+    """about: versions, the number of trained parameters, and the number of threads."""
 
     def __init__(self, settings: Settings) -> None:
-        model = _without_dropout(_load(Path(settings.model)))
+        model = _disable_dropout(_load(Path(settings.model)))
         if settings.recompute:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         names = settings.target_modules
@@ -37,7 +37,7 @@ class Side:
         }
 
     def step(self, step: int) -> float:
-        """Take one, and give the loss before it."""
+        """Take a step. Returns the loss before it."""
         tokens = torch.from_numpy(self._settings.tokens(step, self._vocabulary))
         loss = self._model(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
@@ -49,12 +49,12 @@ class Side:
 
 def _load(path: Path) -> Any:
     folder, file = (path, None) if path.is_dir() else (path.parent, path.name)
-    how: Any = dict(dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, **how)
+    options: Any = dict(dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, **options)
 
 
-def _without_dropout(model: Any) -> Any:
-    """Training mode is for gradient checkpointing alone: the other side drops nothing."""
+def _disable_dropout(model: Any) -> Any:
+    """Set every dropout to 0, as on the other side. Training mode is needed for gradient checkpointing alone."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

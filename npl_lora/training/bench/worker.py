@@ -1,7 +1,7 @@
-"""The child process: it loads a model, says so, and then takes a step for each line that it reads.
+"""The worker process: it loads a model, reports it, and then takes a step for each line that it reads.
 
-Lines are JSON. The first is the settings; the answer says what was loaded, or bears a "problem", one sentence. What
-libraries print goes to standard error, where it cannot be taken for an answer.
+Lines are JSON. The first holds the settings. The reply describes the loaded model, or has a "problem", one sentence.
+Output of libraries goes to standard error, so it is never mistaken for a reply.
 """
 
 import importlib
@@ -18,13 +18,13 @@ from .settings import SIDES, Settings
 
 def main() -> None:
     """argv[1]: the side. Ends when there are no more lines."""
-    answers = os.fdopen(os.dup(1), "w")
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for answer in _answers(sys.argv[1]):
-        print(json.dumps(answer), file=answers, flush=True)
+    for reply in _replies(sys.argv[1]):
+        print(json.dumps(reply), file=output, flush=True)
 
 
-def _answers(name: str) -> Any:
+def _replies(name: str) -> Any:
     try:
         side = importlib.import_module(f".{SIDES[name]}", __package__).Side(
             Settings(**json.loads(sys.stdin.readline()))

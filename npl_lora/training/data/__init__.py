@@ -1,10 +1,12 @@
-"""Training data: a file of text, of conversations or of classified texts, as rows of tokens with labels.
+"""Training data: reads a text, conversations or labelled texts from a file, as rows of tokens with labels.
 
     data = read("reviews.csv", tokenizer, length=128)
     rows, held_out = data.split(0.1)
 
-One file a format: text, conversations (.jsonl), classified (.csv). A name may end in .bz2 beyond that. What a file gets
-wrong is a DataError, one sentence with the number of the line. Reading order: rows, text, conversations, classified.
+Each format has a module: text, conversations (.jsonl), classified (.csv). Any file may be packed (.bz2). A mistake in a
+file raises DataError; the message is one sentence with the line number.
+
+Reading order: rows, text, conversations, classified.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from ...models import Tokenizer
 from . import classified, conversations, text
-from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, in_order, learned, split
+from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, count_labels, in_order, split
 from .text import read_text, windows
 
 __all__ = [
@@ -23,9 +25,9 @@ __all__ = [
     "batch",
     "batch_at",
     "check",
+    "count_labels",
     "in_order",
     "is_classified",
-    "learned",
     "read",
     "read_text",
     "split",
@@ -42,8 +44,8 @@ def read(
     label_column: str = "label",
     classes: Sequence[str] | None = None,
 ) -> Data:
-    """The rows in a file, of at most `length` tokens each, by what its name ends in. The columns, and the classes that
-    there are (all labels found, by default), are for CSV. Raises DataError."""
+    """The rows of a file, of at most `length` tokens each. The end of its name decides the format. text_column,
+    label_column and classes are for CSV; classes defaults to all labels in the file. Raises DataError."""
     path = Path(path)
     content = read_text(path)
     match _ending(path):
@@ -56,7 +58,7 @@ def read(
 
 
 def is_classified(path: str | Path) -> bool:
-    """Whether a file holds texts with labels."""
+    """Whether a file holds labelled texts, by its name."""
     return _ending(Path(path)) == ".csv"
 
 

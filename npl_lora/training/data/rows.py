@@ -1,7 +1,7 @@
-"""Rows of tokens with labels, drawn in an order that depends on the seed and the position alone.
+"""Rows of tokens with labels, in an order that depends on the seed and the position alone.
 
-Position p of a run over n rows is row `order(epoch = p // n)[p % n]`: whoever resumes at a step knows where in the data
-it is, and nothing has to be stored.
+Position p of a run over n rows is row `order(epoch = p // n)[p % n]`. So a run that resumes at a step knows its place
+in the data, and nothing has to be stored.
 """
 
 import functools
@@ -13,18 +13,18 @@ import numpy as np
 from ...lora.masks import counter_rng
 from ..step import Batch
 
-_ORDER = 2**64 - 1  # the counter's layer that no dropout mask is drawn from
+_ORDER = 2**64 - 1  # a layer number of the counter that no dropout mask uses
 IGNORED = -100
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on. One sentence."""
+    """A file cannot be trained on. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example: its tokens (T,), and for each the token itself where it is to be learned, else -100; or, to be
-    classified, the number () of its class."""
+    """One example. tokens (T,). labels: for a language model (T,), the token itself where it is learned, else -100; for
+    a classifier (), the index of the class."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -32,9 +32,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Data:
-    """What a file holds: its rows; the names of the classes, where they are classified; how many rows were cut to the
-    length, and how many left out because nothing to be learned was in what is left of them. in_order: the rows are
-    pieces of one text."""
+    """The content of a file: its rows, and the class names if they are labelled. cut: how many rows were truncated.
+    left_out: how many were dropped because truncation removed every label. in_order: the rows are pieces of one
+    text."""
 
     rows: list[Row] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
@@ -44,12 +44,12 @@ class Data:
 
     @property
     def count(self) -> int:
-        """The labels that count."""
-        return len(self.rows) if self.classes else sum(learned(row) for row in self.rows)
+        """How many labels count."""
+        return len(self.rows) if self.classes else sum(count_labels(row) for row in self.rows)
 
     def split(self, share: float) -> tuple[list[Row], list[Row]]:
-        """Rows to train on and rows to evaluate on. Of a text the end is held out; other rows are shuffled first, the
-        same way each time: a file may be sorted, and runs are compared on the same rows whatever their seeds.
+        """Rows to train on and rows to evaluate on. The end of a text is held out. Other rows are shuffled first, since
+        a file may be sorted. The shuffle does not depend on the run's seed, so all runs are compared on the same rows.
 
         Raises ValueError unless 0 <= share < 1.
         """
@@ -57,13 +57,13 @@ class Data:
         return split([self.rows[i] for i in order], share)
 
 
-def learned(row: Row) -> int:
-    """The labels of a row of text that count: the first token is predicted from nothing."""
+def count_labels(row: Row) -> int:
+    """How many labels of a row of text count. The first does not: nothing predicts it."""
     return int(np.sum(row.labels[1:] != IGNORED))
 
 
 def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on and rows to evaluate on: the last ones, at least one if the share is not 0.
+    """Rows to train on and rows to evaluate on. The last rows are held out, at least one if the share is not 0.
 
     Raises ValueError unless 0 <= share < 1.
     """
@@ -74,17 +74,17 @@ def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
 
 
 def check(rows: Sequence[Row], vocabulary: int, positions: int) -> None:
-    """Raises DataError for rows that a model of so many tokens and positions cannot take."""
+    """Raises DataError for rows that do not fit a model. vocabulary, positions: how many it has."""
     for number, row in enumerate(rows, 1):
         if row.tokens.size == 0:
             raise DataError(f"row {number:,} has no tokens")
         low, high = int(row.tokens.min()), int(row.tokens.max())
         if low < 0 or high >= vocabulary:
             token = low if low < 0 else high
-            said = f"the model has {vocabulary:,} tokens: the tokenizer is not its own"
-            raise DataError(f"row {number:,} has the token {token:,}, and {said}")
+            limit = f"the model has {vocabulary:,} tokens: the tokenizer belongs to another model"
+            raise DataError(f"row {number:,} has the token {token:,}, but {limit}")
         if row.tokens.size > positions:
-            raise DataError(f"row {number:,} has {row.tokens.size:,} tokens, and the model {positions:,} positions")
+            raise DataError(f"row {number:,} has {row.tokens.size:,} tokens, expected at most {positions:,} positions")
 
 
 def batch(rows: Sequence[Row], padding: int) -> Batch:
@@ -100,13 +100,13 @@ def batch(rows: Sequence[Row], padding: int) -> Batch:
 
 
 def batch_at(rows: Sequence[Row], step: int, size: int, micro: int, seed: int, padding: int) -> list[Batch]:
-    """The micro-batches of a step, `size` rows in all, at most `micro` of them at a time."""
+    """The micro-batches of a step: `size` rows in all, at most `micro` in each."""
     picked = [rows[_row(len(rows), step * size + i, seed)] for i in range(size)]
     return [batch(picked[i : i + micro], padding) for i in range(0, size, micro)]
 
 
 def in_order(rows: Sequence[Row], micro: int, padding: int) -> Iterator[Batch]:
-    """All rows, once."""
+    """All rows once, in batches of at most `micro`."""
     return (batch(rows[i : i + micro], padding) for i in range(0, len(rows), micro))
 
 
