@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from ..adapters import LoRA
+from ..adapters import Adapter
 from ..models import Pretrained, load, load_classifier, load_tokenizer
 from ..training import data
 from ..training.classes import read_classes
@@ -81,7 +81,7 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     return rows, _evaluate_with_bar(model, adapter, rows, arguments.batch)
 
 
-def _evaluate_with_bar(model: Pretrained, adapter: LoRA | None, rows: data.Data, batch: int) -> Evaluation:
+def _evaluate_with_bar(model: Pretrained, adapter: Adapter | None, rows: data.Data, batch: int) -> Evaluation:
     from ._screen import Screen
 
     done = 0

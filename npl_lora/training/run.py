@@ -58,7 +58,7 @@ class Run:
     the checkpoint in out, which must have the same rows, recipe, adapter, batch and `about`. A checkpoint is never
     overwritten by a new run. ranks: if mpiexec started several, each batch is split over them and rank 0 alone writes.
 
-    Raises ValueError, CheckpointError and OSError.
+    Raises TypeError, ValueError, CheckpointError and OSError.
     """
 
     def __init__(
