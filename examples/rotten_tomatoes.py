@@ -1,15 +1,15 @@
-"""Fresh or rotten: MiniLM with LoRA on its queries and values, beside its frozen features and beside full fine-tuning.
+"""Fresh or rotten: MiniLM with LoRA on queries and values, compared with frozen features and with full fine-tuning.
 
-4,866 sentences about 156 films, each from a review that was fresh or rotten. A fifth of the films is held out, others
-for each seed, so that nobody can do well by knowing the film. Prints a table in Markdown: the share of held-out
-sentences that is right, with an interval over the seeds, what is trained, and the memory that training takes.
+The data: 4,866 sentences about 156 films, each from a fresh or a rotten review. A fifth of the films is held out, a
+different fifth for each seed, so knowing a film does not help. Prints a Markdown table: the held-out accuracy with an
+interval over the seeds, the number of trained parameters, and the memory that training takes.
 
     pip install '.[models]' && pip install --no-deps -r tests/models/requirements.txt
     python examples/rotten_tomatoes.py
 
-What is frozen is computed once: a head on kept features is trained in seconds, at a rate that does best by it. The
-other rates were chosen by a split that is none of these. Memory is that of the arrays of a step beside the mapped
-model. What came out with NumPy 2.4.6 on two cores, in 18 minutes (a run of LoRA took 3, one of full fine-tuning 5):
+The frozen features are computed once, so their head trains in seconds, at its best learning rate. The other rates were
+chosen on another split. Memory counts the arrays of a step, on top of the mapped model. The result with NumPy 2.4.6 on
+two cores, in 18 minutes (a run of LoRA took 3, one of full fine-tuning 5):
 
 | | held-out accuracy | above frozen features | trainable | most memory | optimiser's |
 |---|---|---|---|---|---|

@@ -1,9 +1,9 @@
 """A model of Llama 7B's shape takes LoRA training steps on this machine's CPU.
 
-It writes a checkpoint with random weights, in bfloat16 and in shards as such models are published, 13.5 GB of it,
-measures steps with `npl-lora bench`, and deletes it. The weights stay in the file: they are mapped, and widened to
-float32 a layer at a time. What came out with NumPy 2.4.6 on two cores, for 1 x 128 tokens: 49 seconds a step, 14.56 GB
-at the peak, 1.06 GB without the mapped file; two and a half minutes in all.
+Writes a checkpoint of 13.5 GB with random weights, in bfloat16 shards like those of published models. Then it measures
+training steps with `npl-lora bench`, and deletes the checkpoint. The weights stay in the file: they are mapped, and
+converted to float32 one layer at a time. With NumPy 2.4.6 on two cores, a step of 1 x 128 tokens took 49 seconds, and
+14.56 GB at the peak (1.06 GB without the mapped file). The script took two and a half minutes.
 
     python examples/seven_billion.py                                       some minutes, 13.5 GB of disk
     python examples/seven_billion.py --hidden 64 --layers 2 --inner 128 --vocabulary 256       the same, small
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-BLOCK = 1 << 24  # random numbers, of which all weights are made
+BLOCK = 1 << 24  # random numbers, repeated to fill all weights
 
 
 def main() -> int:
