@@ -59,7 +59,11 @@ def small(seed):
     d |= {n: int(rng.integers(1, 3)) for n in ("G", "per")}
     d |= {n: bool(rng.integers(2)) for n in SWITCHES}
     d |= {"start": int(rng.integers(-2, 10)), "offset": int(rng.integers(-2, 4))}
-    d |= {"window": [None, 1, 2, 3][rng.integers(4)], "scale": SCALES[seed % 3], "activation": ACTIVATIONS[seed % 4]}
+    d |= {
+        "window": [None, 1, 2, 3][rng.integers(4)],
+        "scale": SCALES[seed % 3],
+        "activation": ACTIVATIONS[seed % len(ACTIVATIONS)],
+    }
     return d | {"seed": seed, "leading": [(), (2,), (1, 2)][seed % 3]}
 
 

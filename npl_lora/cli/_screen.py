@@ -5,6 +5,7 @@ sentence, so that grep finds it whole.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -222,8 +223,14 @@ def _remark(contract: ContractReport) -> str:
         return f"{len(expected)} wrong as expected: {_first(expected)}"
     absent = [case for case in contract.cases if case.verdict == "absent"]
     if absent:
-        return f"{len(absent)} not supported: {absent[0].message}"
+        return f"{len(absent)} not supported: {_reasons(absent)}"
     return next((case.message for case in contract.cases if case.message), "")
+
+
+def _reasons(absent: list[CaseReport]) -> str:
+    """Why cases are not supported: the one reason, or each with its count, the most frequent first."""
+    counts = Counter(case.message for case in absent).most_common()
+    return counts[0][0] if len(counts) == 1 else "; ".join(f"{message} ({count})" for message, count in counts)
 
 
 def _first(cases: list[CaseReport]) -> str:

@@ -60,3 +60,10 @@ WRONG = {
 def test_the_worst_output_is_the_one_furthest_off(capsys, verdict, outputs, worst):
     (row,) = (line for line in shown(capsys, contract(verdict, **outputs)).splitlines() if worst[:3] in line)
     assert " ".join(row.split()).endswith(worst)
+
+
+def test_every_reason_for_which_cases_are_not_supported_is_counted(capsys):
+    messages = ("no rsLoRA", "no dropout", "no rsLoRA")
+    cases = tuple(CaseReport(f"lora_mlp/{i}/float32", "float32", "absent", text) for i, text in enumerate(messages))
+    lines = shown(capsys, ContractReport("lora_mlp", cases)).splitlines()
+    assert lines[-2] == "lora_mlp: 3 not supported: no rsLoRA (2); no dropout (1)"

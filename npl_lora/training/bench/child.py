@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class Child:
         self._process.wait()
         self._thread.join()
         for pipe in (self._process.stdin, self._process.stdout, self._words):
-            pipe.close()  # type: ignore[union-attr]
+            with suppress(BrokenPipeError):  # a process that is gone took the end of what was written with it
+                pipe.close()  # type: ignore[union-attr]
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
