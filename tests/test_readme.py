@@ -147,6 +147,7 @@ def test_the_commands_run(page, command, folder):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["npl_lora/oracle/README.md"])
 def test_the_tests_of_the_page_pass(page, folder):
     lines = [line for kind, code in blocks(page) if kind == "sh" for line in code.splitlines()]

@@ -58,6 +58,7 @@ def test_the_figures_are_of_what_was_asked_for(folder, capsys):
     assert "3 x 8 tokens, rank 2 on q_proj, down_proj, AdamW, float32, 2 steps after one to warm up." in out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of another process's memory")
 def test_memory_is_that_of_the_child(folder):
     held = bytearray(os.urandom(1) * 300_000_000)  # this process's own, which must not count

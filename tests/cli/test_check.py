@@ -99,6 +99,7 @@ def in_terminal(columns, *words):
     return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 100])
 def test_in_a_terminal_sentences_wrap_at_its_width(columns):
     """What continues a sentence is indented, and comes before the table."""
@@ -177,6 +178,7 @@ def test_a_subject_that_hangs_once_is_cut_off_and_the_check_goes_on(tmp_path):
     assert len(verdicts) == len(CONTRACTS["lora_merge"].cases("float32"))
 
 
+@pytest.mark.slow
 def test_a_program_is_asked_through_files(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

@@ -90,6 +90,7 @@ def test_an_unknown_fault_is_refused_with_what_comes_closest(capsys, words, sent
     assert (printed.out, printed.err) == ("", f"npl-lora: {sentence}\n")
 
 
+@pytest.mark.slow
 def test_it_needs_no_extra_but_that_of_the_command_line():
     extras = ("mpmath", "safetensors", "ml_dtypes", "torch", "mpi4py", "tokenizers", "matplotlib")
     code = "; ".join(

@@ -64,6 +64,7 @@ def test_a_folder_is_every_dump_in_it(tmp_path):
     assert [target["verdict"] for target in report["targets"]] == ["pass", "fail", "error"]
 
 
+@pytest.mark.slow
 def test_products_may_be_coarser_where_the_user_says_so(tmp_path):
     """A step whose factors were rounded to 11 bits before each product, as tensor cores with TF32 do."""
     import numpy as np

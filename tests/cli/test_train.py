@@ -104,6 +104,7 @@ def test_it_learns_and_writes_an_adapter(model, text, tmp_path, capsys):
     assert "perplexity" in said
 
 
+@pytest.mark.slow
 def test_it_learns_from_every_kind_of_data(any_kind, tmp_path, capsys):
     assert train(*any_kind, tmp_path / "out", "--steps", "40", "--every", "20", "--held-out", "0.3") == 0
     with (tmp_path / "out" / "metrics.csv").open() as file:

@@ -240,6 +240,7 @@ def spoiled(arrays, config=LORA):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("fault", range(7))
 def test_a_fault_is_said_in_terms_of_the_configuration(tmp_path, request, large, fault):

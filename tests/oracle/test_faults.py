@@ -174,6 +174,7 @@ def test_every_fault_fails_in_every_dtype_alone(contract, fault, dtype):
     assert failed != (dtype in HIDDEN.get((contract, fault.name), ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", CONTRACTS)
 def test_no_fault_is_no_fault(contract):
     (report,) = check(Injected(), contract=contract).contracts

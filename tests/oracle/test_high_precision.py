@@ -118,6 +118,7 @@ def test_gelu_tanh_takes_its_constant_as_the_decimal_that_it_is():
             assert abs(got - z * (1 + mpmath.tanh(u)) / 2) < mpmath.mpf(2) ** -190
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", [c for c in CONTRACTS if c != "lora_dropout"])
 def test_the_answers_in_float64_are_within_a_few_units_of_it(contract):
     for case in CONTRACTS[contract].cases("float32"):

@@ -236,6 +236,7 @@ def test_a_process_that_ends_is_an_error_and_the_check_goes_on(told, case, line,
     assert_right(case, told("return right(case)"))
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_cut_off_with_its_children_and_the_check_goes_on(subject, case, tmp_path):
     source = body(
         "if case.id != 'bad': return right(case)",

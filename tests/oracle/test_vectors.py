@@ -156,6 +156,7 @@ def test_the_manifest_is_as_its_schema_says(whole, small):
                 check_schema(wrong, schema)
 
 
+@pytest.mark.slow
 def test_every_case_is_there_with_its_answers(whole):
     manifest = manifest_of(whole)
     cases = {case.id: case for c in CONTRACTS.values() for dtype in WHOLE for case in c.cases(dtype)}
@@ -177,6 +178,7 @@ def test_every_case_is_there_with_its_answers(whole):
             assert np.all(np.isfinite(answers[name]) & (allowed[name] >= 0))
 
 
+@pytest.mark.slow
 def test_only_what_is_drawn_has_no_answer(whole):
     judged = {}
     for entry in manifest_of(whole)["vectors"]:
@@ -202,6 +204,7 @@ def test_flags_name_the_faults_that_a_vector_catches(small):
 # Judging
 
 
+@pytest.mark.slow
 def test_right_answers_pass_every_contract(whole, tmp_path):
     answer_all(whole, tmp_path, Injected())
     report = judge_vectors(whole, tmp_path)
@@ -213,6 +216,7 @@ def test_the_written_answers_are_right(answered):
     assert judge_vectors(*answered).verdict == "pass"
 
 
+@pytest.mark.slow
 def test_what_passes_by_number_is_within_what_is_allowed(whole):
     """The plain comparison that another program makes, on the answers of a right one."""
     subject = Injected()

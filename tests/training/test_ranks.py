@@ -150,6 +150,7 @@ def trained(model, folder, ranks=ALONE, steps=6, **how):
     return run, [event.metrics.loss for event in events if event.metrics is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_run_and_one_that_goes_on_with_another_number_of_ranks(model, tmp_path, size):
     _, alone = trained(model, tmp_path / "alone")
