@@ -11,7 +11,7 @@ import numpy as np
 class Case:
     """`case["x"]` is a NumPy array, `"mask" in case` tells whether an optional one is there, `case.config` is a dict.
 
-    contract: what is asked, "lora_linear" for one. id: names the case within all contracts. dtype: the name of the
+    contract: what is asked, for example "lora_linear". id: names the case within all contracts. dtype: the name of the
     floating dtype that the arrays are stored in and that the answers are judged by. exact: nothing is rounded on the
     way to the right answer, and nothing is allowed; for the judge, a subject is not told.
     """

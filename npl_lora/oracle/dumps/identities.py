@@ -19,8 +19,8 @@ of random signs is as large as the root of the sum Q of their squares, so Q is t
 element next to it: of all of dA or dB, of the row of y or dx. With u and a the unit roundoffs of stored values and of
 sums, each element then has the variance (K a^2 + 4 u^2) Q, 4 being the stores on the way (and two roundings more where
 products may be coarser), and an identity, which is linear in the elements, adds them up. Sums whose terms cancel far
-below that, gradients at an optimum for one, can be further off: an identity is weaker evidence than a right answer, and
-is asked only where there is none.
+below that, such as gradients at an optimum, can be further off. An identity is weaker evidence than a right answer, and
+is used only where there is no right answer.
 """
 
 import math

@@ -23,7 +23,7 @@ def check_reach(arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> 
 
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What of a configuration is multiplied with: its floats (alpha, for one), and lists of them."""
+    """The numbers of a configuration that something is multiplied by: floats, such as alpha, and lists of floats."""
     found = {}
     for name, value in config.items():
         values = value if isinstance(value, list) else [value]

@@ -54,7 +54,7 @@ def read_frame(pipe: IO[bytes]) -> Frame:
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
-    """Natural numbers: of anything else, a text for one, the product may be of any size."""
+    """Natural numbers. Of anything else, such as a text, the product may have any size."""
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= LIMIT for n in shape):
         raise FrameError("what came is no frame (a shape that is not a list of natural numbers)")
     return tuple(shape)

@@ -1,9 +1,9 @@
 """Judging one answer: each output against the right one, element by element.
 
-An error is |got - right| in units of the output's size there (the same expression evaluated with absolute values). It
-is allowed up to what `rounding` derives for a right implementation of the case's precision: the smaller of a
-worst-case bound and of many standard deviations, widened by what the oracle itself rounds in float64. Where the size
-is 0, every term is 0 and so must the answer be. In an exact case nothing is allowed anywhere. NaN never passes.
+An error is |got - right|, in units of the output's size there: the same expression evaluated with absolute values.
+`rounding` derives how large it may be in the case's precision: the smaller of a worst-case bound and a number of
+standard deviations. The oracle's own rounding in float64 is added. Where the size is 0, every term is 0, and the answer
+must be 0 too. An exact case allows no error. NaN never passes.
 """
 
 from collections.abc import Mapping

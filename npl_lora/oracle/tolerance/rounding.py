@@ -1,16 +1,15 @@
-"""Arrays that carry the rounding error of whoever else computed them.
+"""Arrays that carry a bound on the rounding error of any right implementation.
 
-How far may a right answer in float16 be from the exact one? Run the ops themselves on arrays that hold, for each of
-their numbers,
+How far may a right answer in float16 be from the exact one? Run the ops themselves on arrays that hold for each number
 
     value       the number, in float64
-    size        the same expression with every term taken in absolute value
-    error       a bound of |what a right implementation has there - value|
-    variance    of that difference, if every rounding is an independent draw
+    size        the same expression, with the absolute value of every term
+    error       a bound on |what a right implementation gets - value|
+    variance    the variance of that difference, if every rounding is an independent draw
 
-The ops take their functions from their arrays, so nothing of LoRA's mathematics is repeated here: this file knows how
-each elementary operation passes errors on, and what it adds. To first order, with u the unit roundoff of stored values
-and v that of sums:
+The ops take their functions from their arrays, so no mathematics of LoRA is repeated here. This file knows only how
+each elementary operation passes errors on, and how much it adds. To first order, with u the unit roundoff of stored
+values and v that of sums:
 
                 error                                            variance
     sum_K a_k   sum of the errors                + (K v + u) size  sum of variances      + K v^2 Q + u^2 (Q + value^2)/3
@@ -18,26 +17,26 @@ and v that of sums:
     f(a)        |f'| error_a                     + 4u |f(a)|       f'^2 var_a            + (4u f(a))^2 / 3
     c a         |c| error_a                      + 2u size         c^2 var_a             + 2 (u c a)^2 / 3
 
-and the least subnormal number for every store. Q is the sum of the terms' squares: where terms cancel, another
-association has rounded them before (W + s B A, stored, for one), so a sum is charged for a rounding of each term.
-Elementary functions are taken to be good to 2 units in the last place.
+Every store also adds the least subnormal number. Q is the sum of the squares of the terms. Another order of association
+may round the terms before they cancel (when W + s B A is stored, for example), so a sum pays for a rounding of each
+term. Elementary functions are assumed to be right to 2 units in the last place.
 
 `error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections
-3.1 and 3.5). `size` stands where the textbook's running bound has |value|: that makes it hold for every order of
-summation and association, x (W + s B A)^T included, and not only for the op's own. Through one or two products it is
-sharp. Through a whole attention block it multiplies worst cases that never meet, and allows a hundred per cent in
-float32.
+3.1 and 3.5), with `size` where the textbook's running bound has |value|. So it holds for every order of summation and
+association, x (W + s B A)^T included. It is sharp through one or two products. Through a whole attention block it
+multiplies worst cases that never meet, and in float32 it would allow an error of a hundred per cent.
 
-`variance` is what happens (Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019: errors
-grow like the root of the number of roundings). A right answer is allowed `Precision.deviations` = 12 standard
-deviations. Of the 10^4 numbers that a check looks at the worst lies at 4; the other factor of 3 is for roundings that
-are not independent (alpha / sqrt(r), rounded once, moves every term of a sum the same way: by at most the root of the
-number of terms more, 15 here) and for other associations.
+`variance` describes what happens in practice: errors grow like the square root of the number of roundings (Higham and
+Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019). A right answer is allowed
+`Precision.deviations` = 12 standard deviations. A check looks at some 10^4 numbers, and the worst of so many lies at 4.
+The other factor of 3 covers other orders of association, and roundings that are not independent: alpha / sqrt(r) is
+rounded once and moves every term of a sum the same way, which costs at most the square root of the number of terms
+(15 here).
 
-What is allowed is the smaller of `Precision.margin` * error and `deviations` * sqrt(variance). The number of stores
-differs between associations: with s B A = (sqrt(s) B)(sqrt(s) A), both roots rounded and both products stored, the
-low-rank term is rounded 8 times where the op rounds 6 times; no association within the protocol that we know of needs
-twice as many, and margin = 2 covers them.
+The bound is the smaller of `Precision.margin` * error and `deviations` * sqrt(variance). How often a number is stored
+depends on the order of association. With s B A = (sqrt(s) B)(sqrt(s) A), both roots rounded and both products stored,
+the low-rank term is rounded 8 times; the op rounds it 6 times. No order that the protocol admits, as far as we know,
+needs twice as many, so margin = 2 covers them.
 """
 
 import math
@@ -48,17 +47,17 @@ import numpy as np
 
 from ...lora.low_rank import amplification
 
-_HOPELESS = 1e150  # a worst case beyond this says nothing; kept finite, squared too: 0 times infinity is no number
+_HOPELESS = 1e150  # a worst case beyond this says nothing. Its square stays finite, because 0 times infinity is NaN
 
 
 @dataclass(frozen=True)
 class Precision:
     """The arithmetic that a right implementation may use for a case: see "Right" in the protocol.
 
-    store: the unit roundoff of stored values. tiny: the most that underflow takes from one. accumulate: the unit
-    roundoff of sums, float32's at least; twice as much for half precision, for accumulators of matrix units truncate.
-    factors and factors_tiny: what the two sides of a matrix product are rounded to before it; not at all unless the
-    user allows it.
+    store: the unit roundoff of stored values. tiny: the most that a stored value loses to underflow.
+    accumulate: the unit roundoff of sums. It is float32's or finer; for half precision it is twice float32's, because
+    the accumulators of matrix units truncate.
+    factors and factors_tiny: the same two for the sides of a matrix product, if the user allows them to be rounded.
     """
 
     store: float
