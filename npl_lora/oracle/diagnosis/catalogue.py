@@ -21,43 +21,51 @@ from ..tolerance.judge import Right, judge_output, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 
-_SUSPECTS = 64  # pairs looked at closely, the nearest first
+_SUSPECTS = 64  # how many candidates are compared with all cases, the nearest first
 
 
 def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
-    """The faults, or else the pairs of faults, that reproduce all that was observed of one contract, in the
-    order of the catalogue."""
+    """The faults, or else the pairs of faults, that reproduce everything observed of one contract.
+
+    They come in the order of the catalogue.
+    """
     contract = observed[0].case.contract
     relevant = relevant_to(contract, faults)
-    if drawn := [fault for fault in relevant if fault.objection and _is_all_there_is(fault.objection, observed)]:
+    if drawn := [fault for fault in relevant if fault.objection and _is_the_only_objection(fault.objection, observed)]:
         return [(fault,) for fault in drawn]
     ordered = sorted(observed, key=_sharpness)
-    looks = {fault.name: _look(fault, ordered[0]) for fault in relevant}
-    singles = [(looks[fault.name].worst, (fault,)) for fault in relevant]
+    distances = {fault.name: _distances(fault, ordered[0]) for fault in relevant}
+    singles = [(distances[fault.name].worst, (fault,)) for fault in relevant]
     return (
         _reproducing(singles, ordered)
         or _covering(relevant, ordered)
-        or _reproducing(_likely_pairs(relevant, looks, ordered[0]), ordered)
-        or _reproducing(_possible_pairs(relevant, looks, ordered[0]), ordered)
+        or _reproducing(_likely_pairs(relevant, distances, ordered[0]), ordered)
+        or _reproducing(_possible_pairs(relevant, distances, ordered[0]), ordered)
     )
 
 
-def _is_all_there_is(objection: str, observed: Sequence[Observed]) -> bool:
-    """Whether every case was answered with right numbers, and this is said of how they were drawn, and nothing else."""
+def _is_the_only_objection(objection: str, observed: Sequence[Observed]) -> bool:
+    """Whether all numbers are right in every case, and this objection to how they were drawn is the only one."""
     return all(set(one.objections) == {objection} and len(one.failed) == len(one.objections) for one in observed)
 
 
 def _sharpness(one: Observed) -> tuple[bool, float, int, int]:
-    """Failing cases of fine dtypes come first, with many outputs wrong: they tell most faults apart. Small ones
-    are quicker."""
+    """A key for sorting. Failing cases in fine dtypes with many wrong outputs come first: they tell most faults apart.
+
+    Among those, small cases come first, since they are quicker.
+    """
     size = sum(math.prod(right.shape) for right in one.right.values())
     return not (one.failed and one.outputs is not None), PRECISIONS[one.case.dtype].store, -len(one.failed), size
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A quick look at what a fault answers in one case: how far each output is from what came back, in units of a
-    generous tolerance, and which outputs the fault changes. Below 1 everywhere, a close look is worth its time."""
+class _Distances:
+    """A quick comparison of a fault with what came back in one case.
+
+    distance: for each output, how far the fault's answer is from what came back, in units of a generous tolerance.
+        If all are below 1, the exact comparison is worth its time.
+    changed: the outputs that the fault changes.
+    """
 
     distance: dict[str, float]
     changed: frozenset[str]
@@ -67,14 +75,14 @@ class _Look:
         return max(self.distance.values(), default=np.inf)
 
 
-def _look(fault: Fault, one: Observed) -> _Look:
+def _distances(fault: Fault, one: Observed) -> _Distances:
     wrong = _wrong_outputs((fault,), one)
     distance = {name: _normwise(output, one, name) for name, output in wrong.items()}
-    return _Look(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
+    return _Distances(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
 
 
 def _distance(faults: tuple[Fault, ...], one: Observed) -> float:
-    """The largest distance of an output from what came back; inf as soon as one is not worth a close look."""
+    """The largest distance of an output from what came back; inf as soon as one is not below 1."""
     largest = 0.0 if (wrong := _wrong_outputs(faults, one)) else np.inf
     for name, output in wrong.items():
         largest = max(largest, _normwise(output, one, name))
@@ -84,7 +92,7 @@ def _distance(faults: tuple[Fault, ...], one: Observed) -> float:
 
 
 def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.ndarray | Distribution]:
-    """What faults answer; nothing where they break, or answer another question."""
+    """What an implementation with these faults answers; {} where they raise, or answer other outputs."""
     assert one.outputs is not None
     try:
         with np.errstate(all="ignore"):
@@ -97,25 +105,28 @@ def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.nda
 
 
 def _likely_pairs(
-    faults: Sequence[Fault], looks: Mapping[str, _Look], one: Observed
+    faults: Sequence[Fault], distances: Mapping[str, _Distances], one: Observed
 ) -> list[tuple[float, tuple[Fault, Fault]]]:
-    """The pairs whose faults do not meet: what only one of the two changes comes out as with that one alone, and what
-    neither changes is right. Much quicker to look through than every pair."""
-    found = []
+    """The pairs that fit in all outputs that only one of the two faults changes, with their distances.
+
+    An output that one fault alone changes must be what that fault alone gives, and an output that neither changes must
+    be right. This needs no new evaluation, so it is much quicker than trying every pair.
+    """
+    pairs = []
     for f, g in itertools.combinations(faults, 2):
-        a, b = looks[f.name], looks[g.name]
+        a, b = distances[f.name], distances[g.name]
         alone = {**b.distance, **{name: d for name, d in a.distance.items() if name not in b.changed}}
         both = a.changed & b.changed
         if all(distance < 1.0 for name, distance in alone.items() if name not in both):
-            found.append((_distance((f, g), one) if both else max(alone.values(), default=np.inf), (f, g)))
-    return found
+            pairs.append((_distance((f, g), one) if both else max(alone.values(), default=np.inf), (f, g)))
+    return pairs
 
 
 def _possible_pairs(
-    faults: Sequence[Fault], looks: Mapping[str, _Look], one: Observed
+    faults: Sequence[Fault], distances: Mapping[str, _Distances], one: Observed
 ) -> list[tuple[float, tuple[Fault, Fault]]]:
-    """Every pair after which what is right may be right: that changes all that is wrong."""
-    changed = [looks[fault.name].changed for fault in faults]
+    """Every pair that changes all wrong outputs, with its distance."""
+    changed = [distances[fault.name].changed for fault in faults]
     together = zip(itertools.combinations(faults, 2), itertools.combinations(changed, 2), strict=True)
     return [(_distance(pair, one), pair) for pair, (a, b) in together if a | b >= set(one.failed)]
 
@@ -152,8 +163,8 @@ def _normwise(wrong: np.ndarray | Distribution, one: Observed, name: str) -> flo
 
 
 def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
-    """Several faults, each of which alone explains some failing cases, and which together reproduce all."""
-    names: dict[str, Observed] = {}  # one dtype tells: in the end, all are looked at
+    """Several faults, where each alone explains some failing cases, and together they reproduce everything."""
+    names: dict[str, Observed] = {}  # one dtype of each case is enough here: all_reproduced compares every one
     for one in observed:
         if one.failed and one.outputs is not None:
             names.setdefault(one.case.id.rpartition("/")[0], one)
@@ -175,8 +186,10 @@ def _explains(fault: Fault, one: Observed) -> bool:
 
 
 def all_reproduced(faults: tuple[Fault, ...], observed: Sequence[Observed]) -> bool:
-    """Whether these faults answer all that was observed of one contract, each number within what is allowed for an
-    implementation that has them."""
+    """Whether these faults reproduce everything observed of one contract.
+
+    Each number must lie within what is allowed for an implementation that has these faults.
+    """
     answer = wrong_answer(observed[0].case.contract, *faults)
     return all(_is_reproduced(answer, one) for one in observed)
 
@@ -206,6 +219,6 @@ def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
 
 
 def _overflown(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """Where what is expected does not fit the dtype, and came back as an infinity of its sign."""
+    """Where the expected value does not fit the dtype, and came back as an infinity of its sign."""
     too_large = np.abs(expected) > np.finfo(got.dtype).max
     return np.isinf(got) & (np.sign(expected) == np.sign(got)) & too_large

@@ -1,4 +1,4 @@
-"""What a number could be in terms of a case's configuration: 1/s, r, sqrt(r), the number of tokens, 1 - p ..."""
+"""A number as an expression of a case's configuration: 1/s, r, sqrt(r), the number of tokens, 1 - p ..."""
 
 import math
 from collections.abc import Sequence
@@ -28,24 +28,24 @@ def name_of(numbers: Sequence[tuple[Case, float, float]]) -> str | None:
 
 def _expressions(case: Case) -> dict[str, float]:
     """Simplest first."""
-    found = {"0": 0.0, "-1": -1.0, "2": 2.0, "1/2": 0.5}
+    known = {"0": 0.0, "-1": -1.0, "2": 2.0, "1/2": 0.5}
     config = case.config
     if isinstance(config.get("r"), int):
         s, r, alpha = scale(config), config["r"], config["alpha"]
-        found |= {"1/s": 1 / s, "s": s, "r": r, "1/r": 1 / r, "sqrt(r)": math.sqrt(r), "1/sqrt(r)": 1 / math.sqrt(r)}
-        found |= {"alpha": alpha, "1/alpha": 1 / alpha, "s^2": s * s, "1/s^2": 1 / s**2, "-s": -s, "-1/s": -1 / s}
+        known |= {"1/s": 1 / s, "s": s, "r": r, "1/r": 1 / r, "sqrt(r)": math.sqrt(r), "1/sqrt(r)": 1 / math.sqrt(r)}
+        known |= {"alpha": alpha, "1/alpha": 1 / alpha, "s^2": s * s, "1/s^2": 1 / s**2, "-s": -s, "-1/s": -1 / s}
     if tokens := _tokens(case):
-        found |= {"N": tokens, "1/N": 1 / tokens}
+        known |= {"N": tokens, "1/N": 1 / tokens}
     if "mask" in case and np.any(case["mask"] > 1):
         kept = 1.0 / float(np.max(case["mask"]))
-        found |= {"1 - p": kept, "1/(1 - p)": 1 / kept}
+        known |= {"1 - p": kept, "1/(1 - p)": 1 / kept}
     if K := config.get("accumulation"):
-        found |= {"K": K, "1/K": 1 / K}
+        known |= {"K": K, "1/K": 1 / K}
     if heads := config.get("n_heads"):
         D, G = case["Wq"].shape[0] // heads, config["n_kv_heads"]
-        found |= {"sqrt(D)": D**0.5, "1/sqrt(D)": D**-0.5, "H": heads, "1/H": 1 / heads}
-        found |= {"H/G": heads / G, "G/H": G / heads}
-    return found
+        known |= {"sqrt(D)": D**0.5, "1/sqrt(D)": D**-0.5, "H": heads, "1/H": 1 / heads}
+        known |= {"H/G": heads / G, "G/H": G / heads}
+    return known
 
 
 def _tokens(case: Case) -> int:

@@ -1,8 +1,8 @@
-"""A fitted explanation of one wrong output: not which fault it is, but what is seen.
+"""A fitted explanation of one wrong output: it describes the numbers, and names no fault.
 
-Each explanation is a function that looks at one output in all the cases where it was wrong and returns a sentence, or
-None when it does not fit every one of them within what is allowed. The first that fits is taken: the list goes from the
-strictest form to the loosest.
+An explanation is a function. It gets one output in all the cases where it was wrong, and returns a sentence, or None if
+it does not fit every one of them within what is allowed. The first that fits is taken. The list goes from the strictest
+form to the loosest.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,38 +54,33 @@ def _terms(observations: Sequence[Wrong]) -> str | None:
     names = list(terms(observations[0].case, observations[0].name))
     coefficients: dict[str, list[tuple[Case, float, float]]] = {name: [] for name in names}
     for one in observations:
-        parts = terms(one.case, one.name)
-        if len(parts) < 2 or any(name not in coefficients for name in parts):
+        values = terms(one.case, one.name)
+        if len(values) < 2 or any(name not in coefficients for name in values):
             return None
-        columns = np.stack([part.ravel() for part in parts.values()], axis=1)
+        columns = np.stack([value.ravel() for value in values.values()], axis=1)
         if not np.all(np.isfinite(columns)) or np.linalg.matrix_rank(columns) < columns.shape[1]:
             return None
         c, *_ = np.linalg.lstsq(columns, one.got.ravel(), rcond=None)
         if not one.explained((columns @ c).reshape(one.got.shape), float(np.max(np.abs(c)))):
             return None
         spread = np.linalg.norm(np.linalg.pinv(columns), axis=1) * float(np.max(one.right.allowed))
-        for name, coefficient, error in zip(parts, c, spread, strict=True):
+        for name, coefficient, error in zip(values, c, spread, strict=True):
             coefficients[name].append((one.case, float(coefficient), 4.0 * float(error)))
-    found = []
+    clauses = []
     for name, fitted in coefficients.items():
         if not fitted or all(abs(c - 1.0) <= error for _, c, error in fitted):
             continue
         expression = expressions.name_of(fitted)
         if expression == "0":
-            found.append(f"lacks its term {name}")
+            clauses.append(f"lacks its term {name}")
         elif expression == "2":
-            found.append(f"has its term {name} twice")
+            clauses.append(f"has its term {name} twice")
         elif expression:
-            found.append(
-                f"has its term {name} {_times(expression)} too large{_legend(expression)}".replace(
-                    "times too large", "times as large as it should be"
-                )
-            )
+            clauses.append(f"has {_times(expression)} its term {name}{_legend(expression)}")
         else:
-            found.append(
-                f"has its term {name} {number(fitted[0][1])} times as large as it should be ({fitted[0][0].id})"
-            )
-    return " and ".join(found) or None
+            case, coefficient, _ = fitted[0]
+            clauses.append(f"has {number(coefficient)} times its term {name} ({case.id})")
+    return " and ".join(clauses) or None
 
 
 def _exchanged(observations: Sequence[Wrong]) -> str | None:
@@ -103,7 +98,7 @@ def _exchanged(observations: Sequence[Wrong]) -> str | None:
 
 def _transposed(observations: Sequence[Wrong]) -> str | None:
     """The same numbers, transposed or in the other order of storage."""
-    for how, change in (
+    for change_made, change in (
         ("transposed", lambda t: t.T),
         ("laid out in the other order (the numbers of its transpose, cut into its own shape)", _other_order),
     ):
@@ -114,7 +109,7 @@ def _transposed(observations: Sequence[Wrong]) -> str | None:
             and np.all(np.abs(one.got - change(one.right.value)) <= change(one.right.allowed))
             for one in observations
         ):
-            return f"is {how}"
+            return f"is {change_made}"
     return None
 
 
@@ -137,10 +132,10 @@ def _order(one: Wrong, axis: int) -> list[int] | None:
     got = np.moveaxis(one.got, axis, 0)
     order = []
     for slice_ in got:
-        here = [i for i in range(len(right)) if np.all(np.abs(slice_ - right[i]) <= allowed[i])]
-        if len(here) != 1:
+        matches = [i for i in range(len(right)) if np.all(np.abs(slice_ - right[i]) <= allowed[i])]
+        if len(matches) != 1:
             return None
-        order.append(here[0])
+        order.append(matches[0])
     return order if sorted(order) == list(range(len(right))) else None
 
 
@@ -212,5 +207,6 @@ def _times(expression: str) -> str:
 
 
 def _legend(expression: str) -> str:
-    said = [sentence for letter, sentence in expressions.LEGEND.items() if letter in expression.replace("sqrt", "")]
-    return f" ({', '.join(said)})" if said else ""
+    letters = expression.replace("sqrt", "")
+    meanings = [meaning for letter, meaning in expressions.LEGEND.items() if letter in letters]
+    return f" ({', '.join(meanings)})" if meanings else ""

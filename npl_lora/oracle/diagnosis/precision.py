@@ -1,8 +1,8 @@
-"""In which precision was it really computed? From the size of errors that look like rounding.
+"""The precision that an output was really computed in, estimated from errors that look like rounding.
 
-`rounding` says for every number what variance a right implementation's error has when every rounding is an independent
-draw. If the errors of an output are those of rounding, but of coarser rounding, then error / standard deviation is the
-same everywhere, and the unit roundoff is that many times the case's own.
+For every number, `rounding` derives the variance of a right implementation's error, with every rounding an independent
+draw. If an output's errors come from coarser rounding, error / standard deviation is the same everywhere. That ratio is
+the unit roundoff in units of the case's own.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,11 @@ _ENOUGH = 8  # numbers, to judge their distribution by
 
 @dataclass(frozen=True)
 class Format:
-    """A way to be coarse. Errors of `least` to `most` bits are its: a single coarse step among many fine ones leaves
-    errors a few bits smaller than its own roundoff, and the deviation is an upper estimate."""
+    """A coarser format, recognised by errors of `least` to `most` bits.
+
+    One coarse step among many fine ones leaves errors a few bits smaller than its own roundoff, and the standard
+    deviation is an upper estimate. So a format covers a range of bits.
+    """
 
     least: float
     most: float
@@ -34,12 +37,12 @@ FORMATS = (
 
 
 def coarser(observations: Sequence[Wrong]) -> str | None:
-    """What the errors of one output of one dtype are like, when they are rounding of a coarser format; else None."""
+    """The format whose rounding the errors of one output look like, if they do and it is coarser than the dtype."""
     own = -float(np.log2(PRECISIONS[observations[0].case.dtype].store))
-    lost = [size for one in observations if (size := _in_own_roundings(one)) is not None]
-    if 2 * len(lost) < len(observations) or not lost:
+    sizes = [size for one in observations if (size := _in_own_roundings(one)) is not None]
+    if 2 * len(sizes) < len(observations) or not sizes:
         return None
-    bits = own - float(np.log2(np.median(lost)))
+    bits = own - float(np.log2(np.median(sizes)))
     return next((f.says for f in FORMATS if f.least <= bits < f.most and f.most < own), None)
 
 
@@ -49,14 +52,14 @@ def _in_own_roundings(one: Wrong) -> float | None:
     Rounding errors are everywhere, of about one size in units of their deviation, and do not follow the values.
     """
     deviation = one.right.deviation
-    seen = (deviation > 0) & (one.right.size > 0)
-    if np.count_nonzero(seen) < _ENOUGH:
+    usable = (deviation > 0) & (one.right.size > 0)
+    if np.count_nonzero(usable) < _ENOUGH:
         return None
-    error = (one.got - one.right.value)[seen]
-    z = np.abs(error / deviation[seen])
+    error = (one.got - one.right.value)[usable]
+    z = np.abs(error / deviation[usable])
     rms = float(np.sqrt(np.mean(z * z)))
     if rms == 0 or np.max(z) > 8.0 * rms or np.mean(z < 0.02 * rms) > 0.5:
         return None
-    value = one.right.value[seen]
+    value = one.right.value[usable]
     follows = abs(float(np.sum(error * value))) / float(np.linalg.norm(error) * np.linalg.norm(value))
     return rms if follows < 0.9 else None

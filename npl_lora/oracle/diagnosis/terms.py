@@ -1,4 +1,4 @@
-"""The terms that a right output is the sum of, where it is a sum of which a term may be lost or counted twice."""
+"""Outputs as sums of terms, for those where an implementation may lose a term or count it twice."""
 
 import math
 
@@ -10,9 +10,9 @@ from ..definition import scale
 
 
 def terms(case: Case, output: str) -> dict[str, np.ndarray]:
-    """{formula of a term: its value}, whose sum with the right coefficients is the output; {} where none are known.
+    """{formula of a term: its value}; the right output is their sum. {} where no terms are known.
 
-    The base term is what is left at B = 0, the bias what is lost with b, and a gradient's terms are its tokens.
+    The base term is the output at B = 0; the bias is what goes away without b. A gradient has a term for each token.
     """
     if output in CONTRACTS[case.contract].terms:
         return _base_and_low_rank(case, output)
@@ -32,16 +32,16 @@ def _base_and_low_rank(case: Case, output: str) -> dict[str, np.ndarray]:
     if output == "W_unmerged":
         merged, plain = _answer(case, "W_merged"), _answer(case, "W_merged", B=zero)
         return {base: plain, low: merged - plain}
-    whole, plain = _answer(case, output), _answer(case, output, B=zero)
-    found = {base: plain, low: whole - plain}
+    adapted, plain = _answer(case, output), _answer(case, output, B=zero)
+    values = {base: plain, low: adapted - plain}
     if output == "y" and "b" in case:
-        found[base] = _answer(case, output, B=zero, b=None)
-        found["b"] = plain - found[base]
-    return found
+        values[base] = _answer(case, output, B=zero, b=None)
+        values["b"] = plain - values[base]
+    return values
 
 
 def _tokens(case: Case, output: str) -> dict[str, np.ndarray]:
-    """s dy_n h_n^T for every token n; too many to be told apart where tokens outnumber half the numbers."""
+    """s dy_n h_n^T for every token n; {} where there are too many tokens to tell their terms apart."""
     arrays = widen(case)
     x = arrays["x"] * arrays.get("mask", 1.0)
     x, dy = (t.reshape(-1, t.shape[-1]) for t in (x, arrays["dy"]))
