@@ -8,7 +8,7 @@ import numpy as np
 from .case import Case
 from .contracts import CONTRACTS
 from .contracts.judging import judge_case
-from .diagnosis import diagnose
+from .diagnosis import Ask, diagnose
 from .dtypes import DTYPES, askable, computable
 from .report import CaseReport, ContractReport, Observed, Report
 from .subjects import Answer, Subject
@@ -56,8 +56,18 @@ def check(
         reports.extend(proof(name) if proof is not None else ())
         observed = observe(cases, answers, reports)
         failing = tuple(one for one in observed if one.failed and one.outputs is not None)
-        contracts.append(ContractReport(name, tuple(reports), diagnose(observed), failing))
+        contracts.append(ContractReport(name, tuple(reports), diagnose(observed, _asking(subject)), failing))
     return Report(subject.name, tuple(contracts))
+
+
+def _asking(subject: Subject) -> Ask:
+    """Puts one more question to the subject: its outputs, or None."""
+
+    def ask(case: Case) -> dict[str, np.ndarray] | None:
+        answer = subject.ask(case)
+        return None if not answer.outputs else computable(answer.outputs[0])
+
+    return ask
 
 
 def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> list[Observed]:

@@ -24,13 +24,31 @@ class Observed:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """One thing that is wrong. ids: of the catalogue, best first; () for what it does not hold. outputs: those that it
+    explains. says: a sentence, or a few."""
+
+    ids: tuple[str, ...]
+    outputs: tuple[str, ...]
+    says: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ids": list(self.ids), "outputs": list(self.outputs), "says": self.says}
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    """ids: of the catalogue, best first; () when none fits. says: one or two sentences; "" when there is nothing to
-    say that the cases' own messages do not. matches: the ids that explain everything together, best first."""
+    """What is wrong with a contract.
+
+    ids: of the catalogue, best first; () when none fits. says: a few sentences; "" when there is nothing to say that
+    the cases' own messages do not. matches: the ids that explain everything together, best first. claims: each thing
+    that is wrong, with the outputs that it explains.
+    """
 
     ids: tuple[str, ...] = ()
     says: str = ""
     matches: tuple[tuple[str, ...], ...] = ()
+    claims: tuple[Claim, ...] = ()
 
 
 NOTHING = Diagnosis()
@@ -79,6 +97,7 @@ class ContractReport:
             "verdict": self.verdict,
             "diagnosis": list(self.diagnosis.ids),
             "says": self.diagnosis.says,
+            "claims": [claim.as_json() for claim in self.diagnosis.claims],
             "cases": [case.as_json() for case in self.cases],
         }
 

@@ -1,9 +1,11 @@
-"""What is wrong, in one sentence: from a failing subject's answers to the fault behind them.
+"""What is wrong, in a few sentences: from a failing subject's answers to the mistake behind them.
 
-Reading order, each module built on those after it: diagnose, catalogue, fit, precision, terms, expressions, wrong.
+Reading order: diagnose (the steps), catalogue, precision and coarse, cover, hypotheses, hypothesis, edits, fit. What
+they share: compare, calls, axes, activations, where, wrong, terms, expressions, sentences.
 """
 
-from ..report import Diagnosis
+from ..report import Claim, Diagnosis
 from .diagnose import diagnose
+from .precision import Ask
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Ask", "Claim", "Diagnosis", "diagnose"]

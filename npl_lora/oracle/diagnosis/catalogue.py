@@ -17,9 +17,10 @@ from ..definition import AnswerFunction
 from ..faults import FAULTS, Fault, wrong_answer
 from ..faults.relevant import relevant_to
 from ..report import Observed
-from ..tolerance.judge import Right, judge_output, right_answer
+from ..tolerance.judge import right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
+from .compare import changes, error_ratio, quick_distance
 
 _SUSPECTS = 64  # how many candidates are compared with all cases, the nearest first
 
@@ -29,16 +30,26 @@ def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> l
 
     They come in the order of the catalogue.
     """
-    contract = observed[0].case.contract
-    relevant = relevant_to(contract, faults)
+    return single_matches(observed, faults) or several_matches(observed, faults)
+
+
+def single_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
+    """The faults that each reproduce everything, and change something that was answered."""
+    relevant = relevant_to(observed[0].case.contract, faults)
     if drawn := [fault for fault in relevant if fault.objection and _is_the_only_objection(fault.objection, observed)]:
         return [(fault,) for fault in drawn]
     ordered = sorted(observed, key=_sharpness)
+    distances = [(_distances(fault, ordered[0]).worst, (fault,)) for fault in relevant]
+    return _reproducing(distances, ordered)
+
+
+def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
+    """The sets of faults that together reproduce everything: each in cases of its own, or pairs in the same cases."""
+    relevant = relevant_to(observed[0].case.contract, faults)
+    ordered = sorted(observed, key=_sharpness)
     distances = {fault.name: _distances(fault, ordered[0]) for fault in relevant}
-    singles = [(distances[fault.name].worst, (fault,)) for fault in relevant]
     return (
-        _reproducing(singles, ordered)
-        or _covering(relevant, ordered)
+        _covering(relevant, ordered)
         or _reproducing(_likely_pairs(relevant, distances, ordered[0]), ordered)
         or _reproducing(_possible_pairs(relevant, distances, ordered[0]), ordered)
     )
@@ -77,15 +88,15 @@ class _Distances:
 
 def _distances(fault: Fault, one: Observed) -> _Distances:
     wrong = _wrong_outputs((fault,), one)
-    distance = {name: _normwise(output, one, name) for name, output in wrong.items()}
-    return _Distances(distance, frozenset(name for name in wrong if not _same(wrong[name], one.right[name])))
+    distance = {name: quick_distance(output, one, name) for name, output in wrong.items()}
+    return _Distances(distance, frozenset(name for name in wrong if changes(wrong[name], one.right[name])))
 
 
 def _distance(faults: tuple[Fault, ...], one: Observed) -> float:
     """The largest distance of an output from what came back; inf as soon as one is not below 1."""
     largest = 0.0 if (wrong := _wrong_outputs(faults, one)) else np.inf
     for name, output in wrong.items():
-        largest = max(largest, _normwise(output, one, name))
+        largest = max(largest, quick_distance(output, one, name))
         if not largest < 1.0:
             return np.inf
     return largest
@@ -135,31 +146,23 @@ def _reproducing(
     candidates: Sequence[tuple[float, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
     near = sorted((distance, n) for n, (distance, _) in enumerate(candidates) if distance < 1.0)[:_SUSPECTS]
-    return [candidates[n][1] for n in sorted(n for _, n in near) if all_reproduced(candidates[n][1], observed)]
+    return [
+        candidates[n][1]
+        for n in sorted(n for _, n in near)
+        if all_reproduced(candidates[n][1], observed) and all(_shows(fault, observed) for fault in candidates[n][1])
+    ]
 
 
-def _same(wrong: np.ndarray | Distribution, right: Right | Distribution) -> bool:
-    if isinstance(wrong, Distribution) or isinstance(right, Distribution):
-        return isinstance(wrong, Distribution) and isinstance(right, Distribution) and str(wrong) == str(right)
-    return np.array_equal(wrong, right.value, equal_nan=True)
+def _shows(fault: Fault, observed: Sequence[Observed]) -> bool:
+    """Whether the fault changes something that was answered, or raises where nothing was."""
+    return any(_shows_in(fault, one) for one in observed)
 
 
-def _normwise(wrong: np.ndarray | Distribution, one: Observed, name: str) -> float:
-    assert one.outputs is not None
-    right, got = one.right[name], one.outputs[name]
-    if isinstance(wrong, Distribution):
-        return 0.0 if judge_output(wrong, got).verdict == "pass" else np.inf
-    if isinstance(right, Distribution):
-        return 0.0 if np.array_equal(wrong, got) else np.inf
-    if wrong.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(wrong), np.isnan(got)):
-        return np.inf
-    beyond = _overflown(wrong, got)
-    expected, got = (np.nan_to_num(np.where(beyond, 0.0, t)) for t in (wrong, got.astype(np.float64)))
-    largest, scale = np.max(np.abs(expected), initial=0.0), np.max(np.abs(right.value), initial=0.0)
-    allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
-    tolerance = allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest
-    difference = float(np.max(np.abs(expected - got), initial=0.0))
-    return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
+def _shows_in(fault: Fault, one: Observed) -> bool:
+    if one.outputs is None:
+        return True
+    wrong = _wrong_outputs((fault,), one)
+    return any(changes(output, one.right[name]) for name, output in wrong.items())
 
 
 def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
@@ -204,21 +207,4 @@ def _is_reproduced(answer: AnswerFunction, one: Observed) -> bool:
         return predicted is None and one.outputs is None
     if predicted.keys() != one.outputs.keys():
         return False
-    return all(_ratio(predicted[name], one.outputs[name]) <= 1.0 for name in predicted)
-
-
-def _ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
-    if isinstance(predicted, Distribution):
-        return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
-    value = predicted.value
-    if value.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(value), np.isnan(got)):
-        return np.inf
-    with np.errstate(all="ignore"):
-        error = np.where(np.isnan(value) | _overflown(value, got), 0.0, np.abs(got.astype(np.float64) - value))
-        return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))
-
-
-def _overflown(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """Where the expected value does not fit the dtype, and came back as an infinity of its sign."""
-    too_large = np.abs(expected) > np.finfo(got.dtype).max
-    return np.isinf(got) & (np.sign(expected) == np.sign(got)) & too_large
+    return all(error_ratio(predicted[name], one.outputs[name]) <= 1.0 for name in predicted)

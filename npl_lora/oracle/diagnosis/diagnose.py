@@ -1,80 +1,120 @@
-"""The diagnosis of one contract, in three steps:
+"""The diagnosis of one contract, in these steps. The first that explains everything ends it.
 
-1. catalogue: the known faults, one or several, that reproduce every answer. Only this step names an id.
-2. fit: a description, output by output: a factor, a term, an order, a place.
-3. precision: errors of rounding that is coarser than the dtype's.
+1. catalogue: a known fault that reproduces every answer.
+2. precision: rounding in a coarser format, where that is proved. What it explains is set aside.
+3. cover: each wrong output for itself, by a fault in the value alone, in the backward alone, in one output or in one
+   branch, or by a generated edit.
+4. catalogue: several known faults that together reproduce every answer.
+5. fit: a description of the numbers, for each output that nothing explains.
 
-A step that does not fit every wrong case says nothing.
+Only the catalogue's faults have ids. An output that no step explains is left to the cases' own messages.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..report import NOTHING, Diagnosis, Observed
+from ..faults import Fault
+from ..report import NOTHING, Claim, Diagnosis, Observed
 from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
-from . import catalogue, fit, precision
+from . import catalogue, cover, fit, precision, sentences
+from .hypotheses import hypotheses_for
+from .precision import Ask
 from .wrong import Wrong
 
 
-def diagnose(observed: Sequence[Observed]) -> Diagnosis:
-    """What is wrong with the answers to the cases of one contract, some of which failed."""
-    answered = [one for one in observed if one.failed and one.outputs is not None]
-    if not answered:
+def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
+    """What is wrong with the answers to the cases of one contract, some of which failed.
+
+    ask: puts another question to the subject, where it can be asked. That settles whether an error is rounding.
+    """
+    failing = [one for one in observed if one.failed and one.outputs is not None]
+    if not failing:
         return NOTHING
-    if faults := catalogue.matches(observed):
-        return _diagnosis_of(faults)
-    return Diagnosis(says=_description(answered))
+    if matches := catalogue.single_matches(observed):
+        return _known(matches, failing)
+    coarse = precision.proven(failing, ask)
+    if coarse is None:
+        return _explained(observed)
+    rounded = sentences.of_precision(coarse, failing)
+    rest = precision.admitted(observed, coarse)
+    if not any(one.failed for one in rest):
+        return _joined(rounded)
+    if matches := catalogue.single_matches(rest):
+        return _with(rounded, _known(matches, [one for one in rest if one.failed]))
+    return _with(rounded, _explained(rest))
 
 
-def _diagnosis_of(matches: list[tuple[catalogue.Fault, ...]]) -> Diagnosis:
+def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Diagnosis:
+    """Faults that reproduce everything."""
     ids = tuple(dict.fromkeys(fault.id for faults in matches for fault in faults))
-    best = matches[0]
-    says = " ".join(f"{fault.says} ({fault.id}): it computes {fault.wrong}; right is {fault.right}." for fault in best)
-    others = list(dict.fromkeys(fault.says for faults in matches[1:] for fault in faults if fault not in best))
-    if others:
-        says += f" These cases cannot tell it from: {'; '.join(others)}."
-    return Diagnosis(ids, says, tuple(tuple(fault.id for fault in faults) for faults in matches))
+    outputs = tuple(dict.fromkeys(name for one in failing for name in one.failed))
+    says = sentences.of_faults(matches)
+    return Diagnosis(ids, says, tuple(tuple(f.id for f in faults) for faults in matches), (Claim(ids, outputs, says),))
 
 
-def _description(answered: Sequence[Observed]) -> str:
-    """One sentence for each output, in the order of the answer."""
+def _explained(observed: Sequence[Observed]) -> Diagnosis:
+    """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
+    answered = [one for one in observed if one.outputs is not None]
+    failing = [one for one in answered if one.failed]
+    covered = cover.explain(hypotheses_for([one.case for one in cover.probes(answered)]), answered)
+    several = covered.left or len(covered.chosen) > 1
+    if several and (matches := catalogue.several_matches(observed)):
+        return _known(matches, failing)
+    claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
+    claims += _described(failing, covered.left)
+    wrong = {name for one in failing for name in one.failed}
+    right = sentences.right_outputs(answered, wrong) if claims else ""
+    return _joined(claims, right)
+
+
+def _described(failing: Sequence[Observed], left: frozenset[cover.Element]) -> list[Claim]:
+    """What the numbers of the outputs are like that nothing explains, and which are not finite."""
+    claims = []
+    for name, wrongs in _wrongs(failing, left).items():
+        if sentence := fit.explain(_finest(wrongs)):
+            claims.append(Claim((), (name,), f"{sentence}."))
+    return claims + _not_finite(failing)
+
+
+def _joined(claims: Sequence[Claim], more: str = "") -> Diagnosis:
+    ids = tuple(dict.fromkeys(id for claim in claims for id in claim.ids))
+    says = " ".join(filter(None, [*(claim.says for claim in claims), more]))
+    return Diagnosis(ids, says, (), tuple(claims))
+
+
+def _with(claims: Sequence[Claim], more: Diagnosis) -> Diagnosis:
+    """These claims, and then another diagnosis."""
+    says = " ".join(filter(None, [*(claim.says for claim in claims), more.says]))
+    return Diagnosis(more.ids, says, more.matches, (*claims, *more.claims))
+
+
+def _wrongs(failing: Sequence[Observed], left: frozenset[cover.Element]) -> dict[str, list[Wrong]]:
+    """{output: where it is wrong}, in the order of the answer."""
     wrongs: dict[str, list[Wrong]] = {}
-    for one in answered:
+    for one in failing:
         assert one.outputs is not None
+        rights = {n: r for n, r in one.right.items() if isinstance(r, Right)}
         for name in one.failed:
-            got = one.outputs.get(name)
-            right = one.right.get(name)
-            if got is None or not isinstance(right, Right) or not _comparable(got, right):
-                continue
-            rights = {n: r for n, r in one.right.items() if isinstance(r, Right)}
-            wrong = Wrong(name, one.case, right, rights, got.astype(np.float64))
-            if np.any(wrong.wrong):  # otherwise the numbers are right, and the draws are wrong
-                wrongs.setdefault(name, []).append(wrong)
-    sentences, coarse = [], dict[str, list[str]]()
-    for name, output in wrongs.items():
-        if sentence := fit.explain(_finest(output)):
-            sentences.append(sentence)
-        elif format := precision.coarser(_finest(output)):
-            coarse.setdefault(
-                f"{_finest(output)[0].case.dtype} in and out, but the errors of {{}} are those of {format}", []
-            ).append(name)
-    sentences += [words.format(", ".join(names)) for words, names in coarse.items()]
-    sentences += _not_finite(answered)
-    return "; ".join(sentences) + "." if sentences else ""
+            got, right = one.outputs.get(name), rights.get(name)
+            if (one.case.id, name) in left and got is not None and right is not None and _comparable(got, right):
+                wrong = Wrong(name, one.case, right, rights, got.astype(np.float64))
+                if np.any(wrong.wrong):  # otherwise the numbers are right, and the draws are wrong
+                    wrongs.setdefault(name, []).append(wrong)
+    return wrongs
 
 
-def _not_finite(answered: Sequence[Observed]) -> list[str]:
+def _not_finite(failing: Sequence[Observed]) -> list[Claim]:
     """Which outputs are NaN or infinite, and in which case first."""
-    sentences: dict[str, str] = {}
-    for one in answered:
+    claims: dict[str, Claim] = {}
+    for one in failing:
         assert one.outputs is not None
         for name in one.failed:
             got = one.outputs.get(name)
             if got is not None and got.dtype.kind == "f" and not np.all(np.isfinite(got)):
-                sentences.setdefault(name, f"{name} is not finite in {one.case.id}")
-    return list(sentences.values())
+                claims.setdefault(name, Claim((), (name,), f"{name} is not finite in {one.case.id}."))
+    return list(claims.values())
 
 
 def _comparable(got: np.ndarray, right: Right) -> bool:

@@ -1,65 +1,187 @@
-"""The precision that an output was really computed in, estimated from errors that look like rounding.
+"""The precision that an output was really computed in: claimed only where it is proved.
 
-For every number, `rounding` derives the variance of a right implementation's error, with every rounding an independent
-draw. If an output's errors come from coarser rounding, error / standard deviation is the same everywhere. That ratio is
-the unit roundoff in units of the case's own.
+A wrong formula may be off by little, too, and its errors then look like rounding. What tells the two apart:
+
+    stored     every number that came back fits a coarser format
+    pattern    the errors are, number by number, those of the right formula computed in that format (see `coarse`)
+    redrawn    the subject is asked again with inputs that differ by a few roundings. A wrong formula is off by nearly
+               the same amount again. Rounding errors are drawn anew, so they have nothing to do with the first ones.
+
+The first two need no second question. Errors that are small enough, but pass none of these tests, are not explained.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..case import Case
+from ..contracts import CONTRACTS
+from ..report import Observed
+from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
-from .wrong import Wrong
+from . import coarse
+from .coarse import FORMATS, Format
 
-_ENOUGH = 8  # numbers, to judge their distribution by
+_ENOUGH = 12  # numbers, to compare two patterns
+_SAME = 0.85  # the correlation of two patterns above which they are one
+_ANEW = 0.7  # and below which they have nothing to do with each other
+_QUESTIONS = 3
+_SEED = 15
+
+Ask = Callable[[Case], Mapping[str, np.ndarray] | None]
+Element = tuple[str, str]  # (case id, output)
 
 
 @dataclass(frozen=True)
-class Format:
-    """A coarser format, recognised by errors of `least` to `most` bits.
+class Coarseness:
+    """A format, and the outputs whose errors are rounding to it; truncated where that is toward zero."""
 
-    One coarse step among many fine ones leaves errors a few bits smaller than its own roundoff, and the standard
-    deviation is an upper estimate. So a format covers a range of bits.
+    format: Format
+    truncate: bool
+    elements: frozenset[Element]
+
+
+def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
+    """The format that errors of some outputs prove, with all outputs that it explains; None if there is no proof.
+
+    An output is explained if there is a proof for it in some case, or if it has too few numbers for a proof.
     """
+    proofs = {(one.case.id, name): p for one in failing for name, p in _proofs(one, ask).items()}
+    claims = list(proofs.values())
+    if len(claims) < min(2, sum(len(_provable(one)) for one in failing)) or not claims:
+        return None  # one pattern among many may be alike by chance
+    format, truncate = max(dict.fromkeys(claims), key=claims.count)
+    names = {name for (_, name), proof in proofs.items() if proof[0] == format}
+    few = {name for one in failing for name in one.failed} - {n for one in failing for n in _provable(one)}
+    elements = {
+        (one.case.id, name)
+        for one in failing
+        for name in one.failed
+        if name in names | few and _is_coarser(format, one.case) and _within(one, name, format)
+    }
+    return Coarseness(format, truncate, frozenset(elements))
 
-    least: float
-    most: float
-    says: str
+
+def _provable(one: Observed) -> dict[str, np.ndarray]:
+    """{output: its error} for the wrong outputs with enough numbers to compare patterns."""
+    errors = {name: _error(one, name) for name in one.failed}
+    return {name: e for name, e in errors.items() if e is not None and np.count_nonzero(e) >= _ENOUGH}
 
 
-FORMATS = (
-    Format(23.0, 40.0, "a 24-bit significand: float32 somewhere inside"),
-    Format(11.3, 20.0, "an 11-bit significand: float16 somewhere inside, or TF32 products"),
-    Format(7.0, 11.3, "an 8-bit significand: bfloat16 somewhere inside"),
-)
+def admitted(observed: Iterable[Observed], claim: Coarseness) -> list[Observed]:
+    """What was observed, judged as if the cases' dtype were this format, in the dtypes in which it was proved."""
+    again, dtypes = [], {id.rpartition("/")[2] for id, _ in claim.elements}
+    for one in observed:
+        if one.outputs is not None and one.case.dtype in dtypes:
+            case = replace(one.case, dtype=claim.format.as_dtype)
+            failed = tuple(name for name in one.failed if (one.case.id, name) not in claim.elements)
+            one = replace(one, case=case, right=right_answer(case, CONTRACTS[case.contract].answer), failed=failed)
+        again.append(one)
+    return again
 
 
-def coarser(observations: Sequence[Wrong]) -> str | None:
-    """The format whose rounding the errors of one output look like, if they do and it is coarser than the dtype."""
-    own = -float(np.log2(PRECISIONS[observations[0].case.dtype].store))
-    sizes = [size for one in observations if (size := _in_own_roundings(one)) is not None]
-    if 2 * len(sizes) < len(observations) or not sizes:
+def _is_coarser(format: Format, case: Case) -> bool:
+    return 2.0**-format.bits > PRECISIONS[case.dtype].store
+
+
+def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
+    """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
+    proofs: dict[str, tuple[Format, bool]] = {}
+    for format in FORMATS:
+        errors = {name: e for name, e in _provable(one).items() if name not in proofs and _within(one, name, format)}
+        if errors and _is_coarser(format, one.case):
+            proofs |= _with_pattern(one, errors, format)
+            left = {name: e for name, e in errors.items() if name not in proofs}
+            stored = [name for name in left if _is_stored(one, name, format)]
+            redrawn = _redrawn(one, left, format, ask) if ask is not None and left else []
+            proofs |= dict.fromkeys([*stored, *redrawn], (format, False))
+    return proofs
+
+
+def _error(one: Observed, name: str) -> np.ndarray | None:
+    """got - right, in standard deviations of the dtype's own rounding, for the numbers that have one."""
+    right, got = one.right.get(name), (one.outputs or {}).get(name)
+    if not isinstance(right, Right) or got is None or got.shape != right.shape or got.dtype.kind != "f":
         return None
-    bits = own - float(np.log2(np.median(sizes)))
-    return next((f.says for f in FORMATS if f.least <= bits < f.most and f.most < own), None)
-
-
-def _in_own_roundings(one: Wrong) -> float | None:
-    """The root mean square of z = error / standard deviation; None where the error does not look like rounding.
-
-    Rounding errors are everywhere, of about one size in units of their deviation, and do not follow the values.
-    """
-    deviation = one.right.deviation
-    usable = (deviation > 0) & (one.right.size > 0)
-    if np.count_nonzero(usable) < _ENOUGH:
+    if not np.all(np.isfinite(got)):
         return None
-    error = (one.got - one.right.value)[usable]
-    z = np.abs(error / deviation[usable])
-    rms = float(np.sqrt(np.mean(z * z)))
-    if rms == 0 or np.max(z) > 8.0 * rms or np.mean(z < 0.02 * rms) > 0.5:
-        return None
-    value = one.right.value[usable]
-    follows = abs(float(np.sum(error * value))) / float(np.linalg.norm(error) * np.linalg.norm(value))
-    return rms if follows < 0.9 else None
+    return _in_deviations(got.astype(np.float64) - right.value, right)
+
+
+def _in_deviations(error: np.ndarray, right: Right) -> np.ndarray:
+    usable = (right.deviation > 0) & (right.size > 0)
+    return error[usable] / right.deviation[usable]
+
+
+def _within(one: Observed, name: str, format: Format) -> bool:
+    """Whether all errors of an output are as small as this format's can be, with a reserve of two bits."""
+    error = _error(one, name)
+    if error is None:
+        return False
+    own = PRECISIONS[one.case.dtype]
+    return bool(np.all(np.abs(error) <= 4.0 * own.deviations * 2.0**-format.bits / own.store))
+
+
+def _is_stored(one: Observed, name: str, format: Format) -> bool:
+    """Whether all numbers of the output fit the format, as only numbers that were rounded to it do."""
+    assert one.outputs is not None
+    got = one.outputs[name].astype(np.float64)
+    return not one.case.exact and bool(np.all(format.round(got) == got))
+
+
+def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray], format: Format) -> dict[str, tuple[Format, bool]]:
+    """The outputs whose errors are those of a way of computing in this format, number by number."""
+    nearest: dict[str, tuple[float, bool]] = {}
+    for way in (way for way in coarse.WAYS if way.format is format):
+        outputs = coarse.answer(one.case, way)
+        for name, error in errors.items():
+            right = one.right[name]
+            assert isinstance(right, Right)
+            expected = _in_deviations(outputs[name] - right.value, right)
+            size = float(np.linalg.norm(expected) / np.linalg.norm(error))
+            value = _in_deviations(right.value, right)
+            alike = min(_correlation(error, expected), _correlation(_beside(error, value), _beside(expected, value)))
+            if alike > nearest.get(name, (_SAME, False))[0] and 0.25 < size < 4.0:
+                nearest[name] = alike, way.truncate
+    return {name: (format, truncate) for name, (_, truncate) in nearest.items()}
+
+
+def _redrawn(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> list[str]:
+    """The outputs that get other errors of the same size when the inputs differ by a few roundings."""
+    rng, alike = np.random.default_rng(_SEED), {name: list[float]() for name in errors}
+    for _ in range(_QUESTIONS):
+        case = _nudged(one.case, 16.0 * 2.0**-format.bits, rng)
+        outputs = ask(case)
+        if outputs is None:
+            return []
+        again = replace(one, case=case, right=right_answer(case, CONTRACTS[case.contract].answer), outputs=outputs)
+        for name, error in errors.items():
+            other = _error(again, name)
+            if other is not None and other.shape == error.shape and _of_one_size(error, other):
+                alike[name].append(_correlation(error, other))
+    return [name for name, each in alike.items() if len(each) == _QUESTIONS and float(np.mean(each)) < _ANEW]
+
+
+def _of_one_size(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(0.2 < np.linalg.norm(b) / np.linalg.norm(a) < 5.0)
+
+
+def _nudged(case: Case, size: float, rng: np.random.Generator) -> Case:
+    """The case with every number times 1 + up to `size`. Masks, ids and zeros stay."""
+    nudged = {
+        name: (a.astype(np.float64) * (1.0 + rng.uniform(-size, size, a.shape))).astype(a.dtype)
+        for name, a in case.arrays.items()
+        if a.dtype.kind not in "biu" and name != "mask"
+    }
+    return case.with_arrays(nudged)
+
+
+def _beside(error: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """The error without what is proportional to the value: that part of truncation errors could be a wrong factor."""
+    return error - (error @ value) / (value @ value) * value
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else 0.0

@@ -1,0 +1,63 @@
+"""What the parts of the definition are called with when the right answer to a case is computed."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from ..case import Case, widen
+from ..contracts import CONTRACTS
+from ..definition import RIGHT, Wrap
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a part: its arguments by name, and its value where that is an array."""
+
+    arguments: Mapping[str, Any]
+    value: np.ndarray | None
+
+
+def record(case: Case) -> dict[str, list[Call]]:
+    """{part: its calls in order}, for every part that takes arrays."""
+    calls: dict[str, list[Call]] = {}
+    contract = CONTRACTS[case.contract]
+    recorders = {name: _recorder(name, calls) for name in vars(RIGHT) if name not in ("scale", "low_rank")}
+    contract.answer(widen(case), case.config, RIGHT.wrapped(**recorders))
+    return calls
+
+
+def _recorder(name: str, calls: dict[str, list[Call]]) -> Wrap:
+    def wrap(part: Any) -> Any:
+        signature = inspect.signature(inspect.unwrap(part))
+
+        @wraps(part)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            result = part(*args, **kwargs)
+            value = result[0] if isinstance(result, tuple) else result
+            calls.setdefault(name, []).append(Call(dict(bound.arguments), value if np.ndim(value) else None))
+            return result
+
+        return recorded
+
+    return wrap
+
+
+def in_call(wrap: Wrap, number: int) -> Wrap:
+    """The wrap in one call alone, counted from 0 since the definition was made."""
+
+    def one(part: Any) -> Any:
+        wrong, calls = wrap(part), iter(range(1_000_000))
+
+        @wraps(part)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            return (wrong if next(calls) == number else part)(*args, **kwargs)
+
+        return counted
+
+    return one

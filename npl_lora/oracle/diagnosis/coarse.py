@@ -1,0 +1,86 @@
+"""The right answer computed in a coarser format: its inputs, the factors of its products, or its results rounded.
+
+These are the common ways to lose precision. Errors of rounding look random, but each of these ways gives a pattern of
+its own, number by number. So a pattern that comes back proves the format.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..case import Case, widen
+from ..contracts import CONTRACTS
+
+PLACES = ("inputs", "factors", "results", "everything")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A floating format. bits: of its significand. as_dtype: the dtype whose tolerance fits it."""
+
+    name: str
+    bits: int
+    as_dtype: str
+
+    def round(self, t: np.ndarray, truncate: bool = False) -> np.ndarray:
+        """To nearest, ties to even, or toward zero. The range of the exponent is not limited."""
+        _, exponent = np.frexp(t)
+        quantum = np.ldexp(1.0, exponent - self.bits)
+        return (np.trunc if truncate else np.rint)(t / quantum) * quantum
+
+
+FORMATS = (
+    Format("float32", 24, "float32"),
+    Format("float16 or TF32", 11, "float16"),
+    Format("bfloat16", 8, "bfloat16"),
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compute coarsely: where is one of PLACES."""
+
+    format: Format
+    where: str
+    truncate: bool
+
+
+WAYS = [Way(format, where, truncate) for format in FORMATS for truncate in (False, True) for where in PLACES]
+
+
+def answer(case: Case, way: Way) -> dict[str, np.ndarray]:
+    """The right formula, computed in this way."""
+    array_type = _array_type(way)
+    arrays = {n: _input(a, way).view(array_type) if a.dtype.kind == "f" else a for n, a in widen(case).items()}
+    outputs = CONTRACTS[case.contract].answer(arrays, case.config)
+    return {name: np.asarray(t) for name, t in outputs.items()}
+
+
+def _input(t: np.ndarray, way: Way) -> np.ndarray:
+    return way.format.round(t, way.truncate) if way.where in ("inputs", "everything") else t
+
+
+class _Coarse(np.ndarray):
+    """An array whose products and results are rounded. `_array_type` sets the way."""
+
+    way: ClassVar[Way]
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        way, plain = self.way, [np.asarray(a) if isinstance(a, np.ndarray) else a for a in inputs]
+        if method == "at":
+            return ufunc.at(*plain)
+        if ufunc is np.matmul and way.where == "factors":
+            plain = [way.format.round(a, way.truncate) for a in plain]
+        result = np.asarray(getattr(ufunc, method)(*plain, **options))
+        if result.dtype.kind == "f" and way.where in ("results", "everything"):
+            result = way.format.round(result, way.truncate)
+        return result.view(type(self))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        result = super().__array_function__(function, types, args, kwargs)
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
+
+
+def _array_type(way: Way) -> type[_Coarse]:
+    return type("Coarse", (_Coarse,), {"way": way})

@@ -1,0 +1,66 @@
+"""How far a predicted output is from what came back: a quick comparison, and an exact one."""
+
+import numpy as np
+
+from ..report import Observed
+from ..tolerance.judge import Right, judge_output
+from ..tolerance.rounding import PRECISIONS
+from ..tolerance.statistics import Distribution
+
+Predicted = np.ndarray | Distribution
+
+
+def quick_distance(predicted: Predicted, one: Observed, name: str) -> float:
+    """The largest error of an output, in units of a generous tolerance: below 1, it may be what came back.
+
+    The prediction is a plain array, so its own error bounds are not known. The tolerance grows with its numbers.
+    """
+    assert one.outputs is not None
+    right, got = one.right[name], one.outputs[name]
+    if isinstance(predicted, Distribution):
+        return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
+    if isinstance(right, Distribution):
+        return 0.0 if np.array_equal(predicted, got) else np.inf
+    if predicted.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(predicted), np.isnan(got)):
+        return np.inf
+    beyond = overflown(predicted, got)
+    expected, got = (np.nan_to_num(np.where(beyond, 0.0, t)) for t in (predicted, got.astype(np.float64)))
+    difference = float(np.max(np.abs(expected - got), initial=0.0))
+    tolerance = _tolerance(expected, one, right)
+    return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
+
+
+def _tolerance(predicted: np.ndarray, one: Observed, right: Right) -> float:
+    largest, scale = np.max(np.abs(predicted), initial=0.0), np.max(np.abs(right.value), initial=0.0)
+    allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
+    return float(allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest)
+
+
+def error_ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
+    """The largest error / allowed of an output, where the prediction says what is allowed."""
+    if isinstance(predicted, Distribution):
+        return 0.0 if judge_output(predicted, got).verdict == "pass" else np.inf
+    value = predicted.value
+    if value.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(value), np.isnan(got)):
+        return np.inf
+    with np.errstate(all="ignore"):
+        error = np.where(np.isnan(value) | overflown(value, got), 0.0, np.abs(got.astype(np.float64) - value))
+        return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))
+
+
+def overflown(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """Where the expected value does not fit the dtype, and came back as an infinity of its sign."""
+    too_large = np.abs(expected) > np.finfo(got.dtype).max
+    return np.isinf(got) & (np.sign(expected) == np.sign(got)) & too_large
+
+
+def changes(predicted: Predicted, right: Right | Distribution) -> bool:
+    """Whether the prediction differs from the right answer by more than is allowed, so that the judge would see it."""
+    if isinstance(predicted, Distribution) or isinstance(right, Distribution):
+        return not (
+            isinstance(predicted, Distribution) and isinstance(right, Distribution) and str(predicted) == str(right)
+        )
+    if predicted.shape != right.shape:
+        return True
+    with np.errstate(all="ignore"):
+        return not bool(np.all(np.abs(predicted - right.value) <= right.allowed))

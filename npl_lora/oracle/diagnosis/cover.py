@@ -1,0 +1,167 @@
+"""Explaining each wrong output for itself: the fewest hypotheses that together give what came back.
+
+A hypothesis explains an output in a case if what came back is what it gives, within what is allowed, and is wrong. It
+need not explain the other outputs: a layer may have a mistake in y alone. Nor need it hold in every case: a mistake may
+stand in one branch, such as that with dropout.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from ..case import widen
+from ..report import Observed
+from ..tolerance.judge import Right, right_answer
+from ..tolerance.rounding import PRECISIONS
+from .compare import changes, error_ratio, quick_distance
+from .hypothesis import Hypothesis
+
+Element = tuple[str, str]  # (case id, output)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A hypothesis and what it explains.
+
+    contradicted: outputs that it would change, and that came back right. refuted: outputs that it would change, and that
+    came back wrong in another way.
+    """
+
+    hypothesis: Hypothesis
+    elements: frozenset[Element]
+    contradicted: frozenset[Element]
+    refuted: frozenset[Element]
+
+    @property
+    def order(self) -> tuple[int, bool, int]:
+        """Those that explain most come first, then those that nothing contradicts, then the simplest."""
+        return -len(self.elements), bool(self.contradicted), self.hypothesis.rank
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for _, name in sorted(self.elements, key=lambda e: _order_of(e[1]))))
+
+
+def _order_of(output: str) -> tuple[bool, str]:
+    """Values before gradients."""
+    return output.startswith("d"), output
+
+
+@dataclass(frozen=True)
+class Cover:
+    """chosen: each with its rivals, which explain the same as well. left: what nothing explains."""
+
+    chosen: list[tuple[Explanation, list[Explanation]]]
+    left: frozenset[Element]
+
+
+def wrong_elements(observed: Iterable[Observed]) -> list[Element]:
+    """The outputs that came back with wrong numbers, by case."""
+    return [
+        (one.case.id, name)
+        for one in observed
+        for name in one.failed
+        if one.outputs is not None and name in one.outputs and isinstance(one.right.get(name), Right)
+    ]
+
+
+def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed]) -> Cover:
+    """The fewest hypotheses that explain as much as can be explained.
+
+    The hypotheses come in stages of like rank, the simplest first. A stage is tried on one case, and what fits there is
+    compared with all. The search ends when one hypothesis explains everything.
+    """
+    answered = [one for one in observed if one.outputs is not None]
+    wrong = frozenset(wrong_elements(answered))
+    stages = [list(stage) for _, stage in groupby(sorted(hypotheses, key=_stage), key=_stage)]
+    candidates: list[Explanation] = []
+    left = wrong
+    for probe in probes(answered):
+        if not any((probe.case.id, name) in left for name in probe.failed):
+            continue
+        for stage in stages:
+            near = [h for h in stage if _may_explain(h, probe)]
+            candidates += [e for h in near if (e := _explanation(h, answered)).elements]
+            if any(e.elements == wrong for e in candidates):
+                return _choose(candidates, wrong)
+        left = wrong - frozenset().union(*(e.elements for e in candidates))
+    return _choose(candidates, wrong)
+
+
+def _stage(hypothesis: Hypothesis) -> int:
+    return hypothesis.rank // 10
+
+
+def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element]) -> Cover:
+    """Take the best one for what is left, again and again; then drop those that what is left refutes."""
+    chosen: list[tuple[Explanation, list[Explanation]]] = []
+    left = wrong
+    while useful := [replace(e, elements=e.elements & left) for e in candidates if e.elements & left]:
+        best = min(useful, key=lambda e: e.order)
+        chosen.append((best, [e for e in useful if _is_rival(e, best)]))
+        left -= best.elements
+    while refuted := next((e for e, _ in chosen if e.refuted & left), None):
+        chosen = [(e, rivals) for e, rivals in chosen if e is not refuted]
+        left |= refuted.elements
+    return Cover(chosen, left)
+
+
+def _is_rival(e: Explanation, best: Explanation) -> bool:
+    same = e.elements == best.elements and bool(e.contradicted) == bool(best.contradicted)
+    return same and e.hypothesis is not best.hypothesis
+
+
+def probes(answered: Sequence[Observed]) -> list[Observed]:
+    """Few failing cases in which every output that fails anywhere fails, those of the finest dtype first."""
+    failing = sorted((one for one in answered if one.failed), key=lambda one: PRECISIONS[one.case.dtype].store)
+    chosen, covered = [], set[tuple[str, bool, object]]()
+    for one in failing:
+        kinds = {(name, "mask" in one.case, one.case.config.get("use_rslora")) for name in one.failed}
+        if not kinds <= covered:
+            chosen.append(one)
+            covered |= kinds
+    return chosen
+
+
+def _may_explain(hypothesis: Hypothesis, probe: Observed) -> bool:
+    """Whether it gives some wrong output of this case, by a quick comparison."""
+    predicted = predict(hypothesis, probe)
+    return any(
+        quick_distance(predicted[name], probe, name) < 1.0 and changes(predicted[name], probe.right[name])
+        for name in probe.failed
+        if name in predicted and name in (probe.outputs or {})
+    )
+
+
+def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
+    """What it answers, in plain numbers; {} where it raises."""
+    try:
+        with np.errstate(all="ignore"):
+            outputs = hypothesis.answer(widen(one.case), one.case.config)
+            return {name: np.asarray(t) for name, t in outputs.items() if np.asarray(t).dtype.kind == "f"}
+    except (ValueError, IndexError, TypeError):
+        return {}
+
+
+def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
+    elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
+    for one in answered:
+        assert one.outputs is not None
+        predicted = predict(hypothesis, one)
+        shows = [n for n in predicted if n in one.outputs and n in one.right and changes(predicted[n], one.right[n])]
+        contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
+        shown |= {(one.case.id, name) for name in shows if name in one.failed}
+        near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
+        elements |= {(one.case.id, name) for name in _reproduced(hypothesis, one, near)}
+    return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
+
+
+def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> list[str]:
+    """Those outputs that it gives within what is allowed for an implementation that is wrong in this way."""
+    if not names or one.outputs is None:
+        return []
+    with np.errstate(all="ignore"):
+        predicted = right_answer(one.case, hypothesis.answer)
+    return [name for name in names if error_ratio(predicted[name], one.outputs[name]) <= 1.0]

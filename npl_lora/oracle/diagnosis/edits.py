@@ -1,0 +1,296 @@
+"""Generated edits: mistakes that the catalogue does not hold, each a small change of one thing in one op.
+
+    an argument       left out, doubled, halved, negated, squared, transposed, rolled by one place, taken from another
+                      argument of its shape; one of its rows, tokens, heads or ranks left out, counted twice or taken
+                      from its neighbour
+    dy                the same, and the mean over the tokens in the place of the sum
+    the value         of an op inside another: doubled, halved, negated, or the input handed on
+    a gradient        of an op inside another: lost, doubled, halved, negated
+    the activation    another function
+
+An op that a contract consists of is edited as a whole: its outputs are compared one by one, so value and gradients need
+no edits of their own. An op inside another is also edited in its value alone and in its backward alone, and in a single
+one of its calls. An edit says what it does, and names no fault.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ...ops import Pullback
+from ...ops.glu import ACTIVATIONS
+from ...support.array import Array
+from ..case import Case
+from ..definition import Wrap
+from ..faults.wraps import with_arguments, with_gradients
+from .activations import OTHER_ACTIVATIONS, with_activation
+from .axes import axis_name
+from .calls import Call, in_call, record
+from .hypothesis import HALVES, Hypothesis, has_pullback, with_parts
+
+_INDICES = 8  # of one axis; and the last one
+_CALLS = 4  # edited one by one
+
+Change = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """says: a clause such as "mask were left out". where: one of "", "value", "backward" if it can be in no other half.
+
+    rank: simple edits come first.
+    """
+
+    says: str
+    wrap: Wrap
+    rank: int = 0
+    where: str = ""
+
+
+def edits(case: Case) -> Iterator[Hypothesis]:
+    """Every edit of what is called to answer this case."""
+    calls = record(case)
+    for part, of_part in calls.items():
+        inner = part != case.contract
+        for edit in _edits_of(part, of_part, inner):
+            yield from _hypotheses(case, part, of_part, edit, inner)
+
+
+def _hypotheses(case: Case, part: str, calls: list[Call], edit: Edit, inner: bool) -> Iterator[Hypothesis]:
+    place = f" in {part}" if inner else ""
+    yield _hypothesis(case, part, edit, edit.wrap, place, edit.where, 10)
+    if not inner:
+        return
+    halves = HALVES if has_pullback(part) and not edit.where else {}
+    for half, take in halves.items():
+        yield _hypothesis(case, part, edit, take(edit.wrap), place, half, 20)
+    if edit.rank == 0 and 1 < len(calls) <= _CALLS:
+        for number, call in enumerate(calls):
+            of_call = f"{place} ({_name_of_call(case, call, number)})"
+            yield _hypothesis(case, part, edit, in_call(edit.wrap, number), of_call, edit.where, 30)
+            for half, take in halves.items():
+                yield _hypothesis(case, part, edit, in_call(take(edit.wrap), number), of_call, half, 40)
+
+
+def _hypothesis(case: Case, part: str, edit: Edit, wrap: Wrap, place: str, half: str, rank: int) -> Hypothesis:
+    answer = with_parts(case.contract, {part: wrap})
+    alone = {"": "", "value": ", in the value alone", "backward": ", in the backward alone"}[half if place else ""]
+    return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half)
+
+
+def _name_of_call(case: Case, call: Call, number: int) -> str:
+    """The weight of the case that goes into this call, or its number."""
+    for argument in call.arguments.values():
+        for name, array in case.arrays.items():
+            same = isinstance(argument, np.ndarray) and argument.shape == array.shape
+            if name.startswith("W") and name != "W" and same and np.array_equal(argument, array):
+                return name
+    return f"call {number + 1}"
+
+
+def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
+    call = calls[0]
+    for name, value in call.arguments.items():
+        if name != "ops":
+            yield from _argument_edits(part, name, value, call)
+    if has_pullback(part):
+        if call.value is not None and call.value.dtype.kind == "f":
+            for says, change, rank in _array_changes(part, "dy", call.value):
+                yield Edit(f"dy {says}", _with_cotangent(change), rank, "backward")
+            yield Edit("the sum over tokens were a mean", _with_cotangent(_mean_over_tokens), 0, "backward")
+        if inner:
+            yield from _result_edits(call)
+
+
+def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Edit]:
+    if isinstance(value, np.ndarray):
+        for says, change, rank in _array_changes(part, name, value):
+            yield Edit(f"{name} {says}", with_arguments(**{name: partial(_applied, name, change)}), rank)
+        for other, array in call.arguments.items():
+            if other != name and _are_alike(array, value):
+                yield Edit(f"{name} were {other}", with_arguments(**{name: partial(_taken, other)}), 1)
+        if name in ("b", "mask", "key_mask", "n"):
+            yield Edit(f"{name} were left out", with_arguments(**{name: lambda a: None}))
+    elif isinstance(value, bool):
+        yield Edit(f"{name} were {not value}", with_arguments(**{name: lambda a: not value}))
+    elif isinstance(value, float):
+        for says, scalar_change in SCALAR_CHANGES.items():
+            yield Edit(f"{name} {says}", with_arguments(**{name: partial(_applied, name, scalar_change)}))
+    elif isinstance(value, int):
+        for step in (1, -1):
+            yield Edit(f"{name} were {value + step}", with_arguments(**{name: partial(_constant, value + step)}))
+    elif name == "activation":
+        for other in sorted(ACTIVATIONS.keys() - {value}):
+            yield Edit(f"the activation were {other}", with_arguments(activation=partial(_constant, other)))
+        for other, function in OTHER_ACTIVATIONS.items():
+            yield Edit(f"the activation were {other}", partial(with_activation, function))
+
+
+def _are_alike(a: Any, b: np.ndarray) -> bool:
+    return isinstance(a, np.ndarray) and a.shape == b.shape and a.dtype.kind == b.dtype.kind
+
+
+def _applied(name: str, change: Change, a: SimpleNamespace) -> Any:
+    value = getattr(a, name)
+    return None if value is None else change(value)
+
+
+def _taken(other: str, a: SimpleNamespace) -> Any:
+    return getattr(a, other)
+
+
+def _constant(value: Any, a: SimpleNamespace) -> Any:
+    return value
+
+
+SCALAR_CHANGES: Mapping[str, Change] = {
+    "were 1": lambda s: 1.0,
+    "were doubled": lambda s: 2.0 * s,
+    "were halved": lambda s: s / 2.0,
+    "had the other sign": lambda s: -s,
+    "were 0": lambda s: 0.0 * s,
+    "were squared": lambda s: s * s,
+    "were its square root": lambda s: abs(s) ** 0.5,
+    "were its inverse": lambda s: 1.0 / s,
+}
+
+
+def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, Change, int]]:
+    """What may happen to one array: a clause, the change, and its rank."""
+    if t.dtype.kind == "b":
+        yield "were inverted", lambda a: a == False, 0  # noqa: E712 (an array)
+    if t.dtype.kind == "f":
+        yield "were 0", lambda a: 0.0 * a, 0
+        yield "were doubled", lambda a: 2.0 * a, 0
+        yield "were halved", lambda a: a / 2.0, 0
+        yield "had the other sign", lambda a: -a, 0
+        yield "were squared", lambda a: a * a, 1
+        if name == "mask":
+            yield "were not divided by 1 - p", _ones_where_kept, 0
+    if t.ndim > 1 and t.shape[-1] == t.shape[-2] > 1:
+        yield "were transposed", lambda a: a.mT, 0
+    for axis in range(-1, -min(t.ndim, 4) - 1, -1):
+        n = t.shape[axis]
+        if n < 2:
+            continue
+        place = partial(axis_name, part, name, t.ndim, axis)
+        yield f"were rolled forward by one {place()}", partial(_rolled, axis, 1), 1
+        yield f"were rolled back by one {place()}", partial(_rolled, axis, -1), 1
+        for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
+            index = -1 if i == n - 1 else i
+            there = f"the last {place()}" if index == -1 else f"{place()} {i}"
+            if t.dtype.kind == "f":
+                yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 2
+                yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 3
+            for step, neighbour in ((-1, "before it"), (1, "after it")):
+                if 0 <= i + step < n:
+                    yield f"had at {there} the one {neighbour}", partial(_neighbour, axis, index, step), 4
+
+
+def _ones_where_kept(mask: Array) -> Array:
+    xp = mask.__array_namespace__()
+    return xp.where(mask == 0, 0.0 * mask, xp.ones_like(mask))
+
+
+def _rolled(axis: int, step: int, t: Array) -> Array:
+    return _taken_along(t, axis, lambda n: (np.arange(n) - step) % n)
+
+
+def _neighbour(axis: int, index: int, step: int, t: Array) -> Array:
+    def indices(n: int) -> np.ndarray:
+        order = np.arange(n)
+        if -n <= index < n:
+            order[index] = np.clip(order[index] + step, 0, n - 1)
+        return order
+
+    return _taken_along(t, axis, indices)
+
+
+def _taken_along(t: Array, axis: int, indices: Callable[[int], np.ndarray]) -> Array:
+    if t.ndim < -axis:
+        return t
+    xp = t.__array_namespace__()
+    return xp.take(t, xp.asarray(indices(t.shape[axis])), axis=axis)
+
+
+def _weighted(axis: int, index: int, weight: float, t: Array) -> Array:
+    """t with one slice along an axis times a weight."""
+    if t.ndim < -axis or not -t.shape[axis] <= index < t.shape[axis]:
+        return t
+    factors = np.ones(t.shape)
+    np.moveaxis(factors, axis, 0)[index] = weight
+    return t * factors
+
+
+def _mean_over_tokens(dy: Array) -> Array:
+    tokens = int(np.prod(dy.shape[:-1]))
+    return dy / tokens if tokens else dy
+
+
+def _with_cotangent(change: Change) -> Wrap:
+    """The op whose pullback gets change(dy) for dy."""
+
+    def wrap(op: Any) -> Any:
+        def wrong(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+            y, pullback = op(*args, **kwargs)
+            return y, Pullback(lambda dy, wrt: pullback(change(dy), wrt=wrt), y, pullback.inputs, pullback.frozen)
+
+        return wrong
+
+    return wrap
+
+
+def _result_edits(call: Call) -> Iterator[Edit]:
+    """Edits of the value and of each gradient of an op inside another."""
+    changes: Mapping[str, Change] = {
+        "were lost": lambda t: 0.0 * t,
+        "were doubled": lambda t: 2.0 * t,
+        "were halved": lambda t: t / 2.0,
+        "had the other sign": lambda t: -t,
+    }
+    for says, change in changes.items():
+        yield Edit(f"the value {says}", _with_value(change), 0, "value")
+    first, *_ = call.arguments.values()
+    if call.value is not None and getattr(first, "shape", None) == call.value.shape:
+        yield Edit("nothing were done", _identity)
+    for name, value in call.arguments.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            for says, change in changes.items():
+                gradient = {name: lambda grad, a, change=change: change(grad)}
+                yield Edit(f"the gradient of {name} {says}", with_gradients(**gradient), 0, "backward")
+
+
+def _with_value(change: Change) -> Wrap:
+    """The op with change(y) for y, and the right pullback."""
+
+    def wrap(op: Any) -> Any:
+        def wrong(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+            y, right = op(*args, **kwargs)
+            y = change(y)
+            return y, Pullback(lambda dy, wrt: right(dy, wrt=wrt), y, right.inputs, right.frozen)
+
+        return wrong
+
+    return wrap
+
+
+def _identity(op: Any) -> Any:
+    """Hand on the first argument, and its gradient."""
+
+    def handed_on(x: Array, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+        _, right = op(x, *args, **kwargs)
+        first = right.inputs[0]
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            return {
+                **{name: 0.0 * grad for name, grad in right(dy, wrt=wrt).items()},
+                **({first: dy} if first in wrt else {}),
+            }
+
+        return x, Pullback(backward, x, right.inputs, right.frozen)
+
+    return handed_on

@@ -1,0 +1,116 @@
+"""A hypothesis: one way to be wrong, and what an implementation that is wrong in this way answers.
+
+A fault of the catalogue is a hypothesis. So are its halves, in which only the value or only the gradients of the op are
+wrong, and the generated edits of `edits`. All of them are definitions with a wrap in some part.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+from ...ops import Pullback
+from ...support.array import Array
+from ..contracts import CONTRACTS
+from ..definition import RIGHT, AnswerFunction, Config, Wrap
+from ..faults import Fault, wrong_answer
+from ..faults.lora_path import LORA_OPS
+from ..faults.relevant import parts_used
+from ..faults.wraps import with_arguments
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """says: a clause without a full stop. fault: the entry of the catalogue, if it is one. rank: simple ones are low.
+
+    half: "value" or "backward" where only that half of each op is wrong, else "".
+    """
+
+    says: str
+    answer: AnswerFunction = field(repr=False)
+    rank: int
+    fault: Fault | None = None
+    half: str = ""
+
+
+def of_fault(contract: str, fault: Fault) -> Hypothesis:
+    """The fault as the catalogue has it."""
+    return Hypothesis(fault.says, wrong_answer(contract, fault), 0, fault)
+
+
+def halves_of_fault(contract: str, fault: Fault) -> list[Hypothesis]:
+    """The same mistake in the values of the ops alone, and in their gradients alone."""
+    halves = []
+    for half, take in HALVES.items():
+        parts = {name: take(wrap) for name, wrap in fault.parts.items() if has_pullback(name)}
+        if parts.keys() & parts_used(contract):
+            halves.append(Hypothesis(fault.says, with_parts(contract, parts), 1, fault, half))
+        if "scale" in fault.parts:
+            halves.append(
+                Hypothesis(fault.says, _with_half_scale(contract, fault.parts["scale"], half), 1, fault, half)
+            )
+    return halves
+
+
+def with_parts(contract: str, parts: Mapping[str, Wrap]) -> AnswerFunction:
+    """The contract's answer, from a definition with these parts wrapped. Each answer starts with a new definition."""
+    right = CONTRACTS[contract].answer
+
+    def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        return right(arrays, config, RIGHT.wrapped(**parts))
+
+    return answer
+
+
+def _with_half_scale(contract: str, wrap: Wrap, half: str) -> AnswerFunction:
+    """The scale is one number for value and gradients. So its halves are those of the ops that take it."""
+
+    def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        s = RIGHT.wrapped(scale=wrap).scale(config)
+        op = HALVES[half](with_arguments(scale=lambda a: s))
+        return with_parts(contract, dict.fromkeys(LORA_OPS, op))(arrays, config)
+
+    return answer
+
+
+def value_alone(wrap: Wrap) -> Wrap:
+    """The wrap's value, with the right pullback."""
+
+    def half(op: Any) -> Any:
+        wrong = wrap(op)
+
+        @wraps(op)
+        def mixed(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+            return _joined(wrong(*args, **kwargs)[0], op(*args, **kwargs)[1])
+
+        return mixed
+
+    return half
+
+
+def backward_alone(wrap: Wrap) -> Wrap:
+    """The right value, with the wrap's pullback."""
+
+    def half(op: Any) -> Any:
+        wrong = wrap(op)
+
+        @wraps(op)
+        def mixed(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+            return _joined(op(*args, **kwargs)[0], wrong(*args, **kwargs)[1])
+
+        return mixed
+
+    return half
+
+
+HALVES = {"value": value_alone, "backward": backward_alone}
+
+
+def _joined(y: Array, pullback: Pullback) -> tuple[Array, Pullback]:
+    return y, Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, pullback.inputs, pullback.frozen)
+
+
+def has_pullback(part: str) -> bool:
+    """Whether a part of the definition is an op, which returns its value and its pullback."""
+    return "Pullback" in str(inspect.signature(inspect.unwrap(getattr(RIGHT, part))).return_annotation)

@@ -1,0 +1,73 @@
+"""The sentences of a diagnosis."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from ..faults import Fault
+from ..report import Claim, Observed
+from .cover import Explanation, wrong_elements
+from .precision import Coarseness
+from .where import where
+
+_HALVES = {"": "", "value": ", in the value alone", "backward": ", in the backward alone"}
+
+
+def of_faults(matches: Sequence[tuple[Fault, ...]]) -> str:
+    """What the first set of faults does, and which others these cases cannot tell it from."""
+    best = matches[0]
+    says = " ".join(f"{fault.says} ({fault.id}): {_formulas(fault)}." for fault in best)
+    others = list(dict.fromkeys(fault.says for faults in matches[1:] for fault in faults if fault not in best))
+    return f"{says} These cases cannot tell it from: {'; '.join(others)}." if others else says
+
+
+def _formulas(fault: Fault) -> str:
+    return f"it computes {fault.wrong}; right is {fault.right}"
+
+
+def of_explanation(explanation: Explanation, rivals: Iterable[Explanation], answered: Sequence[Observed]) -> Claim:
+    """In which outputs and cases, and what is wrong there."""
+    hypothesis, outputs = explanation.hypothesis, explanation.outputs
+    place = " ".join(filter(None, (listed(outputs), _where(explanation, answered))))
+    if hypothesis.fault is None:
+        return Claim((), outputs, f"{place}: as if {hypothesis.says}.")
+    fault = hypothesis.fault
+    ids = dict.fromkeys([fault.id, *(e.hypothesis.fault.id for e in rivals if e.hypothesis.fault is not None)])
+    says = f"{place}: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}: {_formulas(fault)}."
+    return Claim(tuple(ids), outputs, says)
+
+
+def _where(explanation: Explanation, answered: Sequence[Observed]) -> str:
+    """What tells the cases that it explains from those that it does not, among those in which it would show."""
+    others = set(explanation.contradicted) | (set(wrong_elements(answered)) - explanation.elements)
+    explained = {id for id, _ in explanation.elements}
+    elsewhere = {id for id, name in others if name in explanation.outputs} - explained
+    cases = {one.case.id: one.case for one in answered}
+    return where([cases[id] for id in sorted(explained)], [cases[id] for id in sorted(elsewhere)])
+
+
+def right_outputs(observed: Iterable[Observed], wrong: Collection[str]) -> str:
+    """ "dx and dA are right." for the outputs that are wrong in no case; "" if there are none."""
+    names = dict.fromkeys(name for one in observed for name in one.right if name not in wrong)
+    return f"{listed(tuple(names))} {'is' if len(names) == 1 else 'are'} right." if names else ""
+
+
+def of_precision(coarse: Coarseness, failing: Sequence[Observed]) -> list[Claim]:
+    """A claim for each dtype in which the format shows."""
+    claims = []
+    for dtype in dict.fromkeys(one.case.dtype for one in failing):
+        cases = {one.case.id: one.case for one in failing if one.case.dtype == dtype}
+        elements = [(id, name) for id, name in sorted(coarse.elements) if id in cases]
+        outputs = tuple(dict.fromkeys(name for id, name in elements))
+        if outputs:
+            rounding = "truncation to" if coarse.truncate else "rounding to"
+            article = "an" if coarse.format.bits in (8, 11) else "a"
+            says = (
+                f"{dtype} in and out, but the errors of {', '.join(outputs)} are those of {rounding} {article} "
+                f"{coarse.format.bits}-bit significand: {coarse.format.name} somewhere inside."
+            )
+            claims.append(Claim((), outputs, says))
+    return claims
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "y, dx and dA"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,0 +1,54 @@
+"""In which cases a mistake shows: the settings that tell them from the others."""
+
+from collections.abc import Collection, Iterator
+
+from ..case import Case
+
+_ARRAYS = {"mask": "a dropout mask", "b": "a bias", "key_mask": "a key mask", "m": "a magnitude"}
+_SETTINGS = {
+    ("use_rslora", True): "with rsLoRA",
+    ("use_rslora", False): "without rsLoRA",
+    ("causal", True): "with the causal mask",
+    ("causal", False): "without the causal mask",
+    ("rope_theta", None): "without rope",
+    ("padding_idx", None): "without padding_idx",
+}
+
+
+def where(shows: Collection[Case], does_not: Collection[Case]) -> str:
+    """A clause that is true of all cases of the first kind and of none of the second; "" if there are none of those."""
+    if not does_not:
+        return ""
+    for clause in _common_to(shows):
+        if not any(clause in set(_clauses(case)) for case in does_not):
+            return clause
+    names = dict.fromkeys(_short(case) for case in shows)
+    return f"in {', '.join(names)}"
+
+
+def _common_to(cases: Collection[Case]) -> list[str]:
+    first, *others = cases
+    return [clause for clause in _clauses(first) if all(clause in set(_clauses(case)) for case in others)]
+
+
+def _clauses(case: Case) -> Iterator[str]:
+    """What can be said of a case, the most telling first."""
+    for name, noun in _ARRAYS.items():
+        yield f"with {noun}" if name in case else f"without {noun}"
+    for name, value in case.config.items():
+        if (name, value if isinstance(value, bool | type(None)) else 0) in _SETTINGS:
+            yield _SETTINGS[name, value]
+        elif isinstance(value, str):
+            yield f"with {name} = {value}"
+    heads = case.config.get("n_heads")
+    if heads is not None:
+        yield "with grouped key/value heads" if case.config["n_kv_heads"] < heads else "without grouped heads"
+    if case.config.get("accumulation"):
+        yield "with accumulation" if case.config["accumulation"] > 1 else "without accumulation"
+    yield f"in {case.dtype}"
+    if "x" in case:
+        yield f"with x of {case['x'].ndim} axes"
+
+
+def _short(case: Case) -> str:
+    return case.id.partition("/")[2]
