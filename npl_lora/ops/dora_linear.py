@@ -24,11 +24,9 @@ inputs of each output, as in PEFT, torchtune and mlx-lm.
 
 from __future__ import annotations
 
-from functools import partial
-
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_number
-from .compose import chain
+from .compose import Gradients
 from .lora_linear import lora_linear
 from .namespace import rows
 
@@ -61,21 +59,18 @@ def dora_linear(
         V = W + scale * (B @ A)
         n = xp.sqrt(xp.sum(V * V, axis=1))
     c = m / n
-    bias = () if b is None else ("b",)
+    z, linear = lora_linear(x, W, A, B, scale=scale)
+    y = c * z if b is None else c * z + b
 
-    def with_length(z: Array) -> tuple[Array, Pullback]:
-        y = c * z if b is None else c * z + b
+    def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+        grads = Gradients(wrt)
+        # forward was: z = x W^T + s h B^T
+        grads.through(linear, c * dy)  # forward was: y = c o z + b,  c = m / n
+        if "m" in wrt:
+            grads["m"] = xp.sum(rows(dy * z), axis=0) / n  # forward was: y = c o z + b,  c = m / n
+        if "b" in wrt:
+            grads["b"] = xp.sum(rows(dy), axis=0)  # forward was: y = c o z + b
+        return grads
 
-        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-            grads = {}
-            if "x" in wrt:  # z, the input of this stage
-                grads["x"] = c * dy  # forward was: y = c o z + b
-            if "m" in wrt:
-                grads["m"] = xp.sum(rows(dy * z), axis=0) / n  # forward was: y = c o z + b,  c = m / n
-            if "b" in wrt:
-                grads["b"] = xp.sum(rows(dy), axis=0)  # forward was: y = c o z + b
-            return grads
-
-        return y, Pullback(backward, y, inputs=("x", "m", *bias), frozen=bias)
-
-    return chain(partial(lora_linear, W=W, A=A, B=B, scale=scale), with_length)(x)
+    frozen = ("W",) if b is None else ("W", "b")
+    return y, Pullback(backward, y, inputs=("x", "A", "B", "m", *frozen), frozen=frozen)

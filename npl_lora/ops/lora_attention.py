@@ -1,6 +1,7 @@
 """lora_attention: multi-head self-attention with LoRA on the q, k, v and o projections.
 
-    q, k, v = L_q(x), L_k(x), L_v(x)      each cut into heads of size D; q and k are rotated by rope
+    q, k, v = L_q(x), L_k(x), L_v(x)      each cut into heads of size D
+    q, k = rope(q), rope(k)               where a theta is given
     y = L_o(attention(q, k, v))           the heads side by side again
 
     L_n(z) = z W_n^T + s (z A_n^T) B_n^T  a lora_linear for each n = q, k, v, o
@@ -21,7 +22,7 @@ from typing import Any
 from . import _building_blocks
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_integer, check_number
-from .compose import Stage, branch, chain, join_heads, renamed, split_heads
+from .compose import Op, Stage, branch, chain, join_heads, renamed, split_heads
 
 
 def lora_attention(
@@ -76,11 +77,33 @@ def lora_attention(
         return renamed(layer, {"W": f"W{n}", "A": f"A_{n}", "B": f"B_{n}"})
 
     def heads(n: str) -> Stage:
-        rotation = [] if rope_theta is None or n == "v" else [partial(ops.rope, theta=rope_theta)]
-        return chain(L(n), split_heads(D), *rotation)
+        return chain(L(n), split_heads(D))
 
     attend = partial(ops.attention, causal=causal, key_mask=key_mask)
+    if rope_theta is not None:
+        attend = _rotated(attend, partial(ops.rope, theta=rope_theta))
     return chain(branch(attend, q=heads("q"), k=heads("k"), v=heads("v")), join_heads, L("o"))(x)
+
+
+def _rotated(attention: Op, rope: Stage) -> Op:
+    """The same attention, of q and k rotated by rope."""
+
+    def forward(q: Array, k: Array, v: Array) -> tuple[Array, Pullback]:
+        q, q_pullback = rope(q)
+        k, k_pullback = rope(k)
+        y, pullback = attention(q, k, v)
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = pullback(dy, wrt=wrt)  # forward was: attention(q, k, v)
+            if "q" in wrt:
+                grads["q"] = q_pullback(grads["q"])["x"]  # forward was: q, k = rope(q), rope(k)
+            if "k" in wrt:
+                grads["k"] = k_pullback(grads["k"])["x"]  # forward was: q, k = rope(q), rope(k)
+            return grads
+
+        return y, Pullback(backward, y, ("q", "k", "v"))
+
+    return forward
 
 
 def _head_size(q_rows: int, k_rows: int, n_heads: int, n_kv_heads: int) -> int:

@@ -14,7 +14,7 @@ from mutations import Mutate, count_places, mutant
 from npl_lora import ops
 
 FOLDER = Path(ops.__file__).parent
-COMPOSED = {"gated_mlp", "lora_attention", "lora_mlp"}  # of stages (see test_compose): no backward of their own
+COMPOSED = {"gated_mlp", "lora_mlp"}  # of stages (see test_compose): no backward of their own
 
 
 def module_of(name):
