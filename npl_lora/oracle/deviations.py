@@ -43,7 +43,7 @@ def read_deviations(path: Path) -> dict[str, str]:
     return found
 
 
-def expecting(report: Report, reasons: Reasons) -> Report:
+def excuse(report: Report, reasons: Reasons) -> Report:
     """The report with the failures that were said beforehand as "expected", and with what was said and is not so."""
     if report.problem:
         return report
