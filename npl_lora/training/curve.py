@@ -32,7 +32,7 @@ def draw(folder: Path) -> Path:
 
 
 def running_means(values: list[float], keep: float = 0.9) -> list[float]:
-    """Running means m <- keep m + (1 - keep) v, divided by 1 - keep^t as in Adam, so the first one is v itself."""
+    """Running means m <- keep m + (1 - keep) v. Each is divided by 1 - keep^t as in Adam, so the first is v itself."""
     mean, means = 0.0, []
     for t, value in enumerate(values, 1):
         mean = keep * mean + (1.0 - keep) * value
