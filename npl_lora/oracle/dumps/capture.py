@@ -1,4 +1,4 @@
-"""Writing dumps of somebody's own training step, for `npl-lora judge`: one file for each LoRA layer of a PEFT model.
+"""Records one step of a user's training run, for `npl-lora judge`: one dump for each LoRA layer of a PEFT model.
 
     with npl_lora.oracle.dumps.capture(model, "dumps", layers=["q_proj"]):
         loss = model(**batch).loss
