@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
-from ..oracle.deviations import expecting
+from ..oracle.deviations import excuse
 from ..oracle.dtypes import askable, dtype_by_name
 from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen()
     reports = []
     for name, opener in openers:
-        report = expecting(_check_one(name, opener, arguments, screen), arguments.expect_fail or {})
+        report = excuse(_check_one(name, opener, arguments, screen), arguments.expect_fail or {})
         screen.show(report)
         reports.append(report)
     if not arguments.command and not arguments.targets:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..oracle.deviations import expecting
+from ..oracle.deviations import excuse
 from ..oracle.vectors import VectorsError, judge_vectors, write_vectors
 from ..support.extras import require
 from . import _arguments
@@ -110,7 +110,7 @@ def run_judge(arguments: argparse.Namespace) -> int:
     screen = Screen()
     with screen.case_progress(str(arguments.results)) as on_case:
         report = judge_vectors(arguments.folder, arguments.results, on_case)
-    report = expecting(report, arguments.expect_fail or {})
+    report = excuse(report, arguments.expect_fail or {})
     screen.show(report)
     if arguments.json_file is not None:
         write_text(arguments.json_file, reports_as_json([report]))

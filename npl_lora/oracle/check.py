@@ -1,4 +1,4 @@
-"""Checking a subject: every case of every contract that it bears, one by one, and the report of it."""
+"""Checks a subject: asks every case of every contract it implements and reports the verdicts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -26,9 +26,9 @@ def check(
 ) -> Report:
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
-    dtypes: all of DTYPES by default, but for bfloat16 where ml_dtypes is not installed. inner: a coarser precision, of
-    INNER, that products may be computed in. on_case(target, case id, cases done, cases in all) is called before each
-    case. Raises ValueError for what is none of these, and MissingExtraError for bfloat16 without ml_dtypes.
+    dtypes: all of DTYPES by default, without bfloat16 if ml_dtypes is not installed. inner: a key of INNER, a coarser
+    precision in which products may be computed. on_case(target, case id, cases done, total cases) is called before each
+    case. Raises ValueError for an unknown dtype or inner, and MissingExtraError for bfloat16 without ml_dtypes.
     """
     dtypes = askable() if dtypes is None else tuple(dtypes)
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
@@ -38,13 +38,13 @@ def check(
     names = [name for name in subject.contracts if contract in (None, name)]
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
-    asked = {
+    cases_of = {
         name: [replace(case, inner=inner) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
         for name in names
     }
-    total, done = sum(map(len, asked.values())), 0
+    total, done = sum(map(len, cases_of.values())), 0
     contracts = []
-    for name, cases in asked.items():
+    for name, cases in cases_of.items():
         reports, answers = [], []
         for case in cases:
             if on_case is not None:
@@ -71,15 +71,15 @@ def _asking(subject: Subject) -> Ask:
 
 
 def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[CaseReport]) -> list[Observed]:
-    """What a diagnosis looks at, of a contract's cases; nothing when none of them fails."""
-    asked = [one for one in zip(cases, answers, reports, strict=False) if one[2].verdict != "absent"]
-    if all(report.verdict == "pass" for _, _, report in asked):
+    """The observations that a diagnosis needs of a contract's cases. Empty if no case fails."""
+    present = [entry for entry in zip(cases, answers, reports, strict=False) if entry[2].verdict != "absent"]
+    if all(report.verdict == "pass" for _, _, report in present):
         return []
     observed = []
-    for case, answer, report in asked:
+    for case, answer, report in present:
         contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
         case = case if contract.settle is None else contract.settle(case, outputs or {})
-        case = replace(case, exact=False)  # a fault's numbers need not be whole
+        case = replace(case, exact=False)  # with a fault, the numbers need not be integers
         outputs = outputs and computable(outputs)
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
         objections = () if contract.settle is None else _objections(report)
@@ -88,12 +88,12 @@ def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[
 
 
 def _objections(report: CaseReport) -> tuple[str, ...]:
-    """What was said of outputs that have no wrong number."""
+    """The notes on outputs that failed without a wrong number."""
     return tuple(o.note for o in report.outputs.values() if o.verdict == "fail" and o.error is None)
 
 
 def check_case(case: Case, answer: Answer) -> CaseReport:
-    """Judge what came back for a case: each call's outputs, the first that fails deciding."""
+    """Judge the answer to a case, call by call. The first call that fails decides."""
     if answer.absent is not None:
         return CaseReport(case.id, case.dtype, "absent", answer.absent or "not supported")
     if answer.error is not None or not answer.outputs:
@@ -104,9 +104,9 @@ def check_case(case: Case, answer: Answer) -> CaseReport:
         verdicts = judge_case(case, outputs)
         failed = [name for name, output in verdicts.items() if output.verdict != "pass"]
         if failed:
-            again = "a second call differs: " if call else ""
+            prefix = "a second call differs: " if call else ""
             more = f"; and {len(failed) - 3} more outputs" if len(failed) > 3 else ""
-            message = again + "; ".join(f"{name}: {verdicts[name].note}" for name in failed[:3]) + more
+            message = prefix + "; ".join(f"{name}: {verdicts[name].note}" for name in failed[:3]) + more
             return CaseReport(case.id, case.dtype, "fail", message, verdicts)
     return CaseReport(case.id, case.dtype, "pass", "", verdicts)
 

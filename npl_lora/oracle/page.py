@@ -1,5 +1,5 @@
-"""The report as one self-contained page: the table, and for every contract that fails the diagnosis, the formulas, and
-pictures of what was expected, what came, and where the error is beyond what is allowed."""
+"""The report as one self-contained HTML page: the table, and for every contract that fails the diagnosis and pictures.
+The pictures show the expected values, the values received, and the errors beyond the tolerance."""
 
 from collections.abc import Iterable
 from html import escape
@@ -10,7 +10,7 @@ from .faults import FAULTS
 from .report import ContractReport, Observed, Report
 from .tolerance.judge import Right
 
-_LARGEST = 40  # rows and columns of a picture: of more, blocks are shown, each by its worst number
+_LARGEST = 40  # rows and columns of a picture; larger arrays are shown in blocks, each by its largest number
 _CELL = 14  # pixels
 
 _STYLE = """
@@ -54,28 +54,30 @@ def _row(contract: ContractReport) -> str:
 
 
 def _failure(contract: ContractReport) -> str:
-    parts = [f"<h3>{escape(contract.contract)}</h3>"]
+    pieces = [f"<h3>{escape(contract.contract)}</h3>"]
     if contract.diagnosis.says:
-        parts.append(f"<p>{escape(contract.diagnosis.says)}</p>")
+        pieces.append(f"<p>{escape(contract.diagnosis.says)}</p>")
     for fault in (
         fault for fault in FAULTS if fault.id in contract.diagnosis.ids and fault.says in contract.diagnosis.says
     ):
-        parts.append(f"<p>{fault.id}: hidden when {escape(fault.hidden_when)}. Seen in: {escape(fault.seen_in)}.</p>")
+        pieces.append(f"<p>{fault.id}: hidden when {escape(fault.hidden_when)}. Seen in: {escape(fault.seen_in)}.</p>")
     failed = [case for case in contract.cases if case.verdict == "fail"]
     first = escape(f"{failed[0].id}: {failed[0].message}")
-    parts.append(f"<p>{len(failed)} of {len(contract.cases)} cases fail. First: {first}</p>")
+    pieces.append(f"<p>{len(failed)} of {len(contract.cases)} cases fail. First: {first}</p>")
     if contract.observed:
-        parts.append(_pictures(contract.observed[0]))
-    return "".join(parts)
+        pieces.append(_pictures(contract.observed[0]))
+    return "".join(pieces)
 
 
-def _pictures(one: Observed) -> str:
-    """Expected, got and error of each wrong output of a case."""
-    assert one.outputs is not None
-    colours = "Blue is below zero, red above, black not finite; in the third picture, what is allowed is white."
-    shown = [f"<p>Numbers of {escape(one.case.id)}. {colours}</p>"]
-    for name in one.failed:
-        right, got = one.right.get(name), one.outputs.get(name)
+def _pictures(observation: Observed) -> str:
+    """Expected values, values received and errors of each wrong output of a case."""
+    assert observation.outputs is not None
+    colours = (
+        "Blue is below zero, red above, black not finite. In the third picture, errors within the tolerance are white."
+    )
+    blocks = [f"<p>Numbers of {escape(observation.case.id)}. {colours}</p>"]
+    for name in observation.failed:
+        right, got = observation.right.get(name), observation.outputs.get(name)
         if (
             not isinstance(right, Right)
             or got is None
@@ -91,20 +93,20 @@ def _pictures(one: Observed) -> str:
         pictures = (
             _picture(f"{name} expected", right.value, scale, right.value),
             _picture(f"{name} got", got, scale, got),
-            _picture(f"{name}, got less expected", beyond, _largest(beyond), error),
+            _picture(f"{name}, got minus expected", beyond, _largest(beyond), error),
         )
-        shown.append(f"<div>{''.join(pictures)}</div>")
-    return "".join(shown)
+        blocks.append(f"<div>{''.join(pictures)}</div>")
+    return "".join(blocks)
 
 
 def _largest(t: np.ndarray) -> float:
-    """The scale of a picture."""
+    """The largest finite magnitude, which is the scale of a picture; 1 if all are 0."""
     return float(np.max(np.abs(t[np.isfinite(t)]), initial=0.0)) or 1.0
 
 
-def _picture(caption: str, values: np.ndarray, scale: float, said: np.ndarray) -> str:
-    """A rectangle for every number, or block of numbers; `said` is what it says when pointed at."""
-    values, said = _as_matrix(values), _as_matrix(said)
+def _picture(caption: str, values: np.ndarray, scale: float, tooltips: np.ndarray) -> str:
+    """A rectangle for every number or block of numbers. tooltips: the numbers shown when the mouse is over it."""
+    values, tooltips = _as_matrix(values), _as_matrix(tooltips)
     rows, columns = (np.array_split(np.arange(n), min(n, _LARGEST)) for n in values.shape)
     rectangles = []
     for i, row in enumerate(rows):
@@ -112,7 +114,7 @@ def _picture(caption: str, values: np.ndarray, scale: float, said: np.ndarray) -
             block = values[np.ix_(row, column)]
             worst = np.unravel_index(np.argmax(np.abs(np.nan_to_num(block, nan=np.inf))), block.shape)
             at = (row[worst[0]], column[worst[1]])
-            words = f"[{at[0]}, {at[1]}] {said[at]:.6g}"
+            words = f"[{at[0]}, {at[1]}] {tooltips[at]:.6g}"
             place = f'x="{j * _CELL}" y="{i * _CELL}" width="{_CELL}" height="{_CELL}"'
             fill = f'fill="{_colour(values[at] / scale)}"'
             rectangles.append(f"<rect {place} {fill}><title>{words}</title></rect>")
@@ -128,7 +130,7 @@ def _as_matrix(t: np.ndarray) -> np.ndarray:
 
 
 def _colour(share: float) -> str:
-    """White at 0, red at 1 and more, blue at -1 and less, black for what is not finite."""
+    """White at 0, red at 1 and above, blue at -1 and below, black if not finite."""
     if not np.isfinite(share):
         return "#000"
     weak = round(255 * (1 - min(abs(share), 1.0)))

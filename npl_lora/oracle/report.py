@@ -1,4 +1,4 @@
-"""What a check reports: of a case, of a contract, of a target; and what is said to be wrong."""
+"""Reports on a case, a contract and a target, and the diagnosis of a contract."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +13,9 @@ from .tolerance.statistics import Distribution
 
 @dataclass(frozen=True)
 class Observed:
-    """outputs is None where the subject gave no answer: it raised, say. failed: the outputs that were judged wrong.
-    objections: what was said of outputs whose numbers are right, and whose draws are not."""
+    """What a diagnosis sees of a case. outputs: None if the subject gave no answer, for example because it raised.
+    failed: the outputs that were judged wrong. objections: notes on outputs without a wrong number, such as random
+    draws with a wrong distribution."""
 
     case: Case
     right: Mapping[str, Right | Distribution]
@@ -40,8 +41,8 @@ class Claim:
 class Diagnosis:
     """What is wrong with a contract.
 
-    ids: of the catalogue, best first; () when none fits. says: a few sentences; "" when there is nothing to say that
-    the cases' own messages do not. matches: the ids that explain everything together, best first. claims: each thing
+    ids: of the catalogue, best first; () when none fits. says: a few sentences; "" if the cases' own messages
+    already say it all. matches: the ids that explain everything together, best first. claims: each thing
     that is wrong, with the outputs that it explains.
     """
 
@@ -56,8 +57,8 @@ NOTHING = Diagnosis()
 
 @dataclass(frozen=True)
 class CaseReport:
-    """One case's verdict ("pass", "fail", "absent", or "expected": it fails, as was said beforehand), one line of what
-    there is to say, and each output's verdict."""
+    """A case's verdict ("pass", "fail", "absent", or "expected" for a failure that the user listed), a message of one
+    line, and the verdict on each output."""
 
     id: str
     dtype: str
@@ -81,12 +82,12 @@ class CaseReport:
 
 @dataclass(frozen=True)
 class ContractReport:
-    """A contract's cases. It fails when one fails, passes when one passes, and else is expected to fail or absent."""
+    """A contract's cases. The contract fails if a case fails, else passes if one passes, else is expected or absent."""
 
     contract: str
     cases: tuple[CaseReport, ...]
     diagnosis: Diagnosis = NOTHING
-    observed: tuple[Observed, ...] = field(default=(), repr=False)  # the failing cases that were answered
+    observed: tuple[Observed, ...] = field(default=(), repr=False)  # the failing cases that have an answer
 
     @property
     def verdict(self) -> str:
@@ -104,8 +105,8 @@ class ContractReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A target's contracts. Its verdict is "error" when nothing could be checked; `problem` says why, if it is
-    known. unexpected: what was said to fail, and does not."""
+    """A target's contracts. The verdict is "error" if nothing could be checked; problem says why, if known.
+    unexpected: sentences on listed deviations that do not fail."""
 
     target: str
     contracts: tuple[ContractReport, ...] = ()
@@ -119,13 +120,13 @@ class Report:
 
     @property
     def diagnosis(self) -> tuple[str, ...]:
-        """The ids that some contract's diagnosis claims: those that explain most contracts first."""
+        """The ids in the contracts' diagnoses. The ids that explain the most contracts come first."""
         claims = [contract.diagnosis.ids for contract in self.contracts]
         ids = dict.fromkeys(id_ for claim in claims for id_ in claim)
         return tuple(sorted(ids, key=lambda id_: -sum(id_ in claim for claim in claims)))
 
     def as_json(self) -> dict[str, Any]:
-        """The report as the protocol has it."""
+        """The report in the format of PROTOCOL.md."""
         contracts = {contract.contract: contract.as_json() for contract in self.contracts}
         report = {
             "protocol": 1,
@@ -134,8 +135,8 @@ class Report:
             "diagnosis": list(self.diagnosis),
             "contracts": contracts,
         }
-        more = {"message": self.problem, "unexpected": list(self.unexpected)}
-        return {**report, **{name: what for name, what in more.items() if what}}
+        optional = {"message": self.problem, "unexpected": list(self.unexpected)}
+        return {**report, **{name: value for name, value in optional.items() if value}}
 
 
 def _overall(verdicts: Iterable[str], nothing: str) -> str:
@@ -144,6 +145,6 @@ def _overall(verdicts: Iterable[str], nothing: str) -> str:
 
 
 def overall(reports: Iterable[Report]) -> str:
-    """The verdict on several targets: one that could not be checked at all is an error, unless another is wrong."""
+    """The verdict on several targets: "fail" if one fails, else "error" if one could not be checked."""
     verdicts = {report.verdict for report in reports}
     return "fail" if "fail" in verdicts else "error" if "error" in verdicts or not verdicts else "pass"

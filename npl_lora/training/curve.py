@@ -18,7 +18,7 @@ def draw(folder: Path) -> Path:
     held = [(int(row["step"]), float(row["held_out_loss"])) for row in rows if row["held_out_loss"]]
     axes = figure.subplots()
     axes.plot(losses.keys(), losses.values(), color="tab:blue", alpha=0.25, linewidth=1, label="a step's batch")
-    axes.plot(losses.keys(), smoothed(list(losses.values())), color="tab:blue", label="smoothed")
+    axes.plot(losses.keys(), running_means(list(losses.values())), color="tab:blue", label="smoothed")
     if held:
         axes.plot(*zip(*held, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
     axes.set(xlabel="step", ylabel="loss")
@@ -31,8 +31,8 @@ def draw(folder: Path) -> Path:
     return folder / "curve.png"
 
 
-def smoothed(values: list[float], keep: float = 0.9) -> list[float]:
-    """Running means m <- keep m + (1 - keep) v, divided by 1 - keep^t as in Adam, so the first one is v itself."""
+def running_means(values: list[float], keep: float = 0.9) -> list[float]:
+    """Running means m <- keep m + (1 - keep) v. Each is divided by 1 - keep^t as in Adam, so the first is v itself."""
     mean, means = 0.0, []
     for t, value in enumerate(values, 1):
         mean = keep * mean + (1.0 - keep) * value

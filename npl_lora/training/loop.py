@@ -84,7 +84,7 @@ def evaluate_rows(
 
 
 def _judge(model: Pretrained, adapter: Adapter | None, batch: Batch, count: int) -> tuple[float, int]:
-    """A batch's part of the loss, and how many labels a classifier has right."""
+    """The batch's share of the loss, and the number of labels that a classifier predicts right."""
     if isinstance(model, Classifier):
         logits, _ = model.scores(batch.tokens, adapter, key_mask=batch.key_mask, recompute=True)
         right = np.sum(np.argmax(logits, axis=-1) == batch.labels)

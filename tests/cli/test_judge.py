@@ -50,7 +50,7 @@ def test_what_could_not_be_seen_is_said(tmp_path):
     arrays = {name: array for name, array in step().items() if name != "W"}
     done = npl_lora_judge(write(tmp_path / "step.safetensors", arrays))
     assert done.returncode == 0
-    assert "could not be seen: y for itself, for W is not there" in " ".join(done.stdout.split())
+    assert "could not be checked: y on its own, because W is missing" in " ".join(done.stdout.split())
 
 
 def test_a_folder_is_every_dump_in_it(tmp_path):

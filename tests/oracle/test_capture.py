@@ -152,7 +152,7 @@ def test_a_layer_that_runs_twice_in_one_step_gives_no_dA(tmp_path):
     for verdict, message, arrays in dumps(tmp_path / "dumps").values():
         assert verdict == "pass"
         assert arrays | {"dx"} == ALL - {"dA", "dB"}  # in the first block nothing below is trained: no dx
-        assert "ran more than once before its backward" in message
+        assert "ran more than once before its backward: dA and dB are sums over its calls and are left out" in message
 
 
 def test_autocast_is_judged_in_the_dtype_that_it_casts_to(tmp_path):
@@ -212,7 +212,7 @@ def test_a_scale_that_was_changed_is_said(tmp_path):
         train(watched)
     for verdict, message, _ in dumps(tmp_path / "dumps").values():
         assert verdict == "fail"
-        assert "the layer multiplies by 4.66667, its r and alpha say 2.33333" in message
+        assert "the layer multiplies by 4.66667, but r and alpha give 2.33333" in message
 
 
 def test_the_configuration_is_the_layers_own(tmp_path):
@@ -271,7 +271,7 @@ def test_what_is_no_plain_lora_is_refused_before_the_step(tmp_path, make, senten
 
 
 def test_names_that_fit_nothing_are_refused(tmp_path):
-    sentence = "layers names 'proj', but no LoRA layer's name ends so"
+    sentence = "layers names 'proj', but no LoRA layer has a name with that ending"
     with pytest.raises(ValueError, match=sentence), capture(model(), tmp_path / "dumps", layers=["proj"]):
         pass
 
@@ -280,7 +280,10 @@ def test_a_folder_with_dumps_is_not_written_over(tmp_path):
     watched = model(targets=["up_proj"])
     with capture(watched, tmp_path / "dumps"):
         train(watched)
-    with pytest.raises(ValueError, match="holds dumps already"), capture(watched, tmp_path / "dumps"):
+    with (
+        pytest.raises(ValueError, match="already holds dumps: name another folder, or empty it"),
+        capture(watched, tmp_path / "dumps"),
+    ):
         pass
 
 

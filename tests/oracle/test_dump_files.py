@@ -44,7 +44,7 @@ HEADERS = {
     "no metadata": ({}, "has no __metadata__"),
     "metadata that is a list": ({"__metadata__": []}, "has no __metadata__"),
     "metadata with numbers": ({"__metadata__": {**metadata(), "dtype": 3}}, "has no __metadata__"),
-    "protocol 2": ({"__metadata__": metadata() | {"protocol": "2"}}, "is of protocol '2'"),
+    "protocol 2": ({"__metadata__": metadata() | {"protocol": "2"}}, "has protocol '2', expected '1'"),
     "unknown contract": ({"__metadata__": metadata(contract="lora_nothing")}, "contract is 'lora_nothing'"),
     "unknown dtype": ({"__metadata__": metadata(dtype="int3")}, "dtype is 'int3'"),
     "config that is garbage": ({"__metadata__": metadata() | {"config": "}{"}}, "config is not JSON"),
@@ -78,7 +78,9 @@ def test_a_file_without_a_header_is_one_sentence(lie, tmp_path):
 @pytest.mark.parametrize("lie", HEADERS)
 def test_a_header_that_lies_is_one_sentence(lie, tmp_path):
     header, sentence = HEADERS[lie]
-    body = b"" if "metadata" in lie or sentence.startswith(("is of", "contract", "dtype", "config")) else b"\0" * 4
+    body = (
+        b"" if "metadata" in lie or sentence.startswith(("has protocol", "contract", "dtype", "config")) else b"\0" * 4
+    )
     assert sentence in problem(raw(tmp_path / "dump.safetensors", header, body))
 
 
@@ -136,8 +138,8 @@ def test_cases_of_other_contracts_that_do_not_fit_are_one_sentence(tmp_path):
         return problem(write(tmp_path / "dump.safetensors", arrays, contract=contract, config=config))
 
     W = np.ones((3, 4), np.float32)
-    assert "is no case of lora_merge" in of("lora_merge", {"W": W}, {})
-    assert "is no case of lora_merge" in of("lora_merge", {"W": W, "A": W, "B": W}, {**LORA, "fan_in_fan_out": 5})
+    assert "is not a case of lora_merge" in of("lora_merge", {"W": W}, {})
+    assert "is not a case of lora_merge" in of("lora_merge", {"W": W, "A": W, "B": W}, {**LORA, "fan_in_fan_out": 5})
     large = {"W": np.zeros((2000, 1000), np.float16)}
     assert "has 2,000,000 numbers, expected at most" in of("lora_merge", large, LORA)
 

@@ -271,7 +271,7 @@ def test_without_W_the_gradients_are_judged_and_J3_stands_for_y_and_dx(tmp_path,
     report = judged(write(tmp_path / "dump.safetensors", arrays))
     assert report.verdict == "pass"
     assert set(report.outputs) == {"dA", "dB", "J3"}
-    for sentence in ("y for itself, for W is not there", "dx for itself, for W is not there", "J3"):
+    for sentence in ("y on its own, because W is missing", "dx on its own, because W is missing", "J3"):
         assert sentence in report.message
     dx = arrays["dx"].copy()
     dx[2, 5] *= 1.01
@@ -293,7 +293,7 @@ def test_without_x_dx_is_judged_and_J1_stands_for_the_gradients(tmp_path, dtype)
     report = judged(write(tmp_path / "dump.safetensors", arrays, dtype=dtype))
     assert report.verdict == "pass", report.message
     assert set(report.outputs) == {"dx", "J1"}
-    assert "y for itself, for x is not there" in report.message
+    assert "y on its own, because x is missing" in report.message
     one_sided = {**arrays, "dA": arrays["dA"] * np.dtype(dtype).type(0.5)}
     report = judged(write(tmp_path / "dump.safetensors", one_sided, dtype=dtype))
     assert report.outputs["J1"].verdict == "fail"
@@ -301,7 +301,7 @@ def test_without_x_dx_is_judged_and_J1_stands_for_the_gradients(tmp_path, dtype)
     both = {**one_sided, "dB": arrays["dB"] * np.dtype(dtype).type(0.5)}
     report = judged(write(tmp_path / "dump.safetensors", both, dtype=dtype))
     assert report.outputs["J1"].verdict == "pass", "J1 is blind to a common factor, and the message says so"
-    assert "a factor that dA and dB share" in report.message
+    assert "a factor common to dA and dB, to which J1 (B^T dB = dA A^T) is blind" in report.message
 
 
 def test_factors_and_their_gradients_alone_are_enough_for_J1(tmp_path):
@@ -324,7 +324,7 @@ def test_a_right_dump_never_fails_for_what_it_lacks(missing, tmp_path_factory):
         assert (
             name in judged_here
             or f"{name} is not in the dump" in report.message
-            or f"{name} for itself" in (report.message)
+            or f"{name} on its own, because " in (report.message)
         )
 
 

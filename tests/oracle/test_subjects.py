@@ -176,7 +176,7 @@ def test_an_answer_in_a_buffer_used_again_is_seen_as_it_was(told):
         ("raise type('Mute', (Exception,), {'__str__': None})()", "Mute: no message"),
         ("return [1.0]", "returned a list, expected a mapping from name to array"),
         ("return None", "returned None, expected a mapping from name to array"),
-        ("return {1: np.ones(2)}", "returned a mapping with the key 1, expected names"),
+        ("return {1: np.ones(2)}", "returned a mapping with the key 1, expected names as keys"),
         ("return {'y': 'text'}", "y is a str, expected an array"),
         ("return {'y': np.array(['text'])}", "y has dtype <U4, expected a floating dtype"),
         ("return {'y': np.array([None])}", "y has dtype object, expected a floating dtype"),
@@ -350,7 +350,7 @@ def test_one_that_cannot_be_started_again_is_tried_twice_only(subject, case, tmp
     mine = subject(source)
     assert "status 1" in mine.ask(case).error
     for _ in range(4):
-        assert mine.ask(case).error.startswith("after its process ended it could not be started again: ")
+        assert mine.ask(case).error.startswith("its process ended and could not be restarted: ")
         assert "RuntimeError: only once" in mine.ask(case).error
     assert len(count.read_text()) == 3
 
@@ -453,10 +453,10 @@ def test_a_worker_is_told_the_contract(subject, case):
         ("Call", None, "Call is not the name of a contract: add --contract NAME"),
         ("f", "lora", "lora is not a contract; the contracts are lora_linear, "),
         ("Needs", None, "Needs() raised TypeError: "),
-        ("Strange", None, "looking for lora_linear there raised RuntimeError: not now"),
-        ("Empty", None, "has no function that bears the name of a contract (lora_linear, "),
-        ("impl", "lora_mlp", "has no function that bears the name of lora_mlp (there are: lora_linear, lora_merge)"),
-        ("cross_entropy", None, "has no function that bears the name of a contract"),
+        ("Strange", None, ": reading lora_linear raised RuntimeError: not now"),
+        ("Empty", None, "has no function named after a contract (lora_linear, "),
+        ("impl", "lora_mlp", "has no function named lora_mlp (there are: lora_linear, lora_merge)"),
+        ("cross_entropy", None, "has no function named after a contract"),
     ],
 )
 def test_a_target_that_names_no_function_is_one_sentence(loaded, attribute, contract, sentence):
@@ -469,7 +469,7 @@ def test_a_target_that_names_no_function_is_one_sentence(loaded, attribute, cont
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("", "mine.py has no function that bears the name of a contract (lora_linear, "),
+        ("", "mine.py has no function named after a contract (lora_linear, "),
         ("def lora_linear(case:", "mine.py cannot be loaded: SyntaxError: "),
         ("import there_is_no_such_module", "ModuleNotFoundError: No module named 'there_is_no_such_module'"),
         ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
@@ -503,7 +503,7 @@ def test_a_worker_that_cannot_load_is_one_sentence(subject, source, sentence):
         ("no_such_package.module:f", "no_such_package.module:f: no such file, module or shipped subject"),
         ("json.no_such_module", "json.no_such_module: no such file, module or shipped subject"),
         ("json:nothing", "json:nothing: no nothing there"),
-        ("json", "json has no function that bears the name of a contract"),
+        ("json", "json has no function named after a contract"),
         ("./folder", "folder: a folder, expected a file"),
         ("notes.txt", "notes.txt is not a Python file"),
     ],

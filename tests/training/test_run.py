@@ -10,7 +10,7 @@ from models import tiny
 import npl_lora.training
 from npl_lora.models import load
 from npl_lora.training import Recipe
-from npl_lora.training.curve import smoothed
+from npl_lora.training.curve import running_means
 from npl_lora.training.data import Row
 
 
@@ -31,8 +31,8 @@ def test_the_docstring_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_smoothing_keeps_what_is_constant_and_begins_with_the_first():
-    np.testing.assert_allclose(smoothed([3.0] * 5), 3.0, rtol=1e-14)
-    np.testing.assert_allclose(smoothed([1.0, 2.0], keep=0.5), [1.0, 5 / 3], rtol=1e-14)
+    np.testing.assert_allclose(running_means([3.0] * 5), 3.0, rtol=1e-14)
+    np.testing.assert_allclose(running_means([1.0, 2.0], keep=0.5), [1.0, 5 / 3], rtol=1e-14)
 
 
 def test_full_fine_tuning_is_refused_in_one_sentence(tmp_path):

@@ -1,12 +1,12 @@
-"""Judging a dump: one step of somebody's own training run, inputs and answers in one safetensors file.
+"""Judging a dump: one safetensors file with the inputs and answers of one step of a training run.
 
     from npl_lora.oracle.dumps import judge_dump
     judge_dump(Path("step.safetensors")).verdict          # "pass", "fail" or "error"
 
-A lora_linear step may be of any size, and may lack arrays. Dumps of the other contracts are judged like cases.
+A lora_linear step may have any size, and arrays may be missing. Dumps of the other contracts are judged like cases.
 
-Reading order, each module built on those after it: judging, linear, rows, gradients, identities, notes, pieces,
-progress, step, reach, file. `capture` writes dumps and stands alone.
+Reading order, where each module builds on those after it: judging, linear, rows, gradients, identities, notes, pieces,
+progress, step, reach, file. `capture` writes dumps and uses none of the others.
 """
 
 from .capture import capture

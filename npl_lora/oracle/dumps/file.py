@@ -1,4 +1,4 @@
-"""Opening a dump: a safetensors file that says which contract, configuration and dtype its arrays are of."""
+"""Opening a dump: a safetensors file whose metadata names the contract, configuration and dtype of its arrays."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ _KEYS = ("protocol", "contract", "id", "dtype", "config")
 
 
 class DumpError(TensorFileError):
-    """The file is no dump that could be judged. One sentence."""
+    """The file is not a dump that can be judged. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Dump:
-    """What a dump says of itself, and its arrays, mapped."""
+    """A dump's metadata and its arrays, which are memory-mapped."""
 
     contract: str
     id: str
@@ -32,17 +32,17 @@ class Dump:
 
 
 def open_dump(path: Path) -> Dump:
-    """The dump in a file. Raises TensorFileError, one sentence, for whatever else the file is."""
+    """Open a dump. Raises TensorFileError, one sentence, if the file is anything else."""
     arrays, metadata = open_tensors(path, _HEADER_LIMIT)
     return Dump(arrays=arrays, **_metadata(metadata))
 
 
 def _metadata(metadata: Any) -> dict[str, Any]:
-    """contract, id, dtype and config, each of them checked; and a note, where whoever wrote the dump left one."""
+    """contract, id, dtype and config, all checked, and the note that the writer of the dump may have left."""
     if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key), str) for key in _KEYS):
         raise DumpError(f"has no __metadata__ with the strings {', '.join(_KEYS)}")
     if metadata["protocol"] != "1":
-        raise DumpError(f"is of protocol {metadata['protocol'][:20]!r}, expected '1'")
+        raise DumpError(f"has protocol {metadata['protocol'][:20]!r}, expected '1'")
     for key, known in (("contract", CONTRACTS), ("dtype", PRECISIONS)):
         if metadata[key] not in known:
             raise DumpError(f"{key} is {metadata[key][:40]!r}, expected one of {', '.join(known)}")

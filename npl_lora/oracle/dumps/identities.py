@@ -1,26 +1,26 @@
-"""What must hold between a step's own answers when an input is missing and there is no right answer to compare with.
+"""Identities between a step's own answers. They are used if an input is missing, so no right answer can be computed.
 
-J1, without x or dy: the loss depends on A and B through B A alone. Replace B by B (1 + e M) and A by (1 - e M) A, for
-any M (r, r): B A changes by terms in e^2 only, so <dB, B M> - <dA, M A> = 0, and as that holds for every M,
+J1, without x or dy: the loss depends on A and B only through B A. Replace B by B (1 + e M) and A by (1 - e M) A, for
+any M (r, r). B A changes only by terms in e^2, so <dB, B M> - <dA, M A> = 0. This holds for every M, hence
 
     B^T dB = dA A^T                                       (r, r)
 
-(its trace is <dB, B> = <dA, A>). It is blind to a factor that dA and dB share.
+(the trace says <dB, B> = <dA, A>). J1 is blind to a factor common to dA and dB.
 
-J3, without W: y - b is linear in x, row by row, a dropout mask included, for it is a constant. With M_n the matrix of
-row n, y_n - b = M_n x_n and dx_n = M_n^T dy_n, so
+J3, without W: each row of y - b is linear in the row of x, also with dropout, whose mask is a constant. With M_n the
+matrix of row n, y_n - b = M_n x_n and dx_n = M_n^T dy_n, so
 
     <dx_n, x_n> = <dy_n, y_n - b>                         for each row n
 
-It is blind to whatever y and dx share.
+J3 is blind to an error common to y and dx.
 
-What is allowed. How far a right answer may be off follows from what was summed, and that is not there. A sum of K terms
-of random signs is as large as the root of the sum Q of their squares, so Q is taken to be the square of the largest
-element next to it: of all of dA or dB, of the row of y or dx. With u and a the unit roundoffs of stored values and of
-sums, each element then has the variance (K a^2 + 4 u^2) Q, 4 being the stores on the way (and two roundings more where
-products may be coarser), and an identity, which is linear in the elements, adds them up. Sums whose terms cancel far
-below that, such as gradients at an optimum, can be further off. An identity is weaker evidence than a right answer, and
-is used only where there is no right answer.
+The tolerance. The rounding error of a right answer depends on the terms that were summed, and these are missing here. A
+sum of K terms with random signs is about as large as the root of Q, the sum of their squares. So Q is estimated by the
+square of the largest element nearby: in all of dA or dB, or in the row of y or dx. Let u and a be the unit roundoffs of
+stored values and of sums. Each element then has the variance (K a^2 + 4 u^2) Q, where 4 counts the stores along the way
+(plus two roundings where products may be coarser). An identity is linear in the elements, so the variances add up. Sums
+whose terms cancel far below that, such as gradients at an optimum, can be further off. An identity is weaker evidence
+than a right answer, and is used only if there is no right answer.
 """
 
 import math
@@ -31,7 +31,7 @@ import numpy as np
 from ..tolerance.judge import OutputVerdict, Right, constant_factor, format_factor, judge_output
 from .step import Step
 
-_MANY = 1 << 20  # rows, where nothing says how many there were
+_MANY = 1 << 20  # rows, assumed if the dump does not tell their number
 
 
 def judge_J1(step: Step) -> OutputVerdict:
@@ -41,14 +41,14 @@ def judge_J1(step: Step) -> OutputVerdict:
     norms = np.max(np.abs(dB)) * np.linalg.norm(B, axis=0)[:, None] + np.max(np.abs(dA)) * np.linalg.norm(A, axis=1)
     size = np.abs(B).T @ np.abs(dB) + np.abs(dA) @ np.abs(A).T
     allowed = _deviation(step, rows + step.sizes["in"] + step.sizes["out"]) * norms
-    return _compared(step, "B^T dB", B.T @ dB, "dA A^T", dA @ A.T, size, allowed)
+    return _compare(step, "B^T dB", B.T @ dB, "dA A^T", dA @ A.T, size, allowed)
 
 
 def judge_J3(step: Step) -> OutputVerdict:
     """<dx, x> against <dy, y - b>, row by row."""
-    parts = [_J3_rows(step, rows) for rows in step.blocks("...")]
-    value, size, allowed, got = (np.concatenate(each).reshape(step.leading) for each in zip(*parts, strict=True))
-    return _compared(step, "<dx, x>", got, "<dy, y - b>", value, size, allowed)
+    blocks = zip(*(_J3_rows(step, rows) for rows in step.blocks("...")), strict=True)
+    value, size, allowed, got = (np.concatenate(arrays).reshape(step.leading) for arrays in blocks)
+    return _compare(step, "<dx, x>", got, "<dy, y - b>", value, size, allowed)
 
 
 def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
@@ -63,20 +63,20 @@ def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
 
 
 def _deviation(step: Step, terms: int) -> float:
-    """How far an element may be off, in units of the largest next to it."""
+    """The error allowed in an element, in units of the largest element nearby."""
     p = step.precision
     return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2)
 
 
-def _compared(
+def _compare(
     step: Step, left: str, got: np.ndarray, right: str, value: np.ndarray, size: np.ndarray, allowed: np.ndarray
 ) -> OutputVerdict:
-    """The verdict on got = value, two expressions that should be equal."""
+    """The verdict on two expressions that should be equal, got and value."""
     other = Right(value, size, allowed, allowed / step.precision.deviations, allowed)
     verdict = judge_output(other, got)
     if verdict.verdict == "pass":
         return verdict
     factor = constant_factor(other, got)
-    said = f"{left} against {right}: {verdict.note}"
-    note = said if factor is None else f"{left} is {format_factor(factor)} times {right}, everywhere"
-    return replace(verdict, note=note)
+    if factor is None:
+        return replace(verdict, note=f"{left} against {right}: {verdict.note}")
+    return replace(verdict, note=f"{left} is {format_factor(factor)} times {right}, everywhere")

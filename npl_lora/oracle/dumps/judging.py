@@ -1,4 +1,4 @@
-"""The report on a dump: its verdicts, what could not be seen, and the diagnosis where the dump is small."""
+"""The report on a dump: its verdicts, what could not be checked, and a diagnosis if the dump is small."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,58 +22,58 @@ from .progress import Progress
 from .reach import check_reach
 from .step import lora_linear_step
 
-_CASE_LIMIT = 1 << 20  # numbers in a dump that is judged like a case: that takes some hundred times its memory
-_DIAGNOSIS_LIMIT = 1 << 15  # numbers in a dump that is compared with every fault of the catalogue, and every pair
-_TINY = 1e-100  # smaller numbers are not fitted: their squares underflow
+_CASE_LIMIT = 1 << 20  # numbers in a dump that is judged like a case; that takes about a hundred times its memory
+_DIAGNOSIS_LIMIT = 1 << 15  # numbers in a dump that is compared with every fault in the catalogue and every pair
+_TINY = 1e-100  # smaller numbers get no diagnosis: their squares underflow
 
 
-@np.errstate(all="ignore")  # overflow and signalling NaNs get a verdict, not a warning
+@np.errstate(all="ignore")  # overflow and signalling NaNs lead to a verdict, not a warning
 def judge_dump(
     path: Path, inner: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
 ) -> Report:
-    """The report on one dump. Its verdict is "error" when nothing in it could be judged. A bad file never raises.
+    """The report on one dump. Its verdict is "error" if nothing in it could be judged. A bad file never raises.
 
-    inner: the coarser precision, a key of rounding.INNER, that products may have been computed in.
+    inner: a key of rounding.INNER, the coarser precision in which products may have been computed.
     on_progress(what, done, total) is called before each block of work.
     """
     try:
         dump = open_dump(path)
         step = lora_linear_step(dump, inner) if dump.contract == "lora_linear" else None
-        verdicts, unseen = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
+        verdicts, gaps = judge_step(step, Progress(on_progress)) if step else (_judge_as_case(dump, inner), [])
     except (TensorFileError, MissingExtraError) as error:
         return Report(str(path), problem=str(error))
     except MemoryError:
-        return Report(str(path), problem="cannot be judged in the memory there is")
+        return Report(str(path), problem="needs more memory than there is")
     failed = {name: verdict.note for name, verdict in verdicts.items() if verdict.verdict == "fail"}
-    says = [f"{name}: {note}" for name, note in failed.items()]
-    says += [f"could not be seen: {'; '.join(unseen)}"] if unseen else []
-    says += [dump.note] if dump.note else []
+    sentences = [f"{name}: {note}" for name, note in failed.items()]
+    sentences += [f"could not be checked: {'; '.join(gaps)}"] if gaps else []
+    sentences += [dump.note] if dump.note else []
     overall = "fail" if failed else "pass" if verdicts else "absent"
-    case = CaseReport(dump.id, dump.dtype, overall, "; ".join(says), verdicts)
+    case = CaseReport(dump.id, dump.dtype, overall, "; ".join(sentences), verdicts)
     return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, inner, case)),))
 
 
 def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
-    """The verdicts on a dump of any other contract. It must be small and hold all inputs."""
+    """The verdicts on a dump of another contract. It must be small and hold all inputs."""
     if (numbers := _numbers(dump)) > _CASE_LIMIT:
         raise DumpError(f"has {numbers:,} numbers, expected at most {_CASE_LIMIT:,} for {dump.contract}")
     case, outputs = _as_case(dump, inner)
     check_reach({name: a for name, a in case.arrays.items() if a.dtype.kind not in "biu"}, case.config)
     try:
         return judge_case(case, outputs)
-    except Exception as error:  # shapes and configuration come from a stranger, and may be anything
-        raise DumpError(f"is no case of {dump.contract}: {describe(error)}") from None
+    except Exception as error:  # shapes and configuration come from a stranger and may be anything
+        raise DumpError(f"is not a case of {dump.contract}: {describe(error)}") from None
 
 
 def _diagnosis(dump: Dump, inner: str | None, report: CaseReport) -> Diagnosis:
-    """The fault behind the failures, where the dump is small and complete."""
+    """The fault behind the failures, if the dump is small and complete."""
     needed = ("x", "W", "dy", "y", "dx", "dA", "dB") if dump.contract == "lora_linear" else ()
     complete = all(name in dump.arrays for name in needed)
     if report.verdict != "fail" or not complete or _numbers(dump) > _DIAGNOSIS_LIMIT:
         return NOTHING
     case, outputs = _as_case(dump, inner)
     observed = observe([case], [Answer(outputs=(outputs,))], [report])
-    rights = [right for one in observed for right in one.right.values() if isinstance(right, Right)]
+    rights = [right for observation in observed for right in observation.right.values() if isinstance(right, Right)]
     if any(0.0 < np.max(np.abs(right.value), initial=0.0) < _TINY for right in rights):
         return NOTHING
     return diagnose(observed)
@@ -84,7 +84,7 @@ def _numbers(dump: Dump) -> int:
 
 
 def _as_case(dump: Dump, inner: str | None) -> tuple[Case, dict[str, np.ndarray]]:
-    """Inputs and answers. The inputs are the arrays that the contract's own cases have."""
+    """The dump as a case, and its outputs. The inputs are the arrays that the contract's own cases have."""
     kinds = {_kind(name) for case in CONTRACTS[dump.contract].cases("float64") for name in case.arrays}
     inputs = {name: array for name, array in dump.arrays.items() if _kind(name) in kinds}
     outputs = {name: array for name, array in dump.arrays.items() if name not in inputs}

@@ -1,4 +1,4 @@
-"""Notes on a verdict: the factor between two answers, and its name in terms of the configuration."""
+"""Notes on a verdict: the factor between two answers, and what it is in terms of the configuration."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from ..diagnosis.expressions import name_of
 from ..tolerance.judge import OutputVerdict, Right, constant_factor, format_factor
 from .step import Step
 
-_PLAIN = ("0", "-1", "2", "1/2")  # expressions that say no more than the number does
+_PLAIN = ("0", "-1", "2", "1/2")  # expressions that add nothing to the number
 
 
 def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
-    """The factor c where got = c right everywhere, with its name if it has one: "0.5 = 1/s". Empty without a factor."""
+    """The factor c if got = c right everywhere, with its expression if it has one: "0.5 = 1/s". Else empty."""
     factor = constant_factor(right, got)
     if factor is None:
         return ""
@@ -22,6 +22,6 @@ def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
 
 
 def with_note(verdict: OutputVerdict, note: str) -> OutputVerdict:
-    """The verdict with one more note."""
+    """The verdict with another note added."""
     notes = "; ".join(text for text in (verdict.note, note) if text)
     return OutputVerdict(verdict.verdict, verdict.error, verdict.allowed, notes)

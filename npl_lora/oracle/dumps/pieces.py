@@ -1,4 +1,4 @@
-"""A right answer as several arrays: move all of them alike, or join the right answers of several blocks."""
+"""A right answer consists of several arrays: apply a function to all of them, or join the right answers of blocks."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,14 @@ import numpy as np
 from ..tolerance.judge import Right
 
 
-def each(right: Right, move: Callable[[np.ndarray], np.ndarray]) -> Right:
-    """move, applied to every array of the right answer."""
-    value, size, allowed, deviation, proven = (move(array) for array in _arrays(right))
+def map_arrays(right: Right, function: Callable[[np.ndarray], np.ndarray]) -> Right:
+    """Apply a function to every array of a right answer."""
+    value, size, allowed, deviation, proven = (function(array) for array in _arrays(right))
     return Right(value, size, allowed, deviation, proven)
 
 
 def join(blocks: list[Right], axis: int) -> Right:
-    """The right answer whose blocks along the axis these are."""
+    """Join the right answers of blocks along an axis."""
     columns = zip(*map(_arrays, blocks), strict=True)
     value, size, allowed, deviation, proven = (np.concatenate(arrays, axis=axis) for arrays in columns)
     return Right(value, size, allowed, deviation, proven)

@@ -1,4 +1,4 @@
-"""Telling whoever waits how far a long judgement is."""
+"""Reporting the progress of a long judgement."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,10 +7,11 @@ class Progress:
     """on_progress(what, done, total) is called before each block of an axis of length total."""
 
     def __init__(self, on_progress: Callable[[str, int, int], None] | None = None) -> None:
-        self._tell = on_progress
+        self._on_progress = on_progress
 
-    def through(self, blocks: Iterable[slice], what: str, total: int) -> Iterator[slice]:
+    def track(self, blocks: Iterable[slice], what: str, total: int) -> Iterator[slice]:
+        """Yield the blocks, and report each one before it is worked on."""
         for block in blocks:
-            if self._tell is not None:
-                self._tell(what, block.start, total)
+            if self._on_progress is not None:
+                self._on_progress(what, block.start, total)
             yield block

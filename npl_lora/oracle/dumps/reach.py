@@ -1,5 +1,5 @@
-"""How large the numbers of a dump may be: so large that no product of its inputs, squared for a variance, overflows
-float64. Beyond that a right answer may look wrong, so nothing is judged."""
+"""The largest numbers that a dump may hold: no product of its inputs, squared for a variance, may overflow float64.
+With larger numbers a right answer could look wrong, so such a dump is not judged."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,28 +14,30 @@ _BLOCK = 1 << 21  # numbers
 
 
 def check_reach(arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
-    """Raises DumpError where the product of the largest numbers, one of each input and of the configuration, passes
-    1e100, or one of them is no number."""
+    """Raises DumpError if a number is NaN, or if the product of the largest numbers, one from each input and from each
+    entry of the configuration, exceeds 1e100."""
     largest = {name: _largest(np.atleast_1d(array)) for name, array in {**arrays, **_numbers(config)}.items()}
     if not math.prod(max(1.0, top) for top in largest.values()) < _REACH:
         name, top = max(largest.items(), key=lambda item: (math.isnan(item[1]), item[1]))
-        raise DumpError(f"{name[:40]} is as large as {top:.3g}: products of inputs pass {_REACH:g}, too large to judge")
+        raise DumpError(
+            f"{name[:40]} is as large as {top:.3g}: products of inputs exceed {_REACH:g}, too large to judge"
+        )
 
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The numbers of a configuration that something is multiplied by: floats, such as alpha, and lists of floats."""
-    found = {}
+    """The numbers in a configuration that may enter products: numbers, such as alpha, and lists of numbers."""
+    numbers = {}
     for name, value in config.items():
         values = value if isinstance(value, list) else [value]
         if values and all(type(v) in (int, float) for v in values):
-            found[name] = np.array([min(abs(v), 10**300) for v in values], dtype=np.float64)
-    return found
+            numbers[name] = np.array([min(abs(v), 10**300) for v in values], dtype=np.float64)
+    return numbers
 
 
 def _largest(array: np.ndarray) -> float:
-    """max |a|, block by block: the array may be larger than the memory. NaN if one of them is."""
-    tops = [float(np.max(np.abs(np.asarray(block, np.float64)))) for block in _blocks(array)]
-    return math.nan if any(map(math.isnan, tops)) else max(tops, default=0.0)
+    """max |a|, block by block, because the array may be larger than memory. NaN if one of the numbers is NaN."""
+    maxima = [float(np.max(np.abs(np.asarray(block, np.float64)))) for block in _blocks(array)]
+    return math.nan if any(map(math.isnan, maxima)) else max(maxima, default=0.0)
 
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:

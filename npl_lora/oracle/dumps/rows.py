@@ -1,35 +1,36 @@
-"""y and dx of a large step: every row is looked at, and the rows that look worst are judged in full.
+"""y and dx of a large step: every row is screened, and the rows that look worst are judged in full.
 
-y = x W^T + b + s h B^T and dx = dy W + mask o (dh A) are each a base product, N in out multiplications, and a term
-that is r wide. Judging all of it would take the base product several times over, for its value, its size and its
-variance. So
+y = x W^T + b + s h B^T and dx = dy W + mask o (dh A) each consist of a base product of N in out multiplications and a
+term of width r. To judge all of it, the base product would be computed several times: for its value, its size and its
+variance. Instead:
 
-1. E = got - right is seen through random sums. The columns are dealt into k = columns / 16 buckets, as cards are, and
-   with random weights v, |v| uniform in [1, 2) and signs drawn by coin,
+1. The error E = got - right is screened by random sums. The columns are dealt into k = columns / 16 buckets, like
+   cards. With random weights v, |v| uniform in [1, 2) and random signs,
 
        t_nj = sum_{o in bucket j} v_o E_no = sum v_o (got - rest)_no - (x (V W)^T)_nj,
 
-   where V W is W with its rows summed in the same way: the base product costs a sixteenth. The rest, b and the low-rank
-   term, is computed in full.
+   where V W is W with its rows summed in the same way, so the base product costs a sixteenth. The rest, b and the
+   low-rank term, is computed in full.
 
-2. The rows are ordered by their largest t^2 / variance, the variance being that of rounding's model:
+2. The rows are sorted by their largest t^2 / variance. The variance is that of the model in rounding.py:
 
        var t_nj = sum v_o^2 ((in a^2 + u^2 / 3) Q_no + s^2 sum_k B_ok^2 var h_nk + u^2 (got^2 + rest^2)_no),
 
-   Q = sum_i (x_ni W_oi)^2, u and a the unit roundoffs of stored values and of sums.
+   with Q = sum_i (x_ni W_oi)^2, and u and a the unit roundoffs of stored values and of sums.
 
-3. The _WORST rows, and _RANDOM others by lot, are judged in full, by the op and as any case is.
+3. The _WORST rows, and _RANDOM others drawn at random, are judged in full, by the op, like any case.
 
-The verdict is that of the elements in step 3: random sums choose where to look and condemn nothing, so a right answer
-is in no more danger here than in a small case, whatever the draw.
+The verdict depends on the elements in step 3 alone. Random sums only choose the rows and never fail one, so a right
+answer is in no more danger here than in a small case, whatever the draw.
 
-What can be missed. A row is looked at when one of its t exceeds a level: that of the _WORST-th row of rounding noise,
-about 5 standard deviations of a sum of 16 elements, so 5 * 4 = 20 of an element's, where 12 are allowed. A single wrong
-element is in just one t with |v| >= 1, so it is looked at, for certain, when it is off by the level and what noise
-takes from it. For any number m of wrong elements in one bucket, v_o E_no has a density below 1 / (2 |E_no|), and so
-has a sum it is part of: they cancel to less than the level with probability at most level / max |E|, and in each
-bucket independently. A row wrong in B buckets is missed with probability (level / max |E|)^B; a fault in a fraction f
-of all rows, each off by more than is allowed but less than the level, with probability (1 - f)^_RANDOM.
+What can be missed. A row is judged in full if one of its t exceeds a level, that of the _WORST-th row of rounding
+noise. This is about 5 standard deviations of a sum of 16 elements, so 5 * 4 = 20 of an element's, where 12 are allowed.
+A single wrong element is in exactly one t, with |v| >= 1. So its row is certain to be judged if the element is off by
+the level plus what noise can take away. For any number m of wrong elements in one bucket, v_o E_no has a density below
+1 / (2 |E_no|), and so does every sum that contains it. The elements cancel to less than the level with probability at
+most level / max |E|, independently in each bucket. So a row that is wrong in B buckets is missed with probability
+(level / max |E|)^B. A fault in a fraction f of all rows, each off by more than is allowed but less than the level, is
+missed with probability (1 - f)^_RANDOM.
 """
 
 from dataclasses import dataclass, replace
@@ -41,15 +42,15 @@ from ..contracts.lora_linear import forward
 from ..tolerance.judge import OutputVerdict, Right, judge_output, right_output
 from ..tolerance.rounding import Rounded
 from .notes import factor_of, with_note
-from .pieces import each, join
+from .pieces import join, map_arrays
 from .progress import Progress
 from .step import Step, slices
 
 _BUCKET = 16  # columns in a bucket
 _WORST = 8  # rows judged in full because they look worst
-_RANDOM = 8  # and by lot
-_IN_FULL = 1 << 26  # multiplications of a base product that is judged in full, every row
-_ROWS_IN_FULL = 1 << 21  # and numbers in its rows
+_RANDOM = 8  # and rows drawn at random
+_IN_FULL = 1 << 26  # multiplications in a base product of which every row is judged in full
+_ROWS_IN_FULL = 1 << 21  # numbers in its rows
 
 Array = np.ndarray
 
@@ -68,22 +69,22 @@ DX = Side("dx", "dy", "in")
 
 
 def judge_rows(step: Step, side: Side, low: Rounded, progress: Progress) -> OutputVerdict:
-    """y (low = h) or dx (low = dh): the verdict on its rows, all of them if they are few."""
+    """The verdict on y (low = h) or dx (low = dh). If the step is small, every row is judged in full."""
     rows = step.sizes["..."]
     if _is_small(step) or rows <= _WORST + _RANDOM:
         picked = np.arange(rows)
         right = right_rows(step, side, picked, progress)
-        return _in_full(step, side, low, right, picked)
-    looks, noise = suspicion(step, side, low, progress)
-    order = np.argsort(-looks, kind="stable")
-    lots = np.random.default_rng(1).choice(order[_WORST:], min(_RANDOM, rows - _WORST), replace=False)
-    picked = np.concatenate([order[:_WORST], lots])
+        return _judge_all_rows(step, side, low, right, picked)
+    scores, noise = suspicion(step, side, low, progress)
+    order = np.argsort(-scores, kind="stable")
+    drawn = np.random.default_rng(1).choice(order[_WORST:], min(_RANDOM, rows - _WORST), replace=False)
+    picked = np.concatenate([order[:_WORST], drawn])
     right = right_rows(step, side, picked, progress)
-    verdict = _some_rows(step, side, low, right, picked)
-    level = looks[order[_WORST - 1]] * noise / float(np.median(right.size[_WORST:]))
+    verdict = _judge_picked_rows(step, side, low, right, picked)
+    level = scores[order[_WORST - 1]] * noise / float(np.median(right.size[_WORST:]))
     note = (
-        f"{picked.size} of {rows:,} rows in full, the others by random sums: an element off by more than about"
-        f" {level:.1e} of its size would have been looked at"
+        f"{picked.size} of {rows:,} rows judged in full, the others screened by random sums: a row with an element off"
+        f" by more than about {level:.1e} of its size would have been judged in full"
     )
     return with_note(verdict, note) if verdict.verdict == "pass" else verdict
 
@@ -94,7 +95,7 @@ def _is_small(step: Step) -> bool:
 
 
 def suspicion(step: Step, side: Side, low: Rounded, progress: Progress) -> tuple[Array, float]:
-    """For each row, its largest |t| in standard deviations; and the median standard deviation of a t."""
+    """The score of each row, its largest |t| in standard deviations; and the median standard deviation of a t."""
     columns = step.sizes[side.columns]
     buckets = -(-columns // _BUCKET)
     v = _weights(columns)
@@ -105,7 +106,7 @@ def suspicion(step: Step, side: Side, low: Rounded, progress: Progress) -> tuple
     store, accumulate, factors = (getattr(step.precision, name) for name in ("store", "accumulate", "factors"))
     share = W1.shape[0] * accumulate**2 + (store**2 + 2.0 * factors**2) / 3.0
     worst, noises = [], []
-    for rows in progress.through(step.blocks("..."), f"{side.got}: random sums of all rows", step.sizes["..."]):
+    for rows in progress.track(step.blocks("..."), f"{side.got}: random sums of all rows", step.sizes["..."]):
         left, got = step.block(side.left, rows), step.block(side.got, rows)
         rest = _low_rows(step, side, low.value, rows, factor)
         if side is Y and step.has("b"):
@@ -114,39 +115,39 @@ def suspicion(step: Step, side: Side, low: Rounded, progress: Progress) -> tuple
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             var = share * (left**2 @ W2) + spread[rows] @ factor2
             var += store**2 * fold(got**2 + rest**2, v**2, buckets)
-            looks = np.where(t == 0, 0.0, np.abs(t) / np.sqrt(var))
-        worst.append(np.max(np.where(np.isfinite(var), looks, np.inf), axis=1))
+            score = np.where(t == 0, 0.0, np.abs(t) / np.sqrt(var))
+        worst.append(np.max(np.where(np.isfinite(var), score, np.inf), axis=1))
         noises.append(np.median(np.sqrt(var)))
     return np.concatenate(worst), float(np.median(noises))
 
 
 def _weights(columns: int) -> Array:
-    """Magnitudes in [1, 2): no element is lost. A fixed seed: the same dump gives the same report."""
+    """Magnitudes in [1, 2), so no element is lost. The seed is fixed, so a dump always gives the same report."""
     rng = np.random.default_rng(0)
     return (1.0 + rng.random(columns)) * rng.choice([-1.0, 1.0], columns)
 
 
 def fold(table: Array, v: Array, buckets: int) -> Array:
-    """Columns o, o + buckets, o + 2 buckets ... weighted by v and added: (rows, columns) -> (rows, buckets)."""
+    """Add columns o, o + buckets, o + 2 buckets ..., weighted by v: (rows, columns) -> (rows, buckets)."""
     total = np.zeros((table.shape[0], buckets))
     for start in range(0, table.shape[1], buckets):
-        part = table[:, start : start + buckets]
-        total[:, : part.shape[1]] += part * v[start : start + buckets]
+        block = table[:, start : start + buckets]
+        total[:, : block.shape[1]] += block * v[start : start + buckets]
     return total
 
 
 def _folded_weight(step: Step, side: Side, v: Array, buckets: int) -> tuple[Array, Array]:
-    """W'^T and its squares, their columns folded with v and v^2: (K, buckets) each."""
+    """W'^T and its squares with their columns folded by v and v^2, (K, buckets) each."""
     K = step.sizes["in" if side is Y else "out"]
     W1, W2 = np.empty((K, buckets)), np.empty((K, buckets))
-    for part in slices(K, v.size):
-        block = step.block("W", slice(None), part).T if side is Y else step.block("W", part)
-        W1[part], W2[part] = fold(block, v, buckets), fold(block**2, v**2, buckets)
+    for k in slices(K, v.size):
+        block = step.block("W", slice(None), k).T if side is Y else step.block("W", k)
+        W1[k], W2[k] = fold(block, v, buckets), fold(block**2, v**2, buckets)
     return W1, W2
 
 
 def _low_rows(step: Step, side: Side, low: Array, rows: slice | Array, factor: Array) -> Array:
-    """The low-rank term of some rows: s h B^T, or mask o (dh A)."""
+    """The low-rank term in some rows: s h B^T, or mask o (dh A)."""
     term = low[rows] @ factor.T
     if side is Y:
         return step.scale * term
@@ -158,10 +159,10 @@ def _largest_mask(step: Step) -> float:
 
 
 def right_rows(step: Step, side: Side, picked: Array, progress: Progress) -> Right:
-    """The right answer for some rows, in full: the op on slices of W, each of which gives columns of y or of dx."""
+    """The right answer for some rows, in full. The op runs on slices of W, and each slice gives columns of y or dx."""
     pieces = []
     columns, across = step.sizes[side.columns], max(picked.size, step.sizes["in"], step.sizes["out"])
-    for cols in progress.through(slices(columns, across), f"{side.got}: rows in full", columns):
+    for cols in progress.track(slices(columns, across), f"{side.got}: rows in full", columns):
         arrays = _columns_of_y(step, picked, cols) if side is Y else _columns_of_dx(step, picked, cols)
         exact = {name: step.xp.exact(array) for name, array in arrays.items()}
         y, pullback = forward(exact, step.config)
@@ -170,43 +171,43 @@ def right_rows(step: Step, side: Side, picked: Array, progress: Progress) -> Rig
 
 
 def _columns_of_y(step: Step, rows: Array, cols: slice) -> dict[str, Array]:
-    """Rows of W, of B and of b make columns of y."""
+    """The inputs for columns of y: rows of W, B and b."""
     arrays = {"x": step.block("x", rows), "W": step.block("W", cols), "A": step.block("A")}
     arrays |= {name: step.block(name, cols) for name in ("B", "b") if step.has(name)}
     return arrays | ({"mask": step.block("mask", rows)} if step.has("mask") else {})
 
 
 def _columns_of_dx(step: Step, rows: Array, cols: slice) -> dict[str, Array]:
-    """Columns of W, of A and of the mask make columns of dx. It does not depend on x."""
+    """The inputs for columns of dx: columns of W, A and the mask. dx does not depend on x."""
     A = step.block("A", slice(None), cols)
     arrays = {"x": np.zeros((rows.size, A.shape[1])), "W": step.block("W", slice(None), cols), "A": A}
     arrays |= {"B": step.block("B"), "dy": step.block("dy", rows)}
     return arrays | ({"mask": step.block("mask", rows)[:, cols]} if step.has("mask") else {})
 
 
-def _in_full(step: Step, side: Side, low: Rounded, right: Right, picked: Array) -> OutputVerdict:
+def _judge_all_rows(step: Step, side: Side, low: Rounded, right: Right, picked: Array) -> OutputVerdict:
     """The verdict on all rows."""
     shape = (*step.leading, right.value.shape[1])
-    verdict = judge_output(each(right, lambda t: t.reshape(shape)), step.block(side.got).reshape(shape))
+    verdict = judge_output(map_arrays(right, lambda t: t.reshape(shape)), step.block(side.got).reshape(shape))
     return verdict if verdict.verdict == "pass" else with_note(verdict, _low_factor(step, side, low, right, picked))
 
 
-def _some_rows(step: Step, side: Side, low: Rounded, right: Right, picked: Array) -> OutputVerdict:
-    """The verdict on the picked rows: of all of them if they are wrong alike, else of the one that is furthest off."""
+def _judge_picked_rows(step: Step, side: Side, low: Rounded, right: Right, picked: Array) -> OutputVerdict:
+    """The verdict on the picked rows: on all of them if all are off by one factor, else on the worst row."""
     got = step.block(side.got, picked)
     verdict = judge_output(right, got)
     if verdict.verdict == "pass":
         return verdict
-    verdicts = [judge_output(each(right, itemgetter(i)), got[i]) for i in range(picked.size)]
+    verdicts = [judge_output(map_arrays(right, itemgetter(i)), got[i]) for i in range(picked.size)]
     wrong = sum(v.verdict == "fail" for v in verdicts)
-    counted = f"{wrong} of the {picked.size} rows judged in full are wrong"
+    count = f"{wrong} of the {picked.size} rows judged in full are wrong"
     if factor_of(step, right, got):
-        return with_note(verdict, counted)
+        return with_note(verdict, count)
     worst = max(range(picked.size), key=lambda i: _ratio(verdicts[i]))
     place = [int(i) for i in np.unravel_index(picked[worst], step.leading)]
-    note = f"row {place}: {verdicts[worst].note}; {counted}"
-    named = OutputVerdict("fail", verdicts[worst].error, verdicts[worst].allowed, note)
-    return with_note(named, _low_factor(step, side, low, right, picked))
+    note = f"row {place}: {verdicts[worst].note}; {count}"
+    verdict = OutputVerdict("fail", verdicts[worst].error, verdicts[worst].allowed, note)
+    return with_note(verdict, _low_factor(step, side, low, right, picked))
 
 
 def _ratio(verdict: OutputVerdict) -> float:
@@ -216,9 +217,9 @@ def _ratio(verdict: OutputVerdict) -> float:
 
 
 def _low_factor(step: Step, side: Side, low: Rounded, right: Right, rows: Array) -> str:
-    """What there is to say of the low-rank term alone: what is left of the answer without the right rest.
+    """The factor on the low-rank term alone, as a note: the right remainder is subtracted from the answer.
 
-    Nothing where the term is smaller than what is allowed: any factor would fit.
+    Empty if the term is smaller than the tolerance, because any factor would fit.
     """
     term = _low_rows(step, side, low.value, rows, _factor(step, side))
     if np.sum(term**2) <= np.sum(right.allowed**2):
@@ -229,5 +230,5 @@ def _low_factor(step: Step, side: Side, low: Rounded, right: Right, rows: Array)
 
 
 def _factor(step: Step, side: Side) -> Array:
-    """(columns, r): what the low-rank term is multiplied with last, B or A^T."""
+    """(columns, r): the last factor of the low-rank term, B or A^T."""
     return step.block("B") if side is Y else step.block("A").T

@@ -1,4 +1,4 @@
-"""One lora_linear step out of a dump: its arrays, as rows, in blocks, and the checks that they fit together."""
+"""One lora_linear step from a dump: its arrays as rows and in blocks, and the checks that their shapes agree."""
 
 import math
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from ..tolerance.rounding import Precision, Rounded, RoundingNamespace, precisio
 from .file import Dump, DumpError
 from .reach import check_reach
 
-# Which axes each array has: ... is any number of leading axes, the same in all of them.
+# The axes of each array. "..." stands for any number of leading axes, the same in all arrays.
 _INPUTS = {"x": "... in", "W": "out in", "A": "r in", "B": "out r", "dy": "... out", "b": "out", "mask": "... in"}
 _OUTPUTS = {"y": "... out", "dx": "... in", "dA": "r in", "dB": "out r"}
 
-_BLOCK = 1 << 21  # numbers; some thirty arrays of this many numbers are alive at once, 16 MiB each
+_BLOCK = 1 << 21  # numbers; about thirty arrays of this size are alive at once, 16 MiB each
 
 
 @dataclass(frozen=True)
 class Step:
-    """arrays: inputs and outputs that are there, leading axes made one (rows). sizes: of in, out, r and rows ("...").
+    """arrays: the inputs and outputs in the dump, their leading axes flattened to one (rows).
 
-    leading: the leading axes as they were. refused: why an output cannot be judged at all, by its name. inner: the
-    coarser precision that products may be computed in.
+    sizes: the lengths of in, out, r and rows ("..."). leading: the lengths of the original leading axes. refused: for
+    each output that cannot be judged, why. inner: the coarser precision in which products may be computed.
     """
 
     config: dict[str, Any]
@@ -41,7 +41,7 @@ class Step:
     def precision(self) -> Precision:
         return precision_of(self.dtype, self.inner)
 
-    @cached_property  # arrays of one namespace go together
+    @cached_property  # only arrays of one namespace can be combined
     def xp(self) -> RoundingNamespace:
         return RoundingNamespace(self.precision)
 
@@ -53,38 +53,38 @@ class Step:
         return all(name in self.arrays for name in names)
 
     def block(self, name: str, *where: Any) -> np.ndarray:
-        """Part of an array, in float64."""
+        """A block of an array, in float64."""
         return np.asarray(self.arrays[name][where], dtype=np.float64)
 
     def exact(self, name: str, *where: Any) -> Rounded:
-        """Part of an input, as an array that carries rounding errors (and has none itself)."""
+        """A block of an input, as an array that tracks rounding errors (and has none yet)."""
         return self.xp.exact(self.block(name, *where))
 
-    def dropped(self, *where: Any) -> Rounded:
-        """Part of x o mask."""
+    def masked_x(self, *where: Any) -> Rounded:
+        """A block of x~ = x o mask."""
         x = self.exact("x", *where)
         return x * self.exact("mask", *where) if self.has("mask") else x
 
     def blocks(self, axis: str) -> Iterator[slice]:
-        """Slices of an axis, small enough for all that is across it."""
+        """Slices of an axis, short enough that a block with its full cross-section fits into memory."""
         across = {"...": max(self.sizes["in"], self.sizes["out"]), "in": self.sizes["..."], "out": self.sizes["..."]}
         return slices(self.sizes[axis], across[axis])
 
 
 def slices(length: int, across: int) -> Iterator[slice]:
-    """An axis cut so that a block of it, times what is across, is about _BLOCK numbers."""
+    """An axis in slices: a slice times the length across it is about _BLOCK numbers."""
     step = max(1, _BLOCK // max(1, across))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def lora_linear_step(dump: Dump, inner: str | None = None) -> Step:
-    """The step in a dump of contract lora_linear. Raises DumpError where inputs are missing or do not fit."""
+    """The step in a dump of contract lora_linear. Raises DumpError if inputs are missing or do not fit together."""
     if unknown := [name for name in dump.arrays if name not in _INPUTS | _OUTPUTS]:
         raise DumpError(f"has {unknown[0][:40]!r}, expected some of {', '.join(_INPUTS | _OUTPUTS)}")
     for name in ("A", "B"):
         if name not in dump.arrays:
             raise DumpError(f"has no {name}: there is nothing to judge without A and B")
-    leading = _leading(dump.arrays)
+    leading = _leading_axes(dump.arrays)
     sizes = _sizes({name: a for name, a in dump.arrays.items() if name in _INPUTS}, leading)
     _check_config(dump.config, sizes["r"])
     arrays, refused = {}, {}
@@ -101,14 +101,14 @@ def lora_linear_step(dump: Dump, inner: str | None = None) -> Step:
     return step
 
 
-def _leading(arrays: dict[str, np.ndarray]) -> tuple[int, ...]:
-    """The leading axes: of an input if there is one that has them, else of an output."""
-    having = (arrays[name] for name in ("x", "dy", "mask", "y", "dx") if name in arrays)
-    return next((array.shape[:-1] for array in having), (0,))
+def _leading_axes(arrays: dict[str, np.ndarray]) -> tuple[int, ...]:
+    """The leading axes of an input, or of an output if no input has them."""
+    shaped = (arrays[name] for name in ("x", "dy", "mask", "y", "dx") if name in arrays)
+    return next((array.shape[:-1] for array in shaped), (0,))
 
 
 def _sizes(inputs: dict[str, np.ndarray], leading: tuple[int, ...]) -> dict[str, int]:
-    """in, out, r and the number of rows, and whether all inputs agree on them."""
+    """in, out, r and the number of rows. Raises DumpError if the inputs disagree on them."""
     for name in ("A", "B"):
         if inputs[name].ndim != 2:
             raise DumpError(f"{name} has shape {inputs[name].shape}, expected {_shape(_INPUTS[name])}")
@@ -126,7 +126,7 @@ def _sizes(inputs: dict[str, np.ndarray], leading: tuple[int, ...]) -> dict[str,
 
 
 def _misfit(name: str, output: np.ndarray, sizes: dict[str, int], leading: tuple[int, ...]) -> str:
-    """Why an output is wrong before its numbers are looked at, or nothing."""
+    """Why an output is wrong whatever its numbers are, or nothing."""
     if not _is_floating(output):
         return f"dtype {output.dtype}, expected a floating dtype"
     return _wrong_shape(name, output, sizes, leading)
@@ -150,20 +150,20 @@ def _is_floating(array: np.ndarray) -> bool:
 
 def _check_config(config: dict[str, Any], r: int) -> None:
     if type(config.get("r")) is not int or config["r"] != r:
-        raise DumpError(f"config has r = {_short(config.get('r'))}, but A has {r} rows")
+        raise DumpError(f"config has r = {_shorten(config.get('r'))}, but A has {r} rows")
     alpha = config.get("alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < abs(alpha) < 1e30:  # NaN is not
-        raise DumpError(f"config has alpha = {_short(alpha)}, expected a number that is not 0")
+        raise DumpError(f"config has alpha = {_shorten(alpha)}, expected a number that is not 0")
     if type(config.get("use_rslora")) is not bool:
-        raise DumpError(f"config has use_rslora = {_short(config.get('use_rslora'))}, expected true or false")
+        raise DumpError(f"config has use_rslora = {_shorten(config.get('use_rslora'))}, expected true or false")
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return repr(value)[:40]
 
 
 def _check_finite(step: Step, name: str) -> None:
-    """Inputs must be finite; an output that is not is refused, with the place of the first such number."""
+    """Raises DumpError for an input that is not finite. Such an output is refused, with the place of the number."""
     array = step.arrays[name]
     table = array.reshape(-1, array.shape[-1])
     for rows in slices(*table.shape):
@@ -171,10 +171,10 @@ def _check_finite(step: Step, name: str) -> None:
         if not finite.all():
             flat = rows.start * table.shape[1] + int(np.argmin(finite))
             where = _place(step, name, flat)
-            what = f"not finite at {where}: {np.asarray(table.flat[flat], np.float64)}"
+            problem = f"not finite at {where}: {np.asarray(table.flat[flat], np.float64)}"
             if name in _INPUTS:
-                raise DumpError(f"{name} is {what}: take a step that did not overflow")
-            step.refused[name] = what
+                raise DumpError(f"{name} is {problem}: take a step that did not overflow")
+            step.refused[name] = problem
             break
 
 

@@ -1,7 +1,7 @@
-"""Subjects: somebody's implementation, asked case by case.
+"""Subjects: implementations under check, asked case by case.
 
-A subject has a name, the contracts it bears, `ask(case)`, which never raises for a fault of the subject's, and
-`close()`.
+A subject has a name, the contracts it implements, `ask(case)`, which never raises because of a fault in the subject,
+and `close()`.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ CONTRACTS = tuple(_CONTRACTS)
 
 
 class TargetError(Exception):
-    """The target cannot be checked at all: not found, not importable, no contract in it. One sentence."""
+    """The target cannot be checked at all: not found, not importable, or without a contract. One sentence."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one case: exactly one of the three is set.
+    """What a subject gave back for one case. Exactly one of the three fields is set.
 
-    outputs: the answers of each call (a subject is asked twice in one process: state must not leak). absent: why the
-    subject says that it does not support the case. error: what went wrong, in one line.
+    outputs: the outputs of each call (a subject is asked twice in one process, to show that no state leaks). absent:
+    the subject's reason for not supporting the case. error: what went wrong, in one line.
     """
 
     outputs: tuple[dict[str, np.ndarray], ...] | None = None
@@ -33,15 +33,15 @@ class Answer:
 
 
 class Subject(Protocol):
-    """Whatever can be asked a case."""
+    """Anything that answers cases."""
 
     name: str
     contracts: tuple[str, ...]
 
     def ask(self, case: Case) -> Answer:
-        """The subject's answer; a fault of the subject's is in it, not raised."""
+        """The subject's answer. A fault in the subject is part of the answer and is not raised."""
         ...
 
     def close(self) -> None:
-        """End whatever runs for the subject."""
+        """End every process that runs for the subject."""
         ...

@@ -1,4 +1,4 @@
-"""Child processes that are sure to end: each leads a process group, which is killed as a whole."""
+"""Child processes that are sure to end: each leads a process group, and the whole group is killed."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from typing import IO
 
 from .one_line import last_line
 
-_KEEP = 4096  # bytes of the last words
+_KEEP = 4096  # bytes of the output's tail
 
 
-class LastWords:
-    """Reads a pipe to its end in a thread, so that the writer never blocks, and remembers only what came last.
+class OutputTail:
+    """Reads a pipe to its end in a thread, so that the writer never blocks, and keeps only the tail.
 
-    The thread owns the pipe and closes it: a process that left the group may hold the other end for ever, and closing
-    a pipe under somebody's read would wait as long.
+    The thread owns the pipe and closes it. A process that left the group may hold the other end open forever, and
+    closing the pipe from here while the thread reads would block just as long.
     """
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -29,37 +29,37 @@ class LastWords:
             while chunk := os.read(pipe.fileno(), 65536):
                 self._tail = (self._tail + chunk)[-_KEEP:]
 
-    def line(self) -> str:
+    def last_line(self) -> str:
         """The last line that is not empty."""
         self._thread.join(timeout=0.5)
         return last_line(self._tail.decode(errors="replace"))
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all its children, now."""
+    """Kill a process and all its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # its group bears its own number: start_new_session
+            os.killpg(process.pid, signal.SIGKILL)  # start_new_session gave its group the same number
         else:
             process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it ends when that lets go
+    with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a system call: it ends when the call returns
         process.wait(timeout=5.0)
 
 
-def ending(process: subprocess.Popen[bytes], words: str) -> str:
-    """How a process ended, and its last words."""
+def describe_exit(process: subprocess.Popen[bytes], line: str) -> str:
+    """How a process ended, and the last line of its output."""
     status = process.returncode
-    how = f"ended with status {status}" if status is None or status >= 0 else f"ended by signal {_signal(-status)}"
-    return with_words(how, words)
+    by_signal = status is not None and status < 0
+    return append_line(f"ended by signal {_signal_name(-status)}" if by_signal else f"ended with status {status}", line)
 
 
-def with_words(what: str, words: str) -> str:
-    """What happened, and the last words if there are any."""
-    return f"{what}: {words}" if words else what
+def append_line(sentence: str, line: str) -> str:
+    """A sentence, followed by a line of output unless the line is empty."""
+    return f"{sentence}: {line}" if line else sentence
 
 
-def _signal(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # a real-time signal: it has no name
+    except ValueError:  # a real-time signal has no name
         return str(number)

@@ -1,4 +1,4 @@
-"""A subject's answer, turned into NumPy arrays. Nothing is imported for it: arrays are known by what they can do."""
+"""Converts a subject's answer to NumPy arrays. No library is imported: arrays are recognised by their methods."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,41 +10,43 @@ from .one_line import describe
 
 
 class AnswerError(Exception):
-    """The answer is nothing that can be judged. One line."""
+    """The answer cannot be judged. The message is one line."""
 
 
 def to_arrays(answer: Any) -> dict[str, np.ndarray]:
-    """A mapping from name to array -> the same of NumPy arrays. Judging them is left to the judge."""
+    """Convert a mapping from name to array to NumPy arrays. Their shapes and numbers are not checked here."""
     if not isinstance(answer, Mapping):
-        raise AnswerError(f"returned {_a(answer)}, expected a mapping from name to array")
+        raise AnswerError(f"returned {_with_article(answer)}, expected a mapping from name to array")
     arrays = {}
     for name, value in answer.items():
         if not isinstance(name, str):
-            raise AnswerError(f"returned a mapping with the key {name!r}, expected names")
+            raise AnswerError(f"returned a mapping with the key {name!r}, expected names as keys")
         arrays[str(name)] = to_numpy(name, value)
     return arrays
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:
-    """One answer: NumPy, torch (any device, with or without grad), CuPy, JAX, MLX, a buffer, DLPack or a scalar.
+    """Convert an output: NumPy, torch (any device, with or without grad), CuPy, JAX, MLX, a buffer, DLPack or a scalar.
 
-    The array is a copy, for a subject may use its own again in the next call.
+    Returns a copy, because a subject may reuse its own array in the next call.
     """
     problems = []
-    for way in _ways(value):
+    for converter in _converters(value):
         try:
-            array = way(value)
-        except Exception as error:  # somebody's array type, and it may fail in any way
+            array = converter(value)
+        except Exception as error:  # a stranger's array type may fail in any way
             problems.append(describe(error))
         else:
-            return _native(name, array)
-    raise AnswerError(f"{name} is {_a(value)}, expected an array" + (f" ({problems[0]})" if problems else ""))
+            return _native_copy(name, array)
+    raise AnswerError(
+        f"{name} is {_with_article(value)}, expected an array" + (f" ({problems[0]})" if problems else "")
+    )
 
 
-def _ways(value: Any) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What may turn this value into a NumPy array, best first."""
+def _converters(value: Any) -> Iterator[Callable[[Any], np.ndarray]]:
+    """The functions that may convert this value to a NumPy array, best first."""
     if isinstance(value, (str, bytes)):
-        return  # bytes are a buffer, but nobody's numbers
+        return  # bytes are a buffer, but do not hold numbers
     if hasattr(value, "detach") and hasattr(value, "resolve_conj"):
         yield _torch
         return
@@ -58,13 +60,13 @@ def _ways(value: Any) -> Iterator[Callable[[Any], np.ndarray]]:
         yield _buffer
     if hasattr(value, "__dlpack__"):
         yield np.from_dlpack
-        yield _dlpack_from_afar
+        yield _dlpack_from_device
 
 
 def _torch(value: Any) -> np.ndarray:
     value = value.detach().cpu().resolve_conj().resolve_neg()
     if value.is_floating_point() and str(value.dtype) not in _TORCH_FLOATS:
-        value = value.float()  # bfloat16 and the eight-bit ones: NumPy has no name for them, float32 holds them all
+        value = value.float()  # NumPy lacks bfloat16 and the eight-bit formats; float32 holds all their values
     return value.numpy()
 
 
@@ -76,7 +78,7 @@ def _cupy(value: Any) -> np.ndarray:
 
 
 def _mlx_bfloat16(value: Any) -> np.ndarray:
-    float32 = type(value)(0.0).dtype  # MLX makes a Python float one
+    float32 = type(value)(0.0).dtype  # MLX converts a Python float to float32
     return np.asarray(memoryview(value.astype(float32)))
 
 
@@ -84,12 +86,12 @@ def _buffer(value: Any) -> np.ndarray:
     return np.asarray(memoryview(value))
 
 
-def _dlpack_from_afar(value: Any) -> np.ndarray:
-    return np.from_dlpack(value, device="cpu")  # from another device: NumPy 2.1 and an array that can
+def _dlpack_from_device(value: Any) -> np.ndarray:
+    return np.from_dlpack(value, device="cpu")  # from another device; needs NumPy 2.1, and an array that supports it
 
 
-def _native(name: str, array: Any) -> np.ndarray:
-    """A copy in a dtype that NumPy has by itself, in this machine's byte order."""
+def _native_copy(name: str, array: Any) -> np.ndarray:
+    """A copy in one of NumPy's own dtypes and this machine's byte order."""
     array = np.asarray(array)
     if is_narrow(array.dtype):
         return array.astype(np.float32)
@@ -98,8 +100,8 @@ def _native(name: str, array: Any) -> np.ndarray:
     return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True, subok=False)
 
 
-def _a(value: Any) -> str:
-    """The kind of a value, with its article: a list, an int, None."""
+def _with_article(value: Any) -> str:
+    """The type of a value with its article: a list, an int, None."""
     if value is None:
         return "None"
     kind = type(value).__name__

@@ -1,4 +1,4 @@
-"""A Python function asked in this process: how the worker asks, and the pytest plugin."""
+"""Asks a Python function in this process, for the worker and for npl_lora.testing."""
 
 import copy
 import dataclasses
@@ -13,38 +13,38 @@ from . import Answer
 from .convert import AnswerError, to_arrays
 from .one_line import describe, first_line
 
-CALLS = 2  # a case is asked twice: state must not leak from a call to the next
+CALLS = 2  # a case is asked twice, to show that no state leaks from one call to the next
 
 Function = Callable[[Case], Any]
 
 
 def ask(function: Function, case: Case) -> Answer:
-    """Ask again and again, each time on copies of its own."""
+    """Ask CALLS times, each time on fresh copies."""
     outputs: list[dict[str, np.ndarray]] = []
     for call in range(CALLS):
         again = "the second call: " if call else ""
-        given = dataclasses.replace(case.copy(), config=copy.deepcopy(case.config))
+        copied = dataclasses.replace(case.copy(), config=copy.deepcopy(case.config))
         try:
-            answer = function(given)
+            answer = function(copied)
         except NotImplementedError as error:
             if not call:
                 return Answer(absent=first_line(str(error)) or "not supported")
             return Answer(error=again + describe(error))
-        except Exception as error:  # the subject's, whatever it is
+        except Exception as error:  # whatever the subject raises
             return Answer(error=again + describe(error))
         try:
             outputs.append(to_arrays(answer))
         except AnswerError as error:
             return Answer(error=again + str(error))
-        if changed := _changed(case, given):
+        if changed := _changed_inputs(case, copied):
             return Answer(error=f"{again}changed its input {', '.join(changed)}")
     return Answer(outputs=tuple(outputs))
 
 
-def _changed(case: Case, given: Case) -> list[str]:
-    """The inputs that are no longer what they were."""
-    names = [name for name, array in case.arrays.items() if not _same(array, given.arrays.get(name))]
-    return names if _text(given.config) == _text(case.config) else [*names, "config"]
+def _changed_inputs(case: Case, copied: Case) -> list[str]:
+    """The names of the inputs that differ from the case's own."""
+    names = [name for name, array in case.arrays.items() if not _same(array, copied.arrays.get(name))]
+    return names if _text(copied.config) == _text(case.config) else [*names, "config"]
 
 
 def _same(a: np.ndarray, b: np.ndarray | None) -> bool:
@@ -54,5 +54,5 @@ def _same(a: np.ndarray, b: np.ndarray | None) -> bool:
 def _text(config: Mapping[str, Any]) -> str | None:
     try:
         return json.dumps(config, sort_keys=True)
-    except (TypeError, ValueError, RecursionError):  # something was put in that never was in a case
+    except (TypeError, ValueError, RecursionError):  # the subject put in something that no case holds
         return None

@@ -1,4 +1,4 @@
-"""Subjects that have faults of the catalogue, and which faults a case would catch."""
+"""Subjects with faults from the catalogue."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from . import Answer
 
 
 class Injected:
-    """The definition with these faults in it, computed in the case's own dtype. With none it is a right subject."""
+    """The definition with these faults, computed in the case's own dtype. Without faults it is a right subject."""
 
     def __init__(self, *faults: Fault, seed: int = 0) -> None:
         self.name = " and ".join(fault.name for fault in faults) or "no fault"
@@ -25,22 +25,22 @@ class Injected:
     def ask(self, case: Case) -> Answer:
         try:
             with np.errstate(all="ignore"):
-                asked = self.question(case)
-                outputs = wrong_answer(case.contract, *self._faults)(computable(asked.arrays), case.config)
+                arrays = computable(self.question(case).arrays)
+                outputs = wrong_answer(case.contract, *self._faults)(arrays, case.config)
                 numbers = {name: self._numbers(output) for name, output in outputs.items()}
                 return Answer(outputs=({name: t.astype(dtype_by_name(case.dtype)) for name, t in numbers.items()},))
         except (ValueError, IndexError) as error:
             return Answer(error=str(error))
 
     def question(self, case: Case) -> Case:
-        """The case with what a subject draws for itself, drawn."""
+        """The case, with the dropout masks that a subject would draw added."""
         settle = CONTRACTS[case.contract].settle
         if settle is None:
             return case
-        shown = settle(case, {})
+        settled = settle(case, {})
         masks = {
-            name: dropout_mask(shown[name].shape, case.config["p"], self._rng, np.float32).astype(shown[name].dtype)
-            for name in shown.arrays.keys() - case.arrays.keys()
+            name: dropout_mask(settled[name].shape, case.config["p"], self._rng, np.float32).astype(settled[name].dtype)
+            for name in settled.arrays.keys() - case.arrays.keys()
         }
         return case.with_arrays(masks)
 

@@ -1,26 +1,26 @@
-"""Whatever somebody's code has to say, as one line of a report."""
+"""Makes one line of a report from any text, such as a stranger's error message."""
 
 import re
 
 _LENGTH = 300
-_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # and whatever else a terminal would obey
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # and every other control sequence of a terminal
 
 
 def first_line(text: str) -> str:
-    """The first line that is not empty, or nothing."""
+    """The first line that is not empty, or ""."""
     return next(iter(_lines(text)), "")
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty, or nothing."""
+    """The last line that is not empty, or ""."""
     return next(reversed(_lines(text)), "")
 
 
 def describe(error: BaseException) -> str:
-    """An exception: its type, and what it says first."""
+    """An exception: its type and the first line of its message."""
     try:
         message = first_line(str(error))
-    except Exception:  # its __str__ is somebody's code, too
+    except Exception:  # __str__ is a stranger's code too
         message = ""
     return f"{type(error).__name__}: {message or 'no message'}"
 

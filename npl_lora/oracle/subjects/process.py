@@ -1,4 +1,4 @@
-"""A Python subject, asked through a worker process: it may hang or crash, and the check goes on."""
+"""A Python subject in a worker process: it may hang or crash, and the check goes on."""
 
 import sys
 from pathlib import Path
@@ -8,23 +8,23 @@ import numpy as np
 
 from ..case import Case
 from . import Answer, TargetError
-from .conversation import Conversation, SilenceError
+from .conversation import Conversation, NoReplyError
 
-# The worker is to be the same npl_lora as this one. With -P the current folder is not searched: a math.py that lies
-# there would become Python's own.
+# The worker must import the same npl_lora as this process. -P keeps the current folder off the path: a math.py there
+# would replace Python's own.
 _ROOT = str(Path(__file__).resolve().parents[3])
 _START = (
     f"import sys; {_ROOT!r} in sys.path or sys.path.insert(0, {_ROOT!r}); "
     "from npl_lora.oracle.subjects.worker import main; main()"
 )
-_TRIES = 2  # failed restarts, one after the other, until it is no longer tried
+_TRIES = 2  # consecutive failed restarts before giving up
 
 
 class ProcessSubject:
-    """target: a file, importable code or a shipped library; contract: ask it for this one. timeout: seconds a case.
+    """target: a file, importable code or a shipped library. contract: the only contract to ask for, if given.
 
-    load_timeout: seconds that importing the target may take. Raises TargetError when the target cannot be loaded. Close
-    it, or use it in a with statement.
+    timeout: seconds for each case. load_timeout: seconds for importing the target. Raises TargetError if the target
+    cannot be loaded. Close the subject, or use it in a with statement.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ProcessSubject:
         self.contracts = self._start()
 
     def ask(self, case: Case) -> Answer:
-        """Both answers of the subject to a case; or why there are none."""
+        """The subject's outputs from both calls, or why there are none."""
         if case.contract not in self.contracts:
             return Answer(absent=f"has no {case.contract}")
         try:
@@ -49,15 +49,15 @@ class ProcessSubject:
         header = {"contract": case.contract, "id": case.id, "dtype": case.dtype, "config": case.config}
         try:
             reply, arrays = worker.reply(self._timeout, (header, dict(case.arrays)))
-        except SilenceError as silence:
+        except NoReplyError as failure:
             self._worker = None
-            return Answer(error=str(silence))
-        except KeyboardInterrupt:  # its reply must not be taken for the next case's
+            return Answer(error=str(failure))
+        except KeyboardInterrupt:  # its reply must not pass for the next case's
             self.close()
             raise
         if "calls" not in reply:
             return Answer(absent=reply.get("absent"), error=reply.get("error"))
-        return Answer(outputs=tuple(_call(arrays, call) for call in range(reply["calls"])))
+        return Answer(outputs=tuple(_outputs_of(arrays, call) for call in range(reply["calls"])))
 
     def close(self) -> None:
         """End the worker."""
@@ -74,13 +74,13 @@ class ProcessSubject:
         self.close()
 
     def _start(self) -> tuple[str, ...]:
-        """Start the worker, and learn the contracts that the target bears."""
+        """Start the worker. Returns the contracts that the target implements."""
         words = [sys.executable, "-P", "-c", _START, self.name]
         worker = Conversation(words + ([self._contract] if self._contract else []))
         try:
             reply, _ = worker.reply(self._load_timeout)
-        except SilenceError as silence:
-            raise TargetError(f"{self.name} cannot be loaded: {silence}") from None
+        except NoReplyError as failure:
+            raise TargetError(f"{self.name} cannot be loaded: {failure}") from None
         if "problem" in reply:
             worker.close()
             raise TargetError(reply["problem"])
@@ -88,19 +88,19 @@ class ProcessSubject:
         return tuple(reply["contracts"])
 
     def _restart(self) -> Conversation:
-        """Another worker, for the last one ended with the case before."""
+        """Start another worker, because the last one ended during an earlier case."""
         if len(self._failures) == _TRIES:
             raise TargetError(self._failures[-1])
         try:
             self._start()
         except TargetError as error:
-            self._failures.append(f"after its process ended it could not be started again: {error}")
+            self._failures.append(f"its process ended and could not be restarted: {error}")
             raise TargetError(self._failures[-1]) from None
         self._failures.clear()
         assert self._worker is not None
         return self._worker
 
 
-def _call(arrays: dict[str, np.ndarray], call: int) -> dict[str, np.ndarray]:
+def _outputs_of(arrays: dict[str, np.ndarray], call: int) -> dict[str, np.ndarray]:
     prefix = f"{call}:"
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

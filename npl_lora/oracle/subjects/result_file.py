@@ -1,4 +1,4 @@
-"""A safetensors file with somebody's answers, which may be anything."""
+"""Reads a safetensors file of outputs, written by a stranger's program."""
 
 import os
 import stat
@@ -14,10 +14,10 @@ _LIMIT = 1 << 30  # bytes
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a file. Raises AnswerError, one sentence, for what is not a file of arrays."""
+    """The arrays in a file. Raises AnswerError, one sentence, if it is not a file of arrays."""
     safetensors = require("safetensors.numpy", "files", "reading answers")
     invalid = require("safetensors", "files", "reading answers").SafetensorError
-    require("ml_dtypes", "files", "reading answers")  # safetensors reads bfloat16 where it has been imported
+    require("ml_dtypes", "files", "reading answers")  # safetensors can read bfloat16 once it is imported
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,10 +1,10 @@
-"""The package's own ops as a subject. An oracle that answers from its own pullbacks would agree with itself whatever
-they say, so this subject answers by other roads:
+"""The package's own ops as a subject. An oracle that answered from its own pullbacks would always agree with itself, so
+this subject computes its answers in other ways:
 
-* values with LoRA merged into the weights, where merging changes nothing;
-* every gradient by the complex step, Im f(x + ih) / h, of the forward alone;
-* and, for the contracts that are polynomials, a proof: the pullback on random 80-bit integers against the exact
-  derivative, and the merged road against the unmerged one, with no rounding at all.
+* values with LoRA merged into the weights, if merging does not change the result;
+* every gradient by the complex step, Im f(x + ih) / h, which needs the forward alone;
+* for the contracts that are polynomials, also a proof: the pullback on random 80-bit integers against the exact
+  derivative, and merged against unmerged weights, without any rounding.
 """
 
 import inspect
@@ -27,22 +27,22 @@ from ..tolerance.judge import OutputVerdict
 from ..tolerance.merging import merge_weights
 from . import Answer
 
-_STEP = 2.0**-664  # about 1e-200, and a power of two: the derivative of whole numbers is a whole number
+_STEP = 2.0**-664  # about 1e-200, and a power of two, so integers have integer derivatives
 
 Arrays = Mapping[str, Array]
 
 
 class SelfSubject:
-    """The ops, answering for themselves."""
+    """The package's own ops."""
 
     name = "self"
     contracts = tuple(CONTRACTS)
 
     def ask(self, case: Case) -> Answer:
-        return Answer(outputs=(_ROADS.get(case.contract, _differentiate)(case, widen(case)),))
+        return Answer(outputs=(_ROUTES.get(case.contract, _differentiate)(case, widen(case)),))
 
     def proof(self, contract: str) -> list[CaseReport]:
-        """The exact check over the integers, for a contract whose op is a polynomial of its inputs."""
+        """The exact check over the integers, for a contract whose op is a polynomial in its inputs."""
         polynomial = CONTRACTS[contract].polynomial
         return [_prove(contract, polynomial)] if polynomial else []
 
@@ -51,7 +51,7 @@ class SelfSubject:
 
 
 def _initialise(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
-    """What the package's own layers begin with; an embedding has A and B the other way round."""
+    """The initial A and B of the package's own layers. In an embedding, A is zero and B random."""
     rng, r = np.random.default_rng(), case.config["r"]
     if case.config["layer"] == "embedding":
         V, D = arrays["W"].shape
@@ -63,25 +63,25 @@ def _initialise(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def _drop(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
-    """Masks of the package's own, and every gradient under the first by the complex step."""
+    """Two masks drawn by the package, and every gradient with the first one by the complex step."""
     rng, config = np.random.default_rng(), case.config
     names = ("x", "A", "B") if config["layer"] == "linear" else ("A", "B")
     shape = arrays["x"].shape if config["layer"] == "linear" else (*arrays["ids"].shape, config["r"])
-    mask, again = (dropout_mask(shape, config["p"], rng, np.float64) for _ in range(2))
+    mask, second_mask = (dropout_mask(shape, config["p"], rng, np.float64) for _ in range(2))
 
     def y(at: Arrays) -> Array:
         return lora_dropout.forward(at, config, RIGHT, at.get("mask"))[0]
 
     training = {**arrays, "mask": mask}
     grads = {f"d{name}": complex_step(y, training, name, arrays["dy"]) for name in names}
-    return {"y": y(training), "y_again": y({**arrays, "mask": again}), "y_eval": y(arrays), **grads}
+    return {"y": y(training), "y_again": y({**arrays, "mask": second_mask}), "y_eval": y(arrays), **grads}
 
 
 def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     """The value from merged weights, and the complex-step derivative of <dy, value>."""
     forward = CONTRACTS[case.contract].forward
     assert forward is not None
-    arrays = {**arrays, **_held(case, arrays)}
+    arrays = {**arrays, **_constants(case, arrays)}
     _, pullback = forward(arrays, case.config)
     lora, dy = "alpha" in case.config, arrays.get("dy", 1.0)
     value, _ = forward(merge_weights(arrays, scale(case.config)) if lora else arrays, case.config)
@@ -90,12 +90,14 @@ def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
         if name not in pullback.frozen:
             outputs[f"d{name}"] = complex_step(lambda changed: forward(changed, case.config)[0], arrays, name, dy)
     if case.config.get("padding_idx") is not None:
-        outputs["dA"][:, case.config["padding_idx"]] = 0.0  # by convention, not the derivative: it is to stay as it is
+        outputs["dA"][:, case.config["padding_idx"]] = (
+            0.0  # not the derivative but a convention: this column is never trained
+        )
     return outputs
 
 
-def _held(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
-    """What is constant in the backward though it depends on what is differentiated: DoRA's row norms."""
+def _constants(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
+    """DoRA's row norms. The backward treats them as constants, although they depend on A and B."""
     if case.contract != "dora_linear":
         return {}
     V = arrays["W"] + scale(case.config) * (arrays["B"] @ arrays["A"])
@@ -103,10 +105,10 @@ def _held(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def complex_step(f: Callable[[Arrays], Array], arrays: Arrays, name: str, dy: Array) -> np.ndarray:
-    """The derivative of <dy, f> by arrays[name], element by element."""
+    """The derivative of <dy, f> with respect to arrays[name], element by element."""
     at = arrays[name].astype(np.complex128)
     if name == "x" and at.ndim > 1:
-        return _by_batches(f, arrays, at, dy)
+        return _derivative_by_x(f, arrays, at, dy)
     gradient = np.empty(at.shape)
     for index in np.ndindex(at.shape):
         shifted = at.copy()
@@ -115,8 +117,8 @@ def complex_step(f: Callable[[Arrays], Array], arrays: Arrays, name: str, dy: Ar
     return gradient
 
 
-def _by_batches(f: Callable[[Arrays], Array], arrays: Arrays, x: np.ndarray, dy: Array) -> np.ndarray:
-    """The same for x: its copies, each with one element shifted, are one longer batch. (Quicker than one by one.)"""
+def _derivative_by_x(f: Callable[[Arrays], Array], arrays: Arrays, x: np.ndarray, dy: Array) -> np.ndarray:
+    """The same for x, but faster: copies of x, each with one element shifted, form one longer batch."""
     copies = x.size
     shifted = np.tile(x, (copies,) + (1,) * x.ndim)
     shifted.reshape(copies, copies)[np.diag_indices(copies)] += 1j * _STEP
@@ -128,7 +130,7 @@ def _by_batches(f: Callable[[Arrays], Array], arrays: Arrays, x: np.ndarray, dy:
 
 
 def _rank_one_updates(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
-    """W + s sum_k B_k A_k, an outer product at a time."""
+    """W + s sum_k B_k A_k, one outer product at a time."""
     W, delta = arrays["W"], scale(case.config) * _outer_products(arrays["A"], arrays["B"])
     return {"W_merged": W + (delta.T if case.config["fan_in_fan_out"] else delta), "W_unmerged": W}
 
@@ -138,7 +140,7 @@ def _outer_products(A: Array, B: Array) -> Array:
 
 
 def _combine(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
-    """An outer product at a time; at a lower rank, the nearest product of two factors, with no singular value."""
+    """One outer product at a time. For a lower rank, the nearest product of two factors, computed without an SVD."""
     shares = [w * s for w, s in zip(case.config["weights"], adapter_combine.scales(case.config), strict=True)]
     pairs = ((arrays[f"A_{i}"], arrays[f"B_{i}"]) for i in range(1, len(shares) + 1))
     delta = sum(share * _outer_products(A, B) for share, (A, B) in zip(shares, pairs, strict=True))
@@ -146,9 +148,9 @@ def _combine(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def _fit(delta: np.ndarray, rank: int) -> np.ndarray:
-    """The product B A nearest to delta, each factor in turn as the other would have it (alternating least squares).
+    """The product B A nearest to delta, by alternating least squares: each factor in turn is solved for the other.
 
-    A turn shrinks what is wrong by (sigma_{rank + 1} / sigma_rank)^2, which is at most 1 / 1.5^2: 100 turns, 1e-35.
+    A turn shrinks the error by (sigma_{rank + 1} / sigma_rank)^2, at most 1 / 1.5^2. 100 turns shrink it to 1e-35.
     """
     A = delta[:rank]
     for _ in range(100):
@@ -158,7 +160,7 @@ def _fit(delta: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The same steps with every gradient by the complex step."""
+    """The same training steps, with every gradient by the complex step."""
 
     def gradients(
         at: Arrays, config: Config, d: Definition, trained: tuple[str, ...]
@@ -171,7 +173,7 @@ def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     return train_steps.answer(arrays, case.config, RIGHT, gradients)
 
 
-_ROADS = {
+_ROUTES = {
     "lora_merge": _rank_one_updates,
     "adapter_combine": _combine,
     "train_steps": _train,
@@ -181,28 +183,28 @@ _ROADS = {
 
 
 def _prove(contract: str, polynomial: Polynomial) -> CaseReport:
-    """The pullback against the exact derivative, and the merged road against the unmerged one, over the integers."""
+    """The pullback against the exact derivative, and merged against unmerged weights, over the integers."""
     op = getattr(ops, polynomial.op)
     arrays, config = CONTRACTS[contract].draws[polynomial.case](Draw("integers", "float64"))
-    how = {name: config[name] for name in inspect.signature(op).parameters.keys() & config.keys()}
-    report = gradcheck(op, {**inputs(arrays), "scale": 1.0}, method="exact", **how)
+    options = {name: config[name] for name in inspect.signature(op).parameters.keys() & config.keys()}
+    report = gradcheck(op, {**inputs(arrays), "scale": 1.0}, method="exact", **options)
     outputs = {
         f"d{r.name}": OutputVerdict("pass" if r.ok else "fail", 0.0 if r.ok else None, 0.0, r.note)
         for r in report.results
     }
     if contract != "lora_merge":
-        outputs["y"] = _same_roads(op, {n: a for n, a in inputs(arrays).items() if n != "mask"}, how)
+        outputs["y"] = _compare_merged(op, {n: a for n, a in inputs(arrays).items() if n != "mask"}, options)
     failed = [n for n, output in outputs.items() if output.verdict == "fail"]
     message = f"wrong over the integers: {', '.join(failed)}" if failed else "; ".join(report.remarks)
     verdict = "fail" if failed or not report.ok else "pass"
     return CaseReport(f"{contract}/exact/integers", "integer", verdict, message, outputs)
 
 
-def _same_roads(op: Callable[..., tuple[Array, ops.Pullback]], arrays: Arrays, how: Config) -> OutputVerdict:
-    """op on random integers, merged and not: equal, or one of the two is wrong."""
+def _compare_merged(op: Callable[..., tuple[Array, ops.Pullback]], arrays: Arrays, options: Config) -> OutputVerdict:
+    """op on random integers, with merged and unmerged weights. If the two differ, one of them is wrong."""
     rng = np.random.default_rng(0)
     drawn = draw({**arrays, "scale": 1.0}, rng)
     s = drawn.pop("scale")
-    apart, together = (op(**a, scale=s, **how)[0] for a in (drawn, merge_weights(drawn, s)))
-    same = np.array_equal(apart, together)
+    unmerged, merged = (op(**a, scale=s, **options)[0] for a in (drawn, merge_weights(drawn, s)))
+    same = np.array_equal(unmerged, merged)
     return OutputVerdict("pass" if same else "fail", 0.0 if same else None, 0.0, "" if same else "merged differs")

@@ -1,4 +1,4 @@
-"""Opening a target by its name, and the subjects that ship with the package: self and the libraries."""
+"""Opens a target by its name. Subjects that ship with the package: self and the libraries."""
 
 from ..libraries.table import LIBRARIES
 from . import Subject, TargetError
@@ -10,17 +10,17 @@ SLOW = tuple(library.name for library in LIBRARIES.values() if library.slow)
 
 
 def default_targets() -> list[str]:
-    """What is checked when no target is named: self, and every installed library that is not slow."""
+    """The targets checked by default: self and every installed library that is not slow."""
     return ["self", *(name for name in LIBRARIES if name not in SLOW and not LIBRARIES[name].obstacle())]
 
 
 def obstacles() -> list[str]:
-    """For each library that cannot be checked here, the sentence that says why."""
+    """For each library that cannot be checked here, a sentence with the reason."""
     return [sentence for library in LIBRARIES.values() if (sentence := library.obstacle())]
 
 
 def open_subject(target: str, contract: str | None = None, timeout: float = 60.0) -> Subject:
-    """A shipped subject, a file, or importable code. Raises TargetError, one sentence, when it cannot be checked."""
+    """Open a shipped subject, a file or importable code. Raises TargetError, one sentence, if it cannot be checked."""
     if target == "self":
         return SelfSubject()
     if target in LIBRARIES and (sentence := LIBRARIES[target].obstacle()):

@@ -1,4 +1,4 @@
-"""From the name of a target to its functions, one for each contract. Runs in the worker."""
+"""Loads a target by its name: its functions, one for each contract. Runs in the worker."""
 
 import importlib
 import importlib.util
@@ -18,74 +18,76 @@ Function = Callable[..., Any]
 
 
 def load(target: str, contract: str | None) -> dict[str, Function]:
-    """The functions of a target by contract. Raises TargetError, one sentence, when there are none."""
+    """The functions of a target by contract. Raises TargetError, one sentence, if there are none."""
     if contract is not None and contract not in CONTRACTS:
-        raise TargetError(f"{contract} is not a contract; the contracts are {_known()}")
-    found, name = _find(target)
-    if inspect.isclass(found):
-        found = _instance(found, target)
-    functions = _named(found, target)
-    if not functions and callable(found):
-        functions = _single(found, name, target, contract)
+        raise TargetError(f"{contract} is not a contract; the contracts are {_contract_names()}")
+    source, name = _resolve(target)
+    if inspect.isclass(source):
+        source = _instance(source, target)
+    functions = _functions_of(source, target)
+    if not functions and callable(source):
+        functions = _single_function(source, name, target, contract)
     if contract in functions:
         return {contract: functions[contract]}
     if contract is None and functions:
         return functions
-    wanted = contract or f"a contract ({_known()})"
-    there = f" (there are: {', '.join(functions)})" if functions else ""
-    raise TargetError(f"{target} has no function that bears the name of {wanted}{there}")
+    wanted = contract or f"after a contract ({_contract_names()})"
+    others = f" (there are: {', '.join(functions)})" if functions else ""
+    raise TargetError(f"{target} has no function named {wanted}{others}")
 
 
-def _known() -> str:
+def _contract_names() -> str:
     return ", ".join(CONTRACTS)
 
 
-def _named(found: Any, target: str) -> dict[str, Function]:
-    """What bears the name of a contract in a module or an object."""
+def _functions_of(source: Any, target: str) -> dict[str, Function]:
+    """The functions of a module or an object that are named after a contract."""
     functions = {}
     for name in CONTRACTS:
         try:
-            function = getattr(found, name, None)
-        except Exception as error:  # a property of somebody's
-            raise TargetError(f"{target}: looking for {name} there raised {describe(error)}") from None
-        if callable(function) and not _is_borrowed(found, function):
+            function = getattr(source, name, None)
+        except Exception as error:  # a property is a stranger's code
+            raise TargetError(f"{target}: reading {name} raised {describe(error)}") from None
+        if callable(function) and not _is_borrowed(source, function):
             functions[name] = function
     return functions
 
 
-def _is_borrowed(found: Any, function: Function) -> bool:
-    """Whether a module merely imported this for its own use: torch's cross_entropy is no answer to a contract.
+def _is_borrowed(source: Any, function: Function) -> bool:
+    """Whether a module only imported this function for its own use. torch's cross_entropy implements no contract.
 
-    It is when it comes from elsewhere and could not be asked, for it takes more than a case.
+    True if the function comes from another module and cannot be called with a case alone.
     """
-    if not isinstance(found, ModuleType) or getattr(function, "__module__", None) == found.__name__:
+    if not isinstance(source, ModuleType) or getattr(function, "__module__", None) == source.__name__:
         return False
     try:
         inspect.signature(function).bind(None)
     except TypeError:
         return True
-    except ValueError:  # it has no signature that could be read
+    except ValueError:  # it has no signature that can be read
         return False
     return False
 
 
-def _single(function: Function, name: str, target: str, contract: str | None) -> dict[str, Function]:
-    """One function, asked the contract given, or the one that it is named for."""
-    for contract_name in (contract, name, getattr(function, "__name__", None)):
-        if contract_name in CONTRACTS:
-            return {contract_name: function}
-    raise TargetError(f"{target}: {name} is not the name of a contract: add --contract NAME, one of {_known()}")
+def _single_function(function: Function, name: str, target: str, contract: str | None) -> dict[str, Function]:
+    """A single function, for the given contract or the contract that it is named after."""
+    for candidate in (contract, name, getattr(function, "__name__", None)):
+        if candidate in CONTRACTS:
+            return {candidate: function}
+    raise TargetError(
+        f"{target}: {name} is not the name of a contract: add --contract NAME, one of {_contract_names()}"
+    )
 
 
 def _instance(kind: type, target: str) -> Any:
     try:
         return kind()
-    except Exception as error:  # anything may go wrong in somebody's class
+    except Exception as error:  # a stranger's class may raise anything
         raise TargetError(f"{target}: {kind.__name__}() raised {describe(error)}") from None
 
 
-def _find(target: str) -> tuple[Any, str]:
-    """What a target names, and the last part of its name."""
+def _resolve(target: str) -> tuple[Any, str]:
+    """The object that a target names, and the last component of its name."""
     if target in LIBRARIES:
         return _import(LIBRARIES[target].module, target), target
     if Path(target).is_file():  # even with a colon in its name
@@ -102,20 +104,20 @@ def _is_path(where: str) -> bool:
 
 
 def _attribute(module: Any, path: str, target: str) -> Any:
-    found = module
+    value = module
     for name in path.split("."):
         try:
-            found = getattr(found, name)
+            value = getattr(value, name)
         except AttributeError:
-            raise TargetError(f"{target}: no {name} there (there are: {_names(found)})") from None
-        except Exception as error:  # a property of somebody's
-            raise TargetError(f"{target}: looking for {name} there raised {describe(error)}") from None
-    return found
+            raise TargetError(f"{target}: no {name} there (there are: {_names(value)})") from None
+        except Exception as error:  # a property is a stranger's code
+            raise TargetError(f"{target}: reading {name} raised {describe(error)}") from None
+    return value
 
 
-def _names(found: Any) -> str:
-    names = [name for name in sorted(getattr(found, "__dict__", {})) if not name.startswith("_")]
-    names = [name for name in names if not isinstance(found.__dict__[name], ModuleType)]
+def _names(value: Any) -> str:
+    names = [name for name in sorted(getattr(value, "__dict__", {})) if not name.startswith("_")]
+    names = [name for name in names if not isinstance(value.__dict__[name], ModuleType)]
     return ", ".join(names[:12] + ["…"] * (len(names) > 12)) or "no names"
 
 
@@ -131,7 +133,7 @@ def _import(name: str, target: str) -> ModuleType:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise TargetError(f"{target}: no such file, module or shipped subject") from None
         raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
-    except Exception as error:  # anything may go wrong in somebody's module
+    except Exception as error:  # a stranger's module may raise anything
         raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
 
 
@@ -139,7 +141,7 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
     file = path.resolve()
-    # Under its own name, so that what it defines can be found again; but a file called numpy.py is not to become numpy.
+    # Loaded under its own name, so that sys.modules holds its definitions. But a numpy.py must not replace numpy.
     name = file.stem if file.stem not in sys.modules else f"{file.stem}_target"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -149,6 +151,6 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # anything may go wrong in somebody's file
+    except Exception as error:  # a stranger's file may raise anything
         raise TargetError(f"{path} cannot be loaded: {describe(error)}") from None
     return module

@@ -1,7 +1,7 @@
 """The child process in which a Python subject runs: python -m npl_lora.oracle.subjects.worker TARGET [CONTRACT].
 
-A subject may hang, crash, print, change what it is given: none of that reaches the check. Standard input and output are
-moved to private descriptors first, so that nothing a subject prints can get between the frames.
+A subject may hang, crash, print or change its inputs. None of this affects the check. Standard input and output are
+first moved to private descriptors, so nothing that a subject prints can get between the frames.
 """
 
 import os
@@ -16,10 +16,10 @@ from .targets import load
 
 
 def main() -> None:
-    """Load the target, say what contracts it bears, then answer case after case until the pipe ends."""
+    """Load the target, send the contracts it implements, then answer one case after another until the pipe ends."""
     questions, answers = _private_pipes()
     target, contract = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    sys.argv[:] = [target]  # what it would see if it were run by itself
+    sys.argv[:] = [target]  # what the target would see if run by itself
     try:
         functions = load(target, contract)
     except TargetError as error:
@@ -47,12 +47,12 @@ def _private_pipes() -> tuple[IO[bytes], IO[bytes]]:
 def _reply(answers: IO[bytes], frame: Frame) -> None:
     try:
         write_frame(answers, *frame)
-    except FrameError as error:  # too large; nothing of it has been written
+    except FrameError as error:  # too large; none of it was written
         write_frame(answers, {"error": f"answered {error}"}, {})
 
 
 def _frame(answer: Answer) -> Frame:
-    """The answers of call k are named k:name."""
+    """An answer as a frame. The outputs of call k are named k:name."""
     if answer.outputs is None:
         return {"absent": answer.absent, "error": answer.error}, {}
     calls = enumerate(answer.outputs)
