@@ -1,7 +1,7 @@
 """What the parts of the definition are called with when the right answer to a case is computed."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -48,16 +48,16 @@ def _recorder(name: str, calls: dict[str, list[Call]]) -> Wrap:
     return wrap
 
 
-def in_call(wrap: Wrap, number: int) -> Wrap:
-    """The wrap in one call alone, counted from 0 since the definition was made."""
+def in_calls(wrap: Wrap, numbers: Collection[int]) -> Wrap:
+    """The wrap in these calls alone, counted from 0 since the definition was made."""
 
-    def one(part: Any) -> Any:
+    def some(part: Any) -> Any:
         wrong, calls = wrap(part), iter(range(1_000_000))
 
         @wraps(part)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            return (wrong if next(calls) == number else part)(*args, **kwargs)
+            return (wrong if next(calls) in numbers else part)(*args, **kwargs)
 
         return counted
 
-    return one
+    return some

@@ -18,6 +18,8 @@ from ..tolerance.rounding import PRECISIONS
 from .compare import changes, error_ratio, quick_distance
 from .hypothesis import Hypothesis
 
+_FIRST_STAGES = 3  # those that are tried on more than one case
+
 Element = tuple[str, str]  # (case id, output)
 
 
@@ -25,8 +27,8 @@ Element = tuple[str, str]  # (case id, output)
 class Explanation:
     """A hypothesis and what it explains.
 
-    contradicted: outputs that it would change, and that came back right. refuted: outputs that it would change, and that
-    came back wrong in another way.
+    contradicted: outputs that it would change, and that came back right.
+    refuted: outputs that it would change, and that came back wrong in another way.
     """
 
     hypothesis: Hypothesis
@@ -78,10 +80,10 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed]) -> C
     stages = [list(stage) for _, stage in groupby(sorted(hypotheses, key=_stage), key=_stage)]
     candidates: list[Explanation] = []
     left = wrong
-    for probe in probes(answered):
+    for number, probe in enumerate(probes(answered)):
         if not any((probe.case.id, name) in left for name in probe.failed):
             continue
-        for stage in stages:
+        for stage in stages if number == 0 else stages[:_FIRST_STAGES]:
             near = [h for h in stage if _may_explain(h, probe)]
             candidates += [e for h in near if (e := _explanation(h, answered)).elements]
             if any(e.elements == wrong for e in candidates):

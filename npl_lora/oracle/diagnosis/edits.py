@@ -29,10 +29,12 @@ from ..definition import Wrap
 from ..faults.wraps import with_arguments, with_gradients
 from .activations import OTHER_ACTIVATIONS, with_activation
 from .axes import axis_name
-from .calls import Call, in_call, record
+from .calls import Call, in_calls, record
 from .hypothesis import HALVES, Hypothesis, has_pullback, with_parts
+from .low_rank_input import LOW_RANK_INPUTS, with_low_rank_input
+from .words import listed
 
-_INDICES = 8  # of one axis; and the last one
+_INDICES = 6  # of one axis; and the last one
 _CALLS = 4  # edited one by one
 
 Change = Callable[[Any], Any]
@@ -68,12 +70,19 @@ def _hypotheses(case: Case, part: str, calls: list[Call], edit: Edit, inner: boo
     halves = HALVES if has_pullback(part) and not edit.where else {}
     for half, take in halves.items():
         yield _hypothesis(case, part, edit, take(edit.wrap), place, half, 20)
-    if edit.rank == 0 and 1 < len(calls) <= _CALLS:
-        for number, call in enumerate(calls):
-            of_call = f"{place} ({_name_of_call(case, call, number)})"
-            yield _hypothesis(case, part, edit, in_call(edit.wrap, number), of_call, edit.where, 30)
-            for half, take in halves.items():
-                yield _hypothesis(case, part, edit, in_call(take(edit.wrap), number), of_call, half, 40)
+    for numbers in _groups(len(calls)) if edit.rank == 0 else ():
+        of_calls = f"{place} ({listed([_name_of_call(case, calls[n], n) for n in numbers])})"
+        yield _hypothesis(case, part, edit, in_calls(edit.wrap, numbers), of_calls, edit.where, 30)
+        for half, take in halves.items():
+            yield _hypothesis(case, part, edit, in_calls(take(edit.wrap), numbers), of_calls, half, 40)
+
+
+def _groups(calls: int) -> list[tuple[int, ...]]:
+    """Each call alone, and all but the last, as when q, k and v are one projection."""
+    if not 1 < calls <= _CALLS:
+        return []
+    singles = [(n,) for n in range(calls)]
+    return [*singles, tuple(range(calls - 1))] if calls > 2 else singles
 
 
 def _hypothesis(case: Case, part: str, edit: Edit, wrap: Wrap, place: str, half: str, rank: int) -> Hypothesis:
@@ -97,6 +106,9 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
     for name, value in call.arguments.items():
         if name != "ops":
             yield from _argument_edits(part, name, value, call)
+    if part == "lora_linear" and call.arguments["x"].ndim > 1:
+        for says, linear in LOW_RANK_INPUTS.items():
+            yield Edit(f"x {says} before A", partial(with_low_rank_input, linear))
     if has_pullback(part):
         if call.value is not None and call.value.dtype.kind == "f":
             for says, change, rank in _array_changes(part, "dy", call.value):
@@ -113,6 +125,11 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
         for other, array in call.arguments.items():
             if other != name and _are_alike(array, value):
                 yield Edit(f"{name} were {other}", with_arguments(**{name: partial(_taken, other)}), 1)
+        if part == "attention" and name == "k":
+            for says, step in (("forward", 1), ("back", -1)):
+                roll = partial(_rolled, -2, step)
+                both = {n: partial(_applied, n, roll) for n in ("k", "v")}
+                yield Edit(f"k and v were rolled {says} by one token", with_arguments(**both), 1)
         if name in ("b", "mask", "key_mask", "n"):
             yield Edit(f"{name} were left out", with_arguments(**{name: lambda a: None}))
     elif isinstance(value, bool):
@@ -184,11 +201,12 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
             index = -1 if i == n - 1 else i
             there = f"the last {place()}" if index == -1 else f"{place()} {i}"
             if t.dtype.kind == "f":
-                yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 2
-                yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 3
-            for step, neighbour in ((-1, "before it"), (1, "after it")):
-                if 0 <= i + step < n:
-                    yield f"had at {there} the one {neighbour}", partial(_neighbour, axis, index, step), 4
+                yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 50
+            if t.dtype.kind == "f" and i in (0, n - 1):
+                yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 51
+            if i in (0, n - 1):
+                step, neighbour = (1, "after") if i == 0 else (-1, "before")
+                yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52
 
 
 def _ones_where_kept(mask: Array) -> Array:

@@ -115,19 +115,19 @@ def _in_deviations(error: np.ndarray, right: Right) -> np.ndarray:
 
 
 def _within(one: Observed, name: str, format: Format) -> bool:
-    """Whether all errors of an output are as small as this format's can be, with a reserve of two bits."""
+    """Whether all errors of an output are as small as this format's can be, with a reserve of one bit."""
     error = _error(one, name)
     if error is None:
         return False
     own = PRECISIONS[one.case.dtype]
-    return bool(np.all(np.abs(error) <= 4.0 * own.deviations * 2.0**-format.bits / own.store))
+    return bool(np.all(np.abs(error) <= 2.0 * own.deviations * 2.0**-format.bits / own.store))
 
 
 def _is_stored(one: Observed, name: str, format: Format) -> bool:
     """Whether all numbers of the output fit the format, as only numbers that were rounded to it do."""
     assert one.outputs is not None
     got = one.outputs[name].astype(np.float64)
-    return not one.case.exact and bool(np.all(format.round(got) == got))
+    return bool(np.count_nonzero(got) >= _ENOUGH and np.all(format.round(got) == got))
 
 
 def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray], format: Format) -> dict[str, tuple[Format, bool]]:

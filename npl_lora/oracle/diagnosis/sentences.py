@@ -7,6 +7,7 @@ from ..report import Claim, Observed
 from .cover import Explanation, wrong_elements
 from .precision import Coarseness
 from .where import where
+from .words import listed
 
 _HALVES = {"": "", "value": ", in the value alone", "backward": ", in the backward alone"}
 
@@ -66,8 +67,3 @@ def of_precision(coarse: Coarseness, failing: Sequence[Observed]) -> list[Claim]
             )
             claims.append(Claim((), outputs, says))
     return claims
-
-
-def listed(names: Sequence[str]) -> str:
-    """ "y, dx and dA"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
