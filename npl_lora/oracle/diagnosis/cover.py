@@ -42,13 +42,8 @@ class Explanation:
         return -len(self.elements), bool(self.contradicted), self.hypothesis.rank
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for _, name in sorted(self.elements, key=lambda e: _order_of(e[1]))))
-
-
-def _order_of(output: str) -> tuple[bool, str]:
-    """Values before gradients."""
-    return output.startswith("d"), output
+    def outputs(self) -> frozenset[str]:
+        return frozenset(name for _, name in self.elements)
 
 
 @dataclass(frozen=True)

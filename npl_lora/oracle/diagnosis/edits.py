@@ -81,7 +81,7 @@ def _groups(calls: int) -> list[tuple[int, ...]]:
     """Each call alone, and all but the last, as when q, k and v are one projection."""
     if not 1 < calls <= _CALLS:
         return []
-    singles = [(n,) for n in range(calls)]
+    singles: list[tuple[int, ...]] = [(n,) for n in range(calls)]
     return [*singles, tuple(range(calls - 1))] if calls > 2 else singles
 
 

@@ -26,14 +26,22 @@ def _formulas(fault: Fault) -> str:
 
 def of_explanation(explanation: Explanation, rivals: Iterable[Explanation], answered: Sequence[Observed]) -> Claim:
     """In which outputs and cases, and what is wrong there."""
-    hypothesis, outputs = explanation.hypothesis, explanation.outputs
-    place = " ".join(filter(None, (listed(outputs), _where(explanation, answered))))
+    hypothesis, outputs = explanation.hypothesis, in_order(explanation.outputs, answered)
+    subject = (
+        "every output" if explanation.outputs >= set().union(*(one.right for one in answered)) else listed(outputs)
+    )
+    place = " ".join(filter(None, (subject, _where(explanation, answered))))
     if hypothesis.fault is None:
         return Claim((), outputs, f"{place}: as if {hypothesis.says}.")
     fault = hypothesis.fault
     ids = dict.fromkeys([fault.id, *(e.hypothesis.fault.id for e in rivals if e.hypothesis.fault is not None)])
     says = f"{place}: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}: {_formulas(fault)}."
     return Claim(tuple(ids), outputs, says)
+
+
+def in_order(names: Collection[str], observed: Iterable[Observed]) -> tuple[str, ...]:
+    """Names of outputs in the order of the answers."""
+    return tuple(dict.fromkeys(name for one in observed for name in one.right if name in names))
 
 
 def _where(explanation: Explanation, answered: Sequence[Observed]) -> str:
@@ -55,9 +63,8 @@ def of_precision(coarse: Coarseness, failing: Sequence[Observed]) -> list[Claim]
     """A claim for each dtype in which the format shows."""
     claims = []
     for dtype in dict.fromkeys(one.case.dtype for one in failing):
-        cases = {one.case.id: one.case for one in failing if one.case.dtype == dtype}
-        elements = [(id, name) for id, name in sorted(coarse.elements) if id in cases]
-        outputs = tuple(dict.fromkeys(name for id, name in elements))
+        cases = {one.case.id for one in failing if one.case.dtype == dtype}
+        outputs = in_order({name for id, name in coarse.elements if id in cases}, failing)
         if outputs:
             rounding = "truncation to" if coarse.truncate else "rounding to"
             article = "an" if coarse.format.bits in (8, 11) else "a"
