@@ -6,11 +6,12 @@
    branch, or by a generated edit.
 4. catalogue: several known faults that together reproduce every answer.
 5. fit: a description of the numbers, for each output that nothing explains.
+6. interrogate: what these outputs depend on, found by asking the subject again, where it can be asked.
 
 Only the catalogue's faults have ids. An output that no step explains is left to the cases' own messages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
 from .hypotheses import hypotheses_for
+from .interrogate import interrogate
 from .precision import Ask
 from .wrong import Wrong
 
@@ -36,14 +38,14 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
         return _known(matches, failing)
     coarse = precision.proven(failing, ask)
     if coarse is None:
-        return _explained(observed)
+        return _explained(observed, ask)
     rounded = sentences.of_precision(coarse, failing)
     rest = precision.admitted(observed, coarse)
     if not any(one.failed for one in rest):
         return _joined(rounded)
     if matches := catalogue.single_matches(rest):
         return _with(rounded, _known(matches, [one for one in rest if one.failed]))
-    return _with(rounded, _explained(rest))
+    return _with(rounded, _explained(rest, ask))
 
 
 def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Diagnosis:
@@ -54,7 +56,7 @@ def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Dia
     return Diagnosis(ids, says, tuple(tuple(f.id for f in faults) for faults in matches), (Claim(ids, outputs, says),))
 
 
-def _explained(observed: Sequence[Observed]) -> Diagnosis:
+def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
     """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
     answered = [one for one in observed if one.outputs is not None]
     failing = [one for one in answered if one.failed]
@@ -63,10 +65,24 @@ def _explained(observed: Sequence[Observed]) -> Diagnosis:
     if several and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
-    claims += _described(failing, covered.left)
+    described = _described(failing, covered.left)
+    told = {name for claim in described for name in claim.outputs}
+    claims += described
+    if ask is not None and (unknown := {name for _, name in covered.left} - told):
+        claims += _answered(failing, unknown, ask)
     wrong = {name for one in failing for name in one.failed}
     right = sentences.right_outputs(answered, wrong) if claims else ""
     return _joined(claims, right)
+
+
+def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[Claim]:
+    """What the subject's answers to new questions say about outputs that nothing explains."""
+    with_some = [one for one in failing if outputs & set(one.failed)]
+    most = max(
+        with_some,
+        key=lambda one: (-PRECISIONS[one.case.dtype].store, len(outputs & set(one.failed)), len(one.case.arrays)),
+    )
+    return interrogate(most, sentences.in_order(outputs, failing), ask)
 
 
 def _described(failing: Sequence[Observed], left: frozenset[cover.Element]) -> list[Claim]:
