@@ -1,6 +1,7 @@
 """train_steps: a few optimiser steps on A and B, with accumulation."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from ...lora import AdamWState
 from ..definition import RIGHT, Definition
 from .contract import Array, Config, Contract, Draw, lora
+
+_ONE_RATE: Mapping[str, float] = MappingProxyType({})
 
 Gradients = Callable[[Mapping[str, Array], Config, Definition, tuple[str, ...]], tuple[Array, dict[str, Array]]]
 
@@ -36,8 +39,12 @@ def answer(
     d: Definition = RIGHT,
     gradients: Gradients = loss_and_gradients,
     trained: tuple[str, ...] = ("A", "B"),
+    rates: Mapping[str, float] = _ONE_RATE,
 ) -> dict[str, Array]:
-    """losses, each before its step; A_after, B_after, W_after. gradients: whoever computes them."""
+    """losses, each before its step; A_after, B_after, W_after.
+
+    gradients: whoever computes them. rates: what the learning rate is multiplied by, for those that have their own.
+    """
     X, Y = arrays["X"], arrays["Y"]
     now = {name: arrays[name] for name in ("W", "A", "B")}
     state = {name: AdamWState() for name in trained}
@@ -47,7 +54,9 @@ def answer(
         loss, grads = gradients({**now, "X": X[window], "Y": Y[window]}, config, d, trained)
         losses.append(loss)
         for name in trained:
-            now[name], state[name] = _step(now[name], grads[name], state[name], config, d)
+            now[name], state[name] = _step(
+                now[name], grads[name], state[name], {**config, "lr": config["lr"] * rates.get(name, 1.0)}, d
+            )
     after = {f"{name}_after": now[name] for name in ("A", "B", "W")}
     return {"losses": X.__array_namespace__().stack(tuple(losses), axis=0), **after}
 

@@ -1,5 +1,7 @@
 """Faults of hand-written backward passes."""
 
+import functools
+
 from ...ops.namespace import rows
 from .fault import Fault
 from .lora_path import dropped_x, in_lora_ops, low_rank_dx
@@ -66,6 +68,11 @@ def _derivative_of_tanh_for_gelu(op):
     return lambda gate, up, *, activation="silu": (tanh if activation == "gelu" else op)(
         gate, up, activation=activation
     )
+
+
+def _train(*names):
+    """Train these alone."""
+    return lambda answer: functools.partial(answer, trained=names)
 
 
 FAULTS = [
@@ -147,6 +154,16 @@ FAULTS = [
         parts={"lora_linear": with_gradients(x=lambda dx, a: a.dy @ a.W)},
     ),
     Fault(
+        "B10",
+        variant="without-dropout",
+        says="the low-rank path is missing from dx where there is no dropout, as when B A is added to W for the call",
+        wrong="dx = dy W without a mask",
+        right="dx = dy W + s (dy B) A",
+        hidden_when="every test uses dropout, or B = 0",
+        seen_in="CLIP-LoRA and its forks, which add s B A to W in place and subtract it after the call",
+        parts={"lora_linear": with_gradients(x=lambda dx, a: a.dy @ a.W if a.mask is None else dx)},
+    ),
+    Fault(
         "B11",
         says="dA and dB come from the first row of the batch alone",
         wrong="dA = s (dy_0 B)^T x_0",
@@ -172,5 +189,34 @@ FAULTS = [
         hidden_when="the test compares only values, or only the norms of gradients",
         seen_in="hand-written backward passes",
         parts=in_lora_ops(with_gradients(A=lambda g, a: -g, B=lambda g, a: -g)),
+    ),
+    Fault(
+        "B14",
+        says="A and B are not parameters of the model: the optimiser never sees them",
+        wrong="A <- A, B <- B",
+        right="A <- A after a step of the optimiser, B <- B after a step",
+        hidden_when="the test looks at gradients alone",
+        seen_in="layers with nn.Parameter(...).to(device), a plain tensor where the device or dtype changes",
+        answers={"train_steps": _train()},
+    ),
+    Fault(
+        "B14",
+        variant="A",
+        says="A is not a parameter of the model: the optimiser never sees it",
+        wrong="A <- A",
+        right="A <- A after a step of the optimiser",
+        hidden_when="the test looks at gradients alone",
+        seen_in="layers with nn.Parameter(...).to(device), a plain tensor where the device or dtype changes",
+        answers={"train_steps": _train("B")},
+    ),
+    Fault(
+        "B14",
+        variant="B",
+        says="B is not a parameter of the model: the optimiser never sees it",
+        wrong="B <- B",
+        right="B <- B after a step of the optimiser",
+        hidden_when="the test looks at gradients alone",
+        seen_in="layers with nn.Parameter(...).to(device), a plain tensor where the device or dtype changes",
+        answers={"train_steps": _train("A")},
     ),
 ]

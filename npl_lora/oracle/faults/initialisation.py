@@ -47,6 +47,17 @@ def _root_of_variance(factor, config, right, arrays):
     return replace(factor, spread=config["r"] ** -0.5) if config["distribution"] == "gaussian" else factor
 
 
+def _alpha_as_slope(factor, config, right, arrays):
+    """Kaiming's bound sqrt(6 / ((1 + a^2) in)) with a = alpha instead of sqrt(5)."""
+    if factor.kind != "uniform":
+        return factor
+    return replace(factor, spread=factor.spread * (6.0 / (1.0 + config["alpha"] ** 2)) ** 0.5)
+
+
+def _never_negative(factor, config, right, arrays):
+    return replace(factor, kind="positive") if factor.kind == "uniform" else factor
+
+
 FAULTS = [
     Fault(
         "I1",
@@ -93,5 +104,23 @@ FAULTS = [
         hidden_when="r = 1",
         seen_in="code that takes a variance for a standard deviation",
         answers=_draw_otherwise(drawn=_root_of_variance),
+    ),
+    Fault(
+        "I12",
+        says="alpha is passed on as the slope of Kaiming's distribution: it changes A's bound",
+        wrong="A ~ U(-c, c) with c = sqrt(6 / ((1 + alpha^2) in))",
+        right="A ~ U(-1 / sqrt(in), 1 / sqrt(in))",
+        hidden_when="alpha = sqrt(5)",
+        seen_in="lora-pytorch, whose alpha has no other effect",
+        answers=_draw_otherwise(drawn=_alpha_as_slope),
+    ),
+    Fault(
+        "I13",
+        says="A is drawn from 0 to the bound: it has no negative numbers",
+        wrong="A ~ U(0, 1 / sqrt(in))",
+        right="A ~ U(-1 / sqrt(in), 1 / sqrt(in))",
+        hidden_when="the test looks at the largest number alone",
+        seen_in="hand-written layers",
+        answers=_draw_otherwise(drawn=_never_negative),
     ),
 ]

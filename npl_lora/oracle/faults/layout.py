@@ -42,6 +42,22 @@ def _ignore_fan_in_fan_out(what: str):
     return wrap
 
 
+def _limit_rank(op):
+    """Leave out the ranks beyond min(in, out), which then get no gradient."""
+
+    def keep(axis):
+        def change(t, a):
+            xp, limit = t.__array_namespace__(), min(a.W.shape)
+            inside = xp.expand_dims(xp.arange(t.shape[axis]) < limit, axis=1 - axis)
+            return xp.where(inside, t, xp.zeros_like(t))
+
+        return change
+
+    return compose(
+        with_arguments(A=lambda a: keep(0)(a.A, a), B=lambda a: keep(1)(a.B, a)), with_gradients(A=keep(0), B=keep(1))
+    )(op)
+
+
 def _swap(a: str, b: str):
     """Answer a contract with two inputs swapped, and swap their gradients back."""
     names = {a: b, b: a, f"d{a}": f"d{b}", f"d{b}": f"d{a}"}
@@ -175,5 +191,14 @@ FAULTS = [
         hidden_when="B = 0",
         seen_in="vllm-project/vllm#34186; lablup/mlxcel#1328",
         parts=in_lora_ops(compose(with_arguments(B=lambda a: a.B * 0.0), with_gradients(B=lambda dB, a: dB * 0.0))),
+    ),
+    Fault(
+        "L14",
+        says="the rank is limited to min(in, out): the rows of A and the columns of B beyond it are left out",
+        wrong="B[:, :k] A[:k] with k = min(r, in, out)",
+        right="B A",
+        hidden_when="r <= min(in, out)",
+        seen_in="hand-written layers that limit the rank without a word",
+        parts={"lora_linear": _limit_rank},
     ),
 ]

@@ -63,4 +63,13 @@ FAULTS = [
         seen_in="hand-written merges",
         parts={"unmerge": lambda op: lambda W, A, B, **settings: op(W, -A, B, **settings)},
     ),
+    Fault(
+        "M18",
+        says="the adapted layer loses the bias of the base layer",
+        wrong="y = x W^T + s (x A^T) B^T",
+        right="y = x W^T + b + s (x A^T) B^T",
+        hidden_when="there is no bias",
+        seen_in="hand-written layers that build a new nn.Linear without the bias",
+        parts={"lora_linear": with_arguments(b=lambda a: None), "dora_linear": with_arguments(b=lambda a: None)},
+    ),
 ]

@@ -6,6 +6,17 @@ from .fault import Fault
 from .lora_path import in_lora_ops, low_rank_dx
 from .wraps import with_arguments, with_gradients, with_question
 
+
+def _scaled(name):
+    """s times an argument, or None where it is None."""
+    return lambda a: None if getattr(a, name) is None else a.scale * getattr(a, name)
+
+
+def _inverse(s):
+    """1 / s; 0 stays 0, where another fault has made it so."""
+    return 1.0 / s if s else s
+
+
 FAULTS = [
     Fault(
         "S1",
@@ -90,7 +101,7 @@ FAULTS = [
         right="dx = dy W + s (dy B) A",
         hidden_when="s = 1 or B = 0",
         seen_in="hand-written backward passes",
-        parts={"lora_linear": with_gradients(x=lambda dx, a: dx + (1.0 / a.scale - 1.0) * low_rank_dx(a))},
+        parts={"lora_linear": with_gradients(x=lambda dx, a: dx + (_inverse(a.scale) - 1.0) * low_rank_dx(a))},
     ),
     Fault(
         "S7",
@@ -162,5 +173,45 @@ FAULTS = [
         hidden_when="all weights are 1",
         seen_in="huggingface/diffusers#5414, #5417; huggingface/peft#1029",
         answers={"adapter_combine": with_question(config=lambda t, c: {"weights": [1.0] * len(c["weights"])})},
+    ),
+    Fault(
+        "S15",
+        says="s = alpha / r is an integer division: the scale is rounded down",
+        wrong="s = alpha // r",
+        right="s = alpha / r",
+        hidden_when="r divides alpha",
+        seen_in="LoRA-ViT; hand-written ports to C++ and Rust",
+        parts={"scale": lambda scale: lambda config: scale(config) // 1},
+    ),
+    Fault(
+        "S16",
+        says="alpha and r are swapped in the scale",
+        wrong="s = r / alpha",
+        right="s = alpha / r",
+        hidden_when="alpha = r",
+        seen_in="hand-written layers",
+        parts={"scale": lambda scale: lambda config: _inverse(scale(config))},
+    ),
+    Fault(
+        "S17",
+        says="s = alpha / r multiplies the base path and the bias as well",
+        wrong="y = s (x W^T + b + (x A^T) B^T)",
+        right="y = x W^T + b + s (x A^T) B^T",
+        hidden_when="s = 1",
+        seen_in="KohakuBlueleaf/LyCORIS#23, #26; EricLBuehler/candle-lora",
+        parts={
+            "lora_linear": with_arguments(W=_scaled("W"), b=_scaled("b")),
+            "lora_embedding": with_arguments(E=_scaled("E")),
+        },
+    ),
+    Fault(
+        "S17",
+        variant="without-bias",
+        says="s = alpha / r multiplies the base path as well, but not the bias",
+        wrong="y = s (x W^T + (x A^T) B^T) + b",
+        right="y = x W^T + b + s (x A^T) B^T",
+        hidden_when="s = 1",
+        seen_in="hand-written layers",
+        parts={"lora_linear": with_arguments(W=_scaled("W"))},
     ),
 ]

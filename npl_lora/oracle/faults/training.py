@@ -1,8 +1,13 @@
 """Faults of optimisers and of gradient accumulation in training."""
 
 import functools
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from ...lora import AdamWState
+from ...ops.namespace import flat, zero_dim
+from ...support.array import Array
+from ..contracts.train_steps import loss_and_gradients
 from .fault import Fault
 from .wraps import with_gradients
 
@@ -70,6 +75,137 @@ def _micro_batches(a) -> int:
     return a.prediction.shape[0]
 
 
+def _with_gradients(change):
+    """Train with change(gradients), which is called anew for every run; it returns what computes a window's."""
+
+    def wrap(answer):
+        def wrong(arrays, config, d, gradients=loss_and_gradients, **how):
+            return answer(arrays, config, d, gradients=change(gradients), **how)
+
+        return wrong
+
+    return wrap
+
+
+def _add_up(gradients):
+    total: dict[str, Array] = {}
+
+    def wrong(*question):
+        loss, grads = gradients(*question)
+        total.update({name: total[name] + g if name in total else g for name, g in grads.items()})
+        return loss, dict(total)
+
+    return wrong
+
+
+def _of_last_micro_batch(divided):
+    def change(gradients):
+        def wrong(arrays, *how):
+            loss, _ = gradients(arrays, *how)
+            _, grads = gradients({**arrays, "X": arrays["X"][-1:], "Y": arrays["Y"][-1:]}, *how)
+            share = 1.0 / arrays["X"].shape[0] if divided else 1.0
+            return loss, {name: g * share for name, g in grads.items()}
+
+        return wrong
+
+    return change
+
+
+def _norm(tensors):
+    """The norm of several tensors together, computed so that no square overflows."""
+    xp = next(iter(tensors)).__array_namespace__()
+    numbers = xp.concat(tuple(flat(t) for t in tensors), axis=0)
+    largest = xp.max(xp.concat((numbers, -numbers, xp.ones_like(numbers[:1])), axis=0))
+    small = numbers / largest
+    return zero_dim(largest * xp.sqrt(xp.sum(small * small)))
+
+
+def _clip(eps):
+    """Clip to the norm 1 over all gradients together."""
+
+    def change(gradients):
+        def wrong(arrays, *how):
+            loss, grads = gradients(arrays, *how)
+            if not grads:
+                return loss, grads
+            norm = _norm(grads.values()) + eps
+            xp = norm.__array_namespace__()
+            factor = xp.where(norm > 1.0, 1.0 / norm, xp.ones_like(norm))
+            return loss, {name: g * factor for name, g in grads.items()}
+
+        return wrong
+
+    return change
+
+
+def _step_a_micro_batch(divided):
+    """A step after every micro-batch. The loss of a window is the mean of what they measure."""
+
+    def wrap(answer):
+        def wrong(arrays, config, d, **how):
+            K = config["accumulation"]
+            inner = _with_gradients(_divide_by(K))(answer) if divided else answer
+            outputs = inner(arrays, {**config, "accumulation": 1}, d, **how)
+            xp, losses = arrays["X"].__array_namespace__(), outputs["losses"]
+            windows = xp.reshape(losses, (losses.shape[0] // K, K))
+            return {**outputs, "losses": xp.sum(windows, axis=1) * (1.0 / K)}
+
+        return wrong
+
+    return wrap
+
+
+def _divide_by(K):
+    def change(gradients):
+        def wrong(*question):
+            loss, grads = gradients(*question)
+            return loss, {name: g * (1.0 / K) for name, g in grads.items()}
+
+        return wrong
+
+    return change
+
+
+def _with_rate(name, factor):
+    """A learning rate of its own for A or B."""
+
+    def wrap(answer):
+        def wrong(arrays, config, d, rates=MappingProxyType({}), **how):
+            return answer(arrays, config, d, rates={**rates, name: factor * rates.get(name, 1.0)}, **how)
+
+        return wrong
+
+    return wrap
+
+
+@dataclass(frozen=True)
+class _WithLargest(AdamWState):
+    """Adam's state, with the largest v so far."""
+
+    largest: Array = 0.0
+
+
+def _divide_by_largest(corrected):
+    """AMSGrad. torch takes the largest v, then corrects it for the start; optax corrects every v first."""
+
+    def wrap(step):
+        def wrong(p, g, state, *, lr, weight_decay, betas, eps):
+            b1, b2 = betas
+            t, xp = state.step + 1, g.__array_namespace__()
+            m, v = b1 * state.m + (1.0 - b1) * g, b2 * state.v + (1.0 - b2) * (g * g)
+            first = 1.0 - b2**t
+            largest = v / first if corrected else v
+            if isinstance(state, _WithLargest):
+                largest = xp.where(state.largest > largest, state.largest, largest)
+            root = xp.sqrt(largest if corrected else largest / first) + eps
+            after = p * (1.0 - lr * weight_decay) - lr * (m / (1.0 - b1**t) / root)
+            return after, _WithLargest(m, v, t, largest)
+
+        return wrong
+
+    return wrap
+
+
 FAULTS = [
     Fault(
         "T2",
@@ -90,6 +226,72 @@ FAULTS = [
         hidden_when="accumulation = 1, or Adam runs without eps and decay",
         seen_in="unslothai/unsloth-zoo#1023; huggingface/transformers#35203",
         parts={"mean_squared_error": with_gradients(prediction=lambda g, a: g * (1.0 / _micro_batches(a)))},
+    ),
+    Fault(
+        "T21",
+        says="accumulation is ignored: the optimiser takes a step after every micro-batch",
+        wrong="K steps, each with g_k",
+        right="one step with g = (1 / K) sum_k g_k",
+        hidden_when="accumulation = 1",
+        seen_in="hand-written training loops",
+        answers={"train_steps": _step_a_micro_batch(divided=False)},
+    ),
+    Fault(
+        "T21",
+        variant="divided",
+        says="the optimiser takes a step after every micro-batch, although each gradient is divided by their number",
+        wrong="K steps, each with g_k / K",
+        right="one step with g = (1 / K) sum_k g_k",
+        hidden_when="accumulation = 1",
+        seen_in="hand-written training loops",
+        answers={"train_steps": _step_a_micro_batch(divided=True)},
+    ),
+    Fault(
+        "T22",
+        says="gradients are never set to zero: each step adds those of all steps before",
+        wrong="g_t + g_(t-1) + ... + g_1",
+        right="g_t",
+        hidden_when="there is one step",
+        seen_in="hand-written training loops without zero_grad",
+        answers={"train_steps": _with_gradients(_add_up)},
+    ),
+    Fault(
+        "T23",
+        says="gradients are set to zero before every micro-batch: the last one alone counts, divided by their number",
+        wrong="g = g_K / K",
+        right="g = (1 / K) sum_k g_k",
+        hidden_when="accumulation = 1",
+        seen_in="hand-written training loops with zero_grad in the inner loop",
+        answers={"train_steps": _with_gradients(_of_last_micro_batch(divided=True))},
+    ),
+    Fault(
+        "T23",
+        variant="undivided",
+        says="only the gradient of the last micro-batch counts",
+        wrong="g = g_K",
+        right="g = (1 / K) sum_k g_k",
+        hidden_when="accumulation = 1",
+        seen_in="hand-written training loops with zero_grad in the inner loop",
+        answers={"train_steps": _with_gradients(_of_last_micro_batch(divided=False))},
+    ),
+    Fault(
+        "T24",
+        says="the gradients are clipped to the norm 1, which nobody asked for",
+        wrong="g min(1, 1 / |g|), where |g| is the norm over A and B",
+        right="g",
+        hidden_when="|g| <= 1",
+        seen_in="optax.clip_by_global_norm(1.0)",
+        answers={"train_steps": _with_gradients(_clip(0.0))},
+    ),
+    Fault(
+        "T24",
+        variant="torch",
+        says="the gradients are clipped to the norm 1 as torch clips them, which nobody asked for",
+        wrong="g min(1, 1 / (|g| + 1e-6)), where |g| is the norm over A and B",
+        right="g",
+        hidden_when="|g| <= 1",
+        seen_in="transformers' Trainer, whose max_grad_norm is 1 by default",
+        answers={"train_steps": _with_gradients(_clip(1e-6))},
     ),
     Fault(
         "B8",
@@ -162,5 +364,33 @@ FAULTS = [
         hidden_when="b1 = b2",
         seen_in="hand-written optimisers",
         parts={"adamw": _with_step(_swap_betas)},
+    ),
+    Fault(
+        "O8",
+        says="AMSGrad: the step is divided by the largest v so far, where the latest is asked for",
+        wrong="m / (sqrt(max over steps of v) + eps)",
+        right="m / (sqrt(v) + eps)",
+        hidden_when="the gradients grow",
+        seen_in="torch.optim.AdamW with amsgrad",
+        parts={"adamw": _divide_by_largest(corrected=False)},
+    ),
+    Fault(
+        "O8",
+        variant="corrected",
+        says="AMSGrad: the step is divided by the largest bias-corrected v so far, where the latest is asked for",
+        wrong="m / (sqrt(max over steps of v / (1 - b2^t)) + eps)",
+        right="m / (sqrt(v / (1 - b2^t)) + eps)",
+        hidden_when="the gradients grow",
+        seen_in="optax.amsgrad",
+        parts={"adamw": _divide_by_largest(corrected=True)},
+    ),
+    Fault(
+        "O9",
+        says="B has 16 times the learning rate, as in LoRA+, but one rate for A and B is asked for",
+        wrong="lr_B = 16 lr",
+        right="lr_B = lr",
+        hidden_when="the test looks at gradients alone",
+        seen_in="LoRA+ (Hayou et al. 2024), whose ratio is 16",
+        answers={"train_steps": _with_rate("B", 16.0)},
     ),
 ]

@@ -57,8 +57,10 @@ def dependence(a: np.ndarray, b: np.ndarray, width: float) -> tuple[float, float
 
 @dataclass(frozen=True)
 class Distribution:
-    """shape of independent numbers: uniform in +-spread, or normal with standard deviation spread. u: the unit
-    roundoff of the dtype that they are rounded to."""
+    """shape of independent numbers. u: the unit roundoff of the dtype that they are rounded to.
+
+    kind: "uniform" in +-spread, "positive" for uniform from 0 to spread, "normal" with the standard deviation spread.
+    """
 
     kind: str
     spread: float
@@ -69,13 +71,19 @@ class Distribution:
         """A right answer, in float64."""
         if self.kind == "uniform":
             return rng.uniform(-self.spread, self.spread, self.shape)
+        if self.kind == "positive":
+            return rng.uniform(0.0, self.spread, self.shape)
         return self.spread * rng.standard_normal(self.shape)
 
     def cdf(self, t: np.ndarray) -> np.ndarray:
         z = t / self.spread
+        if self.kind == "positive":
+            return np.asarray(np.clip(z, 0.0, 1.0))
         return np.asarray(np.clip(0.5 + 0.5 * z, 0.0, 1.0) if self.kind == "uniform" else normal_cdf(z))
 
     def __str__(self) -> str:
+        if self.kind == "positive":
+            return f"U(0, {self.spread:.4g})"
         return f"U(-{self.spread:.4g}, {self.spread:.4g})" if self.kind == "uniform" else f"N(0, {self.spread:.4g}^2)"
 
     def distance(self, got: np.ndarray) -> tuple[float, float]:
