@@ -27,7 +27,7 @@ def check(
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
     dtypes: all of DTYPES by default, but for bfloat16 where ml_dtypes is not installed. inner: a coarser precision, of
-    INNER, that products may be computed in. on_case(target, case id, cases done, cases in all) is called before each
+    INNER, that the user allows. on_case(target, case id, cases done, cases in all) is called before each
     case. Raises ValueError for what is none of these, and MissingExtraError for bfloat16 without ml_dtypes.
     """
     dtypes = askable() if dtypes is None else tuple(dtypes)

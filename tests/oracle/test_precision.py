@@ -1,20 +1,24 @@
 """Reduced inner precision passes where it is allowed, and only there; and the diagnosis tells it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle.test_verdicts import draw_case
-from oracle.variants import plain, right_of
+from oracle.test_verdicts import NUMBERS, draw_case
+from oracle.variants import FAULTS, in_dtype, plain, right_of, scale, with_masks
 
-from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle import CONTRACTS, DTYPES, check
 from npl_lora.oracle.contracts.judging import judge_case
 from npl_lora.oracle.diagnosis import diagnose
 from npl_lora.oracle.report import Observed
+from npl_lora.oracle.subjects import Answer
 from npl_lora.oracle.tolerance.judge import judge, right_answer
 from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, Precision, precision_of, round_to
 
-FORMATS = {name: Precision(store, tiny, 2.0**-24) for name, (store, tiny) in INNER.items()}
+PRODUCTS = [name for name in INNER if name != "fp32"]  # formats that only the sides of a product are rounded to
+FORMATS = {name: Precision(*INNER[name], 2.0**-24) for name in PRODUCTS}
 
 # The contracts of a layer: y is a sum of matrix products with x.
 LAYERS = [name for name, c in CONTRACTS.items() if c.forward and "x" in c.cases("float32")[0].arrays]
@@ -43,7 +47,7 @@ def failed(case, outputs):
     return {name for name, verdict in judge_case(case, outputs).items() if verdict.verdict == "fail"}
 
 
-@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("inner", PRODUCTS)
 @pytest.mark.parametrize("contract", LAYERS)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
@@ -51,7 +55,7 @@ def failed(case, outputs):
 def test_reduced_products_pass_where_they_are_allowed_alone(contract, inner, seed, data):
     name = data.draw(st.sampled_from(list(CONTRACTS[contract].draws)))
     case = draw_case(contract, name, seed, "float32")
-    allowed = type(case)(case.contract, case.id, case.dtype, case.config, case.arrays, inner=inner)
+    allowed = replace(case, inner=inner)
     outputs = coarse(inner)(case)
     assert failed(case, outputs) >= {"y"}
     assert failed(allowed, outputs) == set()
@@ -59,13 +63,79 @@ def test_reduced_products_pass_where_they_are_allowed_alone(contract, inner, see
 
 def test_a_coarser_format_than_allowed_fails():
     case = draw_case("lora_linear", "tokens", 0, "float32")
-    allowed = type(case)(case.contract, case.id, case.dtype, case.config, case.arrays, inner="tf32")
+    allowed = replace(case, inner="tf32")
     assert failed(allowed, coarse("bf16")(case)) >= {"y", "dx"}
 
 
 def test_what_is_no_coarser_than_the_dtype_changes_nothing():
     assert precision_of("float16", "tf32") == PRECISIONS["float16"]
+    assert all(precision_of(dtype, "fp32") == PRECISIONS[dtype] for dtype in DTYPES if dtype != "float64")
     assert precision_of("float64", "tf32").factors == 2.0**-11
+
+
+def cast_down(case):
+    """The case that a kernel makes of a float64 case which casts its inputs to float32."""
+    single = {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in case.arrays.items()}
+    return replace(case, dtype="float32", arrays=single, exact=False)
+
+
+@pytest.mark.parametrize("contract", NUMBERS)
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_float64_computed_in_float32_passes_where_it_is_allowed_alone(contract, seed, data):
+    case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, "float64")
+    outputs = in_dtype(cast_down(case))
+    assert failed(case, outputs) or not any(np.any(output) for output in outputs.values())
+    assert failed(replace(case, inner="fp32"), outputs) == set()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(list(CONTRACTS["lora_linear"].draws)))
+def test_a_fault_in_a_kernel_that_casts_down_fails(fault, seed, name):
+    case = replace(draw_case("lora_linear", name, seed, "float64"), inner="fp32")
+    single = cast_down(case)
+    wrong = FAULTS[fault](single, plain(single), np.float32(scale(case.config)))
+    assert failed(case, wrong) or (name == "no-base" and fault == "base path missing from dx")
+
+
+@pytest.mark.parametrize("contract", NUMBERS)
+def test_casting_down_is_allowed_about_what_float32_is(contract):
+    """Float32's own bound, and at most a few roundings of the inputs more."""
+    for case in CONTRACTS[contract].cases("float64"):
+        case = with_masks(replace(case, exact=False))
+        answer = CONTRACTS[contract].answer
+        down, single = (right_answer(each, answer) for each in (replace(case, inner="fp32"), cast_down(case)))
+        for name in down:
+            seen = single[name].allowed > 0
+            ratio = down[name].allowed[seen] / single[name].allowed[seen]
+            assert not seen.any() or 0.999 < np.min(ratio) <= np.median(ratio) < 3.0, (case.id, name)
+
+
+def test_exact_cases_stay_exact_where_fp32_changes_nothing():
+    for dtype in ("float64", "float32"):
+        case = next(c for c in CONTRACTS["lora_linear"].cases(dtype) if c.exact)
+        right = right_answer(replace(case, inner="fp32"), CONTRACTS["lora_linear"].answer)
+        assert any(np.any(one.allowed) for one in right.values()) == (dtype == "float64")
+    double = next(c for c in CONTRACTS["lora_linear"].cases("float64") if c.exact)
+    assert failed(double, plain(cast_down(double)))
+    assert failed(replace(double, inner="fp32"), plain(cast_down(double))) == set()
+
+
+def test_a_layer_computed_in_float32_is_checked_with_fp32():
+    """From the check's own entrance."""
+
+    class Single:
+        name, contracts = "single", ("lora_linear", "lora_merge", "lora_mlp")
+
+        def ask(self, case):
+            return Answer(outputs=(in_dtype(cast_down(case)),))
+
+        def close(self):
+            pass
+
+    assert check(Single(), dtypes=("float64",)).verdict == "fail"
+    assert check(Single(), dtypes=("float64",), inner="fp32").verdict == "pass"
 
 
 def observed(outputs_of, dtype):

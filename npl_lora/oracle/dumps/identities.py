@@ -18,9 +18,9 @@ What is allowed. How far a right answer may be off follows from what was summed,
 of random signs is as large as the root of the sum Q of their squares, so Q is taken to be the square of the largest
 element next to it: of all of dA or dB, of the row of y or dx. With u and a the unit roundoffs of stored values and of
 sums, each element then has the variance (K a^2 + 4 u^2) Q, 4 being the stores on the way (and two roundings more where
-products may be coarser), and an identity, which is linear in the elements, adds them up. Sums whose terms cancel far
-below that, such as gradients at an optimum, can be further off. An identity is weaker evidence than a right answer, and
-is used only where there is no right answer.
+products may be coarser, or inputs be cast down), and an identity, which is linear in the elements, adds them up. Sums
+whose terms cancel far below that, such as gradients at an optimum, can be further off. An identity is weaker evidence
+than a right answer, and is used only where there is no right answer.
 """
 
 import math
@@ -65,7 +65,7 @@ def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
 def _deviation(step: Step, terms: int) -> float:
     """How far an element may be off, in units of the largest next to it."""
     p = step.precision
-    return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2)
+    return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2 + 2.0 * p.inputs**2)
 
 
 def _compared(

@@ -33,7 +33,7 @@ def judge_dump(
 ) -> Report:
     """The report on one dump. Its verdict is "error" when nothing in it could be judged. A bad file never raises.
 
-    inner: the coarser precision, a key of rounding.INNER, that products may have been computed in.
+    inner: the coarser precision, a key of rounding.INNER, that the user allows.
     on_progress(what, done, total) is called before each block of work.
     """
     try:

@@ -26,7 +26,7 @@ class Step:
     """arrays: inputs and outputs that are there, leading axes made one (rows). sizes: of in, out, r and rows ("...").
 
     leading: the leading axes as they were. refused: why an output cannot be judged at all, by its name. inner: the
-    coarser precision that products may be computed in.
+    coarser precision that the user allows, a key of rounding.INNER.
     """
 
     config: dict[str, Any]
@@ -57,8 +57,8 @@ class Step:
         return np.asarray(self.arrays[name][where], dtype=np.float64)
 
     def exact(self, name: str, *where: Any) -> Rounded:
-        """Part of an input, as an array that carries rounding errors (and has none itself)."""
-        return self.xp.exact(self.block(name, *where))
+        """Part of an input, as an array that carries rounding errors."""
+        return self.xp.input(self.block(name, *where))
 
     def dropped(self, *where: Any) -> Rounded:
         """Part of x o mask."""

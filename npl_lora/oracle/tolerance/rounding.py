@@ -58,6 +58,7 @@ class Precision:
     accumulate: the unit roundoff of sums. It is float32's or finer; for half precision it is twice float32's, because
     the accumulators of matrix units truncate.
     factors and factors_tiny: the same two for the sides of a matrix product, if the user allows them to be rounded.
+    inputs: the unit roundoff of the inputs, if the user allows them to be cast to a narrower dtype first.
     """
 
     store: float
@@ -65,6 +66,7 @@ class Precision:
     accumulate: float
     factors: float = 0.0
     factors_tiny: float = 0.0
+    inputs: float = 0.0
     margin: float = 2.0
     deviations: float = 12.0
 
@@ -77,15 +79,28 @@ PRECISIONS = {
 }
 
 
-# Coarser formats that products may be computed in where the user says so: unit roundoff, and what underflow takes.
-INNER = {"tf32": (2.0**-11, 2.0**-137), "bf16": (2.0**-8, 2.0**-134), "fp16": (2.0**-11, 2.0**-25)}
+# Coarser formats that the user may allow: unit roundoff, and what underflow takes. Everything may be computed in fp32.
+# In the others, only the sides of matrix products may be rounded.
+INNER = {
+    "tf32": (2.0**-11, 2.0**-137),
+    "bf16": (2.0**-8, 2.0**-134),
+    "fp16": (2.0**-11, 2.0**-25),
+    "fp32": (2.0**-24, 2.0**-150),
+}
 
 
 def precision_of(dtype: str, inner: str | None = None) -> Precision:
-    """The arithmetic of a case's dtype, with products in the inner format if that is coarser."""
+    """The arithmetic of a case's dtype, with the inner format where that is coarser.
+
+    A kernel that casts float64 down computes all of a float64 case as it would a float32 case, after the inputs have
+    been rounded. So "fp32" gives float32's own arithmetic, and each input x an error of u |x| with variance
+    (u x)^2 / 3, u = 2^-24.
+    """
     precision = PRECISIONS[dtype]
     if inner is None or INNER[inner][0] <= precision.store:
         return precision
+    if inner == "fp32":
+        return replace(PRECISIONS["float32"], inputs=INNER["fp32"][0])
     return replace(precision, factors=INNER[inner][0], factors_tiny=INNER[inner][1])
 
 
@@ -237,8 +252,16 @@ class RoundingNamespace:
 
     # Making arrays
 
+    def input(self, array: np.ndarray) -> Rounded:
+        """An input of the case. Both sides have it exactly, unless the precision says that it may be rounded first."""
+        x, u = self.exact(array), self.precision.inputs
+        if not u or x.size is None:
+            return x
+        tiny = self.precision.tiny * (x.size > 0)
+        return Rounded(self, x.value, x.size, u * x.size + tiny, (u * x.size) ** 2 / 3.0 + tiny**2)
+
     def exact(self, array: np.ndarray) -> Rounded:
-        """An input: a number that both sides were given exactly."""
+        """Numbers without an error."""
         if array.dtype.kind in "biu":
             return Rounded(self, array)
         value = array.astype(np.float64)
