@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.dump_files import LORA, step, write
+from oracle.test_precision import truncated_variant
 from oracle.variants import LINEAR, plain
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
@@ -350,6 +351,30 @@ def test_float64_computed_in_float32_is_judged_as_float32(tmp_path_factory, seed
             patch.setattr(rows, "_IN_FULL", 0)
         assert judged(path).verdict == "fail"
         report = judged(path, "fp32")
+    assert report.verdict == "pass", report.message
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    missing=st.sampled_from([[], ["x"], ["W"], ["dy"]]),
+    variant=st.sampled_from(LINEAR),
+    positive=st.booleans(),
+    mask=st.booleans(),
+    large=st.booleans(),
+)
+def test_truncated_products_are_judged_as_such(tmp_path_factory, seed, missing, variant, positive, mask, large):
+    """Positive inputs are the worst for truncation: nothing cancels."""
+    arrays = step(seed=seed, mask=mask)
+    inputs = {name: np.abs(arrays[name]) if positive else arrays[name] for name in INPUTS if name in arrays}
+    case = Case("lora_linear", "", "float32", LORA, inputs)
+    path = tmp_path_factory.mktemp("dump") / "dump.safetensors"
+    write(path, without({**inputs, **truncated_variant(case, variant)}, *missing))
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(rows, "_IN_FULL", 0)
+        assert judged(path).verdict == "fail"
+        report = judged(path, "tf32-truncated")
     assert report.verdict == "pass", report.message
 
 

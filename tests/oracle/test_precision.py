@@ -1,44 +1,59 @@
 """Reduced inner precision passes where it is allowed, and only there; and the diagnosis tells it."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle.dump_files import LORA
 from oracle.test_verdicts import NUMBERS, draw_case
-from oracle.variants import FAULTS, in_dtype, plain, right_of, scale, with_masks
+from oracle.variants import FAULTS, LINEAR, in_dtype, plain, right_of, scale, with_masks
 
-from npl_lora.oracle import CONTRACTS, DTYPES, check
+from npl_lora.oracle import CONTRACTS, DTYPES, Case, check
 from npl_lora.oracle.contracts.judging import judge_case
 from npl_lora.oracle.diagnosis import diagnose
+from npl_lora.oracle.faults import wrong_answer
+from npl_lora.oracle.faults.relevant import relevant_to
 from npl_lora.oracle.report import Observed
 from npl_lora.oracle.subjects import Answer
 from npl_lora.oracle.tolerance.judge import judge, right_answer
-from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, Precision, precision_of, round_to
+from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, precision_of, round_factor
 
 PRODUCTS = [name for name in INNER if name != "fp32"]  # formats that only the sides of a product are rounded to
-FORMATS = {name: Precision(*INNER[name], 2.0**-24) for name in PRODUCTS}
 
 # The contracts of a layer: y is a sum of matrix products with x.
 LAYERS = [name for name, c in CONTRACTS.items() if c.forward and "x" in c.cases("float32")[0].arrays]
 
 
-def coarse(inner):
-    """The contract's answer in float32, each side of each matrix product rounded to the inner format first."""
+def with_coarse_products(inner, function):
+    """function(arrays), in float32, each side of each matrix product rounded or truncated to the inner format first."""
+    precision = precision_of("float32", inner)
 
     class Coarse(np.ndarray):
         def __array_ufunc__(self, ufunc, method, *inputs, **how):
             plain = [np.asarray(a) if isinstance(a, np.ndarray) else a for a in inputs]
             if ufunc is np.matmul:
-                plain = [round_to(a.astype(np.float64), FORMATS[inner]).astype(np.float32) for a in plain]
+                plain = [round_factor(a.astype(np.float64), precision).astype(np.float32) for a in plain]
+            if "out" in how:
+                how["out"] = tuple(np.asarray(a) for a in how["out"])
             result = getattr(ufunc, method)(*plain, **how)
             return result.view(Coarse) if isinstance(result, np.ndarray) else result
 
-    def answer(case):
-        arrays = {name: a.view(Coarse) for name, a in case.arrays.items()}
-        outputs = CONTRACTS[case.contract].answer(arrays, case.config)
+    def answer(arrays):
+        outputs = function({name: a.view(Coarse) for name, a in arrays.items()})
         return {name: np.asarray(output) for name, output in outputs.items()}
+
+    return answer
+
+
+def coarse(inner, *faults):
+    """The contract's answer, with these faults, and with such products."""
+
+    def answer(case):
+        wrong = wrong_answer(case.contract, *faults)
+        return with_coarse_products(inner, lambda arrays: wrong(arrays, case.config))(case.arrays)
 
     return answer
 
@@ -67,9 +82,96 @@ def test_a_coarser_format_than_allowed_fails():
     assert failed(allowed, coarse("bf16")(case)) >= {"y", "dx"}
 
 
+# Truncation
+
+
+def truncated_variant(case, variant):
+    return with_coarse_products("tf32-truncated", lambda arrays: variant(case.with_arrays(arrays)))(case.arrays)
+
+
+@pytest.mark.parametrize("variant", LINEAR, ids=lambda v: v.__name__)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(list(CONTRACTS["lora_linear"].draws)))
+def test_truncated_products_pass_in_every_association(variant, seed, name):
+    case = draw_case("lora_linear", name, seed, "float32")
+    outputs = truncated_variant(case, variant)
+    assert failed(case, outputs)
+    assert failed(replace(case, inner="tf32-truncated"), outputs) == set()
+
+
+def test_truncation_is_more_than_rounding_to_tf32():
+    """Some case of each layer but DoRA's tells them apart, and truncation is allowed what rounding to nearest needs."""
+    told = set()
+    for contract in LAYERS:
+        for case in CONTRACTS[contract].cases("float32"):
+            truncated, nearest = coarse("tf32-truncated")(case), coarse("tf32")(case)
+            told |= {contract} if failed(replace(case, inner="tf32"), truncated) else set()
+            assert failed(replace(case, inner="tf32-truncated"), truncated) == set(), case.id
+            assert failed(replace(case, inner="tf32-truncated"), nearest) == set(), case.id
+    assert told == set(LAYERS) - {"dora_linear"}
+
+
+@pytest.mark.parametrize("contract", LAYERS)
+@pytest.mark.slow
+def test_every_fault_that_shows_in_tf32_shows_in_truncated_products(contract):
+    for fault in relevant_to(contract):
+        shows = {inner: any(shown(contract, fault, inner)) for inner in ("tf32", "tf32-truncated")}
+        assert shows["tf32-truncated"] >= shows["tf32"], fault.name
+
+
+def shown(contract, fault, inner):
+    """Whether each case shows the fault in products of this format."""
+    for case, right in rights(contract, inner):
+        try:
+            with np.errstate(all="ignore"):
+                outputs = coarse(inner, fault)(case)
+        except (ValueError, IndexError):
+            yield True  # no answer
+        else:
+            yield any(verdict.verdict == "fail" for verdict in judge(right, outputs).values())
+
+
+@functools.cache
+def rights(contract, inner):
+    cases = [replace(case, inner=inner) for case in CONTRACTS[contract].cases("float32")]
+    return [(case, right_of(case)) for case in cases]
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.sampled_from([8, 700]),
+    in_=st.sampled_from([12, 700]),
+    mean=st.sampled_from([0.0, 1.0, 5.0]),
+)
+def test_the_bound_holds_where_the_terms_of_long_sums_have_one_sign(seed, rows, in_, mean):
+    """Errors that do not cancel. In gradients of many rows that have a mean, they exceed 12 standard deviations."""
+    rng = np.random.default_rng(seed)
+    shapes = {"x": (rows, in_), "W": (6, in_), "A": (3, in_), "B": (6, 3), "dy": (rows, 6)}
+    arrays = {name: np.float32(rng.standard_normal(shape) + mean) for name, shape in shapes.items()}
+    case = Case("lora_linear", "long", "float32", LORA, arrays, inner="tf32-truncated")
+    outputs = coarse("tf32-truncated")(case)
+    ratios = []
+    for name, right in right_answer(case, CONTRACTS["lora_linear"].answer).items():
+        error = np.abs(outputs[name].astype(np.float64) - right.value)
+        assert np.all(error <= right.allowed), name
+        ratios.append(np.max(error / (12.0 * right.deviation)))
+    assert max(ratios) > 1.0 or mean < 5.0 or rows < 700
+
+
+def test_a_truncated_number_moves_toward_zero_by_less_than_a_unit():
+    precision = precision_of("float32", "tf32-truncated")
+    t = np.float32(np.random.default_rng(0).standard_normal(10_000)).astype(np.float64)
+    cut = round_factor(t, precision)
+    assert np.all(np.abs(cut) <= np.abs(t))
+    assert np.all(np.abs(t - cut) < precision.factors * np.abs(t))
+    assert np.array_equal(cut, (t.astype(np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32))
+
+
 def test_what_is_no_coarser_than_the_dtype_changes_nothing():
     assert precision_of("float16", "tf32") == PRECISIONS["float16"]
     assert all(precision_of(dtype, "fp32") == PRECISIONS[dtype] for dtype in DTYPES if dtype != "float64")
+    assert precision_of("float16", "tf32-truncated") == PRECISIONS["float16"]
     assert precision_of("float64", "tf32").factors == 2.0**-11
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..definition import scale
 from ..dtypes import is_narrow
 from ..tolerance.rounding import Precision, Rounded, RoundingNamespace, precision_of
+from ..tolerance.truncation import namespace_of
 from .file import Dump, DumpError
 from .reach import check_reach
 
@@ -43,7 +44,7 @@ class Step:
 
     @cached_property  # arrays of one namespace go together
     def xp(self) -> RoundingNamespace:
-        return RoundingNamespace(self.precision)
+        return namespace_of(self.precision)
 
     @property
     def scale(self) -> float:
