@@ -57,7 +57,9 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=INNER,
-        help="allow matrix products to round their inputs to this format (default: no rounding is allowed)",
+        help="allow matrix products to round their inputs to this format (tf32-truncated: toward zero); fp32: allow"
+        " float64 to be cast to float32, and everything to be computed in it (default: nothing coarser than the dtype"
+        " is allowed)",
     )
 
 

@@ -208,12 +208,15 @@ def _numbers(output: OutputVerdict) -> tuple[str, str]:
 
 
 def _failure(contract: ContractReport) -> str:
-    """The diagnosis; where it names no fault, also the first failing case and how many more there are."""
-    if contract.diagnosis.ids:
-        return contract.diagnosis.says
-    failed = [case for case in contract.cases if case.verdict == "fail"]
-    more = f" (and {len(failed) - 1} more cases)" if len(failed) > 1 else ""
-    return " ".join(filter(None, (contract.diagnosis.says, f"In {_first(failed)}{more}")))
+    """The diagnosis; where it names no fault, also the first failing case and how many more there are. Where some cases
+    pass, how many of each dtype."""
+    sentences = [contract.diagnosis.says]
+    if not contract.diagnosis.ids:
+        failed = [case for case in contract.cases if case.verdict == "fail"]
+        more = f" (and {len(failed) - 1} more cases)" if len(failed) > 1 else ""
+        end = "." if contract.counted else ""
+        sentences.append(f"In {_first(failed)}{more}{end}")
+    return " ".join(filter(None, (*sentences, contract.counted)))
 
 
 def _remark(contract: ContractReport) -> str:

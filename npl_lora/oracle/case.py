@@ -22,7 +22,7 @@ class Case:
     config: dict[str, Any]
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     exact: bool = False
-    inner: str | None = None  # the coarser precision that products may be computed in; the subject is not told
+    inner: str | None = None  # the coarser precision that the user allows; the subject is not told
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]

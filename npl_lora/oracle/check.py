@@ -27,8 +27,8 @@ def check(
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
     dtypes: all of DTYPES by default, without bfloat16 if ml_dtypes is not installed. inner: a key of INNER, a coarser
-    precision in which products may be computed. on_case(target, case id, cases done, total cases) is called before each
-    case. Raises ValueError for an unknown dtype or inner, and MissingExtraError for bfloat16 without ml_dtypes.
+    precision that the user allows. on_case(target, case id, cases done, total cases) is called before each case.
+    Raises ValueError for an unknown dtype or inner, and MissingExtraError for bfloat16 without ml_dtypes.
     """
     dtypes = askable() if dtypes is None else tuple(dtypes)
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:

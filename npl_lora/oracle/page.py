@@ -63,7 +63,8 @@ def _failure(contract: ContractReport) -> str:
         pieces.append(f"<p>{fault.id}: hidden when {escape(fault.hidden_when)}. Seen in: {escape(fault.seen_in)}.</p>")
     failed = [case for case in contract.cases if case.verdict == "fail"]
     first = escape(f"{failed[0].id}: {failed[0].message}")
-    pieces.append(f"<p>{len(failed)} of {len(contract.cases)} cases fail. First: {first}</p>")
+    counted = f"{contract.counted} " if contract.counted else ""
+    pieces.append(f"<p>{len(failed)} of {len(contract.cases)} cases fail. {counted}First: {first}</p>")
     if contract.observed:
         pieces.append(_pictures(contract.observed[0]))
     return "".join(pieces)

@@ -1,5 +1,6 @@
 """Reports on a case, a contract and a target, and the diagnosis of a contract."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,12 +94,26 @@ class ContractReport:
     def verdict(self) -> str:
         return _overall([case.verdict for case in self.cases], nothing="absent")
 
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """For each dtype: how many cases pass, and how many there are. Absent ones do not count."""
+        asked = [case for case in self.cases if case.verdict != "absent"]
+        passed = Counter(case.dtype for case in asked if case.verdict == "pass")
+        return {dtype: (passed[dtype], n) for dtype, n in Counter(case.dtype for case in asked).items()}
+
+    @property
+    def counted(self) -> str:
+        """The counts in words: "Passed: float64 0/3, float32 2/3."; "" where no case passes."""
+        words = (f"{dtype} {passed}/{asked}" for dtype, (passed, asked) in self.counts.items())
+        return f"Passed: {', '.join(words)}." if any(passed for passed, _ in self.counts.values()) else ""
+
     def as_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
             "diagnosis": list(self.diagnosis.ids),
             "says": self.diagnosis.says,
             "claims": [claim.as_json() for claim in self.diagnosis.claims],
+            "counts": {dtype: {"passed": passed, "asked": asked} for dtype, (passed, asked) in self.counts.items()},
             "cases": [case.as_json() for case in self.cases],
         }
 

@@ -3,6 +3,7 @@
 import pytest
 
 from npl_lora.cli._screen import Screen
+from npl_lora.oracle.page import page
 from npl_lora.oracle.report import CaseReport, ContractReport, Diagnosis, Report
 from npl_lora.oracle.tolerance.judge import OutputVerdict
 
@@ -39,6 +40,26 @@ def test_a_failure_without_a_diagnosis_is_its_first_case(capsys):
     assert "\nlora_merge: In plain, float32: ValueError: no\n" in shown(
         capsys, contract("fail", message="ValueError: no")
     )
+
+
+def test_where_some_cases_pass_they_are_counted_by_dtype(capsys):
+    verdicts = {"float64": "fail fail fail", "float32": "fail pass pass", "float16": "pass pass absent"}
+    cases = tuple(
+        CaseReport(f"lora_mlp/{i}/{dtype}", dtype, verdict, "y: wrong (1 of 2 wrong)" if verdict == "fail" else "")
+        for dtype, each in verdicts.items()
+        for i, verdict in enumerate(each.split())
+    )
+    counts = "Passed: float64 0/3, float32 2/3, float16 2/2."
+    first = "In 0, float64: y: wrong (1 of 2 wrong) (and 3 more cases)."
+    assert f"\nlora_mlp: {first} {counts}\n" in shown(capsys, ContractReport("lora_mlp", cases))
+    named = ContractReport("lora_mlp", cases, Diagnosis(says="The activation is another one.", ids=("G1",)))
+    assert f"\nlora_mlp: The activation is another one. {counts}\n" in shown(capsys, named)
+    assert named.as_json()["counts"] == {
+        "float64": {"passed": 0, "asked": 3},
+        "float32": {"passed": 2, "asked": 3},
+        "float16": {"passed": 2, "asked": 2},
+    }
+    assert f"4 of 9 cases fail. {counts} First: lora_mlp/0/float64: y: wrong" in page([Report("mine.py", (named,))])
 
 
 WRONG = {

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.dump_files import LORA, step, write
+from oracle.test_precision import truncated_variant
 from oracle.variants import LINEAR, plain
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
@@ -29,8 +30,8 @@ def as_if_large(monkeypatch):
     monkeypatch.setattr(rows, "_IN_FULL", 0)
 
 
-def judged(path):
-    report = judge_dump(path)
+def judged(path, inner=None):
+    report = judge_dump(path, inner)
     assert not report.problem, report.problem
     (contract,) = report.contracts
     return contract.cases[0]
@@ -326,6 +327,55 @@ def test_a_right_dump_never_fails_for_what_it_lacks(missing, tmp_path_factory):
             or f"{name} is not in the dump" in report.message
             or f"{name} on its own, because " in (report.message)
         )
+
+
+# Coarser arithmetic, where the user allows it
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    missing=st.sampled_from([[], ["x"], ["W"], ["dy"]]),
+    variant=st.sampled_from(LINEAR),
+    mask=st.booleans(),
+    large=st.booleans(),
+)
+def test_float64_computed_in_float32_is_judged_as_float32(tmp_path_factory, seed, missing, variant, mask, large):
+    arrays = step("float64", seed=seed, mask=mask)
+    single = {name: arrays[name].astype(np.float32) for name in INPUTS if name in arrays}
+    answers = variant(Case("lora_linear", "", "float32", LORA, single))
+    path = tmp_path_factory.mktemp("dump") / "dump.safetensors"
+    write(path, without({**arrays, **answers}, *missing), dtype="float64")
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(rows, "_IN_FULL", 0)
+        assert judged(path).verdict == "fail"
+        report = judged(path, "fp32")
+    assert report.verdict == "pass", report.message
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    missing=st.sampled_from([[], ["x"], ["W"], ["dy"]]),
+    variant=st.sampled_from(LINEAR),
+    positive=st.booleans(),
+    mask=st.booleans(),
+    large=st.booleans(),
+)
+def test_truncated_products_are_judged_as_such(tmp_path_factory, seed, missing, variant, positive, mask, large):
+    """Positive inputs are the worst for truncation: nothing cancels."""
+    arrays = step(seed=seed, mask=mask)
+    inputs = {name: np.abs(arrays[name]) if positive else arrays[name] for name in INPUTS if name in arrays}
+    case = Case("lora_linear", "", "float32", LORA, inputs)
+    path = tmp_path_factory.mktemp("dump") / "dump.safetensors"
+    write(path, without({**inputs, **truncated_variant(case, variant)}, *missing))
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(rows, "_IN_FULL", 0)
+        assert judged(path).verdict == "fail"
+        report = judged(path, "tf32-truncated")
+    assert report.verdict == "pass", report.message
 
 
 # The first step

@@ -18,9 +18,11 @@ The tolerance. The rounding error of a right answer depends on the terms that we
 sum of K terms with random signs is about as large as the root of Q, the sum of their squares. So Q is estimated by the
 square of the largest element nearby: in all of dA or dB, or in the row of y or dx. Let u and a be the unit roundoffs of
 stored values and of sums. Each element then has the variance (K a^2 + 4 u^2) Q, where 4 counts the stores along the way
-(plus two roundings where products may be coarser). An identity is linear in the elements, so the variances add up. Sums
-whose terms cancel far below that, such as gradients at an optimum, can be further off. An identity is weaker evidence
-than a right answer, and is used only if there is no right answer.
+(plus two roundings where products may be coarser, or inputs be cast down). An identity is linear in the elements, so
+the variances add up. Sums whose terms cancel far below that, such as gradients at an optimum, can be further off. Where
+products may truncate their sides, four truncations on the way to each element may move both sides of an identity, each
+by 4t of itself (see `tolerance.truncation`). An identity is weaker evidence than a right answer, and is used only if
+there is no right answer.
 """
 
 import math
@@ -41,7 +43,9 @@ def judge_J1(step: Step) -> OutputVerdict:
     norms = np.max(np.abs(dB)) * np.linalg.norm(B, axis=0)[:, None] + np.max(np.abs(dA)) * np.linalg.norm(A, axis=1)
     size = np.abs(B).T @ np.abs(dB) + np.abs(dA) @ np.abs(A).T
     allowed = _deviation(step, rows + step.sizes["in"] + step.sizes["out"]) * norms
-    return _compare(step, "B^T dB", B.T @ dB, "dA A^T", dA @ A.T, size, allowed)
+    got, value = B.T @ dB, dA @ A.T
+    allowed = allowed + _moved(step) * (np.abs(got) + np.abs(value))
+    return _compare(step, "B^T dB", got, "dA A^T", value, size, allowed)
 
 
 def judge_J3(step: Step) -> OutputVerdict:
@@ -59,13 +63,19 @@ def _J3_rows(step: Step, rows: slice) -> tuple[np.ndarray, ...]:
     per_dx = _deviation(step, step.sizes["out"] + step.sizes["r"]) * np.max(np.abs(dx), axis=1)
     allowed = per_y * np.linalg.norm(dy, axis=1) + per_dx * np.linalg.norm(x, axis=1)
     size = np.sum(np.abs(dx * x), axis=1) + np.sum(np.abs(dy * y), axis=1)
+    allowed = allowed + _moved(step) * size  # y and dx are sums of two paths, which may be moved by different factors
     return np.sum(dy * y, axis=1), size, allowed, np.sum(dx * x, axis=1)
 
 
 def _deviation(step: Step, terms: int) -> float:
     """The error allowed in an element, in units of the largest element nearby."""
     p = step.precision
-    return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2)
+    return p.deviations * math.sqrt(terms * p.accumulate**2 + 4.0 * p.store**2 + 2.0 * p.factors**2 + 2.0 * p.inputs**2)
+
+
+def _moved(step: Step) -> float:
+    """How far truncation may move an element one way, in units of itself."""
+    return 4.0 * step.precision.factors if step.precision.truncated else 0.0
 
 
 def _compare(

@@ -33,7 +33,7 @@ def judge_dump(
 ) -> Report:
     """The report on one dump. Its verdict is "error" if nothing in it could be judged. A bad file never raises.
 
-    inner: a key of rounding.INNER, the coarser precision in which products may have been computed.
+    inner: a key of rounding.INNER, a coarser precision that the user allows.
     on_progress(what, done, total) is called before each block of work.
     """
     try:

@@ -103,8 +103,8 @@ def suspicion(step: Step, side: Side, low: Rounded, progress: Progress) -> tuple
     factor = _factor(step, side)
     factor2 = fold((factor**2).T, v**2, buckets)  # (r, buckets)
     spread = low.var * (step.scale**2 if side is Y else _largest_mask(step) ** 2)
-    store, accumulate, factors = (getattr(step.precision, name) for name in ("store", "accumulate", "factors"))
-    share = W1.shape[0] * accumulate**2 + (store**2 + 2.0 * factors**2) / 3.0
+    p = step.precision
+    store, share = p.store, W1.shape[0] * p.accumulate**2 + (p.store**2 + 2.0 * p.factors**2 + 2.0 * p.inputs**2) / 3.0
     worst, noises = [], []
     for rows in progress.track(step.blocks("..."), f"{side.got}: random sums of all rows", step.sizes["..."]):
         left, got = step.block(side.left, rows), step.block(side.got, rows)
@@ -164,7 +164,7 @@ def right_rows(step: Step, side: Side, picked: Array, progress: Progress) -> Rig
     columns, across = step.sizes[side.columns], max(picked.size, step.sizes["in"], step.sizes["out"])
     for cols in progress.track(slices(columns, across), f"{side.got}: rows in full", columns):
         arrays = _columns_of_y(step, picked, cols) if side is Y else _columns_of_dx(step, picked, cols)
-        exact = {name: step.xp.exact(array) for name, array in arrays.items()}
+        exact = {name: step.xp.input(array) for name, array in arrays.items()}
         y, pullback = forward(exact, step.config)
         pieces.append(right_output(y if side is Y else pullback(exact["dy"], wrt=("x",))["x"], step.precision))
     return join(pieces, axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 from ..definition import scale
 from ..dtypes import is_narrow
 from ..tolerance.rounding import Precision, Rounded, RoundingNamespace, precision_of
+from ..tolerance.truncation import namespace_of
 from .file import Dump, DumpError
 from .reach import check_reach
 
@@ -26,7 +27,7 @@ class Step:
     """arrays: the inputs and outputs in the dump, their leading axes flattened to one (rows).
 
     sizes: the lengths of in, out, r and rows ("..."). leading: the lengths of the original leading axes. refused: for
-    each output that cannot be judged, why. inner: the coarser precision in which products may be computed.
+    each output that cannot be judged, why. inner: a coarser precision that the user allows, a key of rounding.INNER.
     """
 
     config: dict[str, Any]
@@ -43,7 +44,7 @@ class Step:
 
     @cached_property  # only arrays of one namespace can be combined
     def xp(self) -> RoundingNamespace:
-        return RoundingNamespace(self.precision)
+        return namespace_of(self.precision)
 
     @property
     def scale(self) -> float:
@@ -57,8 +58,8 @@ class Step:
         return np.asarray(self.arrays[name][where], dtype=np.float64)
 
     def exact(self, name: str, *where: Any) -> Rounded:
-        """A block of an input, as an array that tracks rounding errors (and has none yet)."""
-        return self.xp.exact(self.block(name, *where))
+        """A block of an input, as an array that tracks rounding errors."""
+        return self.xp.input(self.block(name, *where))
 
     def masked_x(self, *where: Any) -> Rounded:
         """A block of x~ = x o mask."""

@@ -9,13 +9,13 @@ implementation may make freely is drawn from rng. `measured` says what these cho
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...ops import namespace as ops_namespace
-from .rounding import Precision, round_to
+from .rounding import Precision, round_factor, round_to
 
 
 class NotMeasured(Exception):
@@ -71,7 +71,7 @@ class Evaluation:
         """a @ b, with the terms of each sum in some order."""
         if a.ndim == 1:
             return self.matmul(a[None], b)[..., 0, :]
-        a, b = self._as_factor(a), self._as_factor(b)
+        a, b = round_factor(a, self.precision), round_factor(b, self.precision)
         order = self.rng.permutation(a.shape[-1])
         a, b = a[..., order].astype(self.accumulator), b[..., order, :].astype(self.accumulator)
         if self.rng.random() < 0.5:
@@ -80,12 +80,6 @@ class Evaluation:
         for k in range(a.shape[-1]):
             total = total + a[..., k : k + 1] * b[..., k : k + 1, :]
         return total.astype(np.float64)
-
-    def _as_factor(self, t: np.ndarray) -> np.ndarray:
-        """A factor of a product, in the coarser format that --precision allows, if any."""
-        if not self.precision.factors:
-            return t
-        return round_to(t, replace(self.precision, store=self.precision.factors, tiny=self.precision.factors_tiny))
 
 
 class Evaluated(np.ndarray):

@@ -2,8 +2,9 @@
 
 An error is |got - right|, in units of the output's size there: the same expression evaluated with absolute values.
 `rounding` derives how large it may be in the case's precision: the smaller of a worst-case bound and a number of
-standard deviations. The oracle's own rounding in float64 is added. Where the size is 0, every term is 0, and the answer
-must be 0 too. An exact case allows no error. NaN never passes.
+standard deviations. What `truncation` moves one way is added to the latter. The oracle's own rounding in float64 is
+added. Where the size is 0, every term is 0, and the answer must be 0 too. An exact case allows no error. NaN never
+passes.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ import numpy as np
 from ..case import Case
 from ..definition import AnswerFunction
 from ..dtypes import is_narrow
-from .rounding import Precision, Rounded, RoundingNamespace, precision_of
+from .rounding import Precision, Rounded, precision_of
 from .statistics import Distribution
+from .truncation import namespace_of
 
 _UNDERFLOW = 2.0**-1000  # what a variance may lack: squares below 2^-1074 are 0, and a sum has fewer than 2^74 of them
 
@@ -53,9 +55,10 @@ class OutputVerdict:
 def right_answer(case: Case, answer: AnswerFunction) -> dict[str, Right | Distribution]:
     """The right answer for every output that the case asks for, from answer(arrays, config)."""
     precision = precision_of(case.dtype, case.inner)
-    xp = RoundingNamespace(precision)
-    outputs = answer({name: xp.exact(array) for name, array in case.arrays.items()}, case.config)
-    return {name: _right(output, precision, case.exact and case.inner is None) for name, output in outputs.items()}
+    xp = namespace_of(precision)
+    outputs = answer({name: xp.input(array) for name, array in case.arrays.items()}, case.config)
+    as_exact = case.inner is None or (case.inner == "fp32" and not precision.inputs)  # fp32 is for float64 alone
+    return {name: _right(output, precision, case.exact and as_exact) for name, output in outputs.items()}
 
 
 def _right(output: Rounded | Distribution, precision: Precision, exact: bool) -> Right | Distribution:
@@ -69,7 +72,8 @@ def right_output(output: Rounded, precision: Precision, exact: bool = False) -> 
     oracle = 1.0 + 2.0**-53 / precision.store
     var = output.var + np.where(output.size > 0, _UNDERFLOW, 0.0)
     deviation, proven = oracle * np.sqrt(var), oracle * precision.margin * output.error
-    allowed = np.where(exact | (output.size == 0), 0.0, np.fmin(proven, precision.deviations * deviation))
+    allowed = np.fmin(proven, precision.deviations * deviation + output.moved)
+    allowed = np.where(exact | (output.size == 0), 0.0, allowed)
     return Right(output.value, output.size, allowed, deviation, proven)
 
 

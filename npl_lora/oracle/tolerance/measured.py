@@ -8,6 +8,7 @@ twelve different implementations in that dtype would, and compares each with the
 * The scale is off by up to three roundings, by the same factor everywhere. That happens when sqrt(s) is folded into
   both factors.
 * Sums and products take their terms in another order each time, one by one or in blocks, as BLAS does.
+* Where the user allows float64 inputs to be cast to float32, every evaluation casts them.
 * Every third evaluation merges LoRA into the weights first, where that gives the right answer.
 
 For each output, z = error / standard deviation, with the deviation from `rounding`. A right answer must stay below what
@@ -37,7 +38,7 @@ from ..definition import RIGHT, AnswerFunction
 from ._evaluation import NotMeasured, evaluated_type
 from .judge import Right, root_mean_squares
 from .merging import merge_weights
-from .rounding import precision_of, round_to
+from .rounding import Precision, precision_of, round_to
 from .statistics import Distribution
 
 EVALUATIONS = 12
@@ -78,10 +79,15 @@ def _evaluate(case: Case, answer: AnswerFunction, seed: int, merge: bool) -> dic
     """answer(arrays, config), computed once in one of the ways that are right."""
     precision, rng = precision_of(case.dtype, case.inner), np.random.default_rng(seed)
     array_type = evaluated_type(precision, rng)
-    arrays = {name: array.view(array_type) for name, array in widen(case).items()}
+    arrays = {name: _cast(array, precision).view(array_type) for name, array in widen(case).items()}
     merge = merge and "dy" in case and "mask" not in case
     off = 1.0 + rng.uniform(-3.0, 3.0) * precision.store
     d = RIGHT.wrapped(scale=lambda scale: lambda config: off * scale(config))
     outputs = answer(merge_weights(arrays, d.scale(case.config)) if merge else arrays, case.config, d)
     kept: tuple[str, ...] = ("y", "dx") if merge else tuple(outputs)  # merged weights have no other gradients
     return {name: round_to(np.asarray(outputs[name]), precision) for name in kept if name in outputs}
+
+
+def _cast(array: np.ndarray, precision: Precision) -> np.ndarray:
+    """An input, rounded to the stored format if inputs may be."""
+    return np.asarray(round_to(array, precision)) if precision.inputs and array.dtype.kind == "f" else array

@@ -58,6 +58,8 @@ class Precision:
     accumulate: the unit roundoff of sums. It is float32's or finer; for half precision it is twice float32's, because
     the accumulators of matrix units truncate.
     factors and factors_tiny: the same two for the sides of a matrix product, if the user allows them to be rounded.
+    truncated: the sides are truncated toward zero, which may take twice the unit roundoff; factors has that.
+    inputs: the unit roundoff of the inputs, if the user allows them to be cast to a narrower dtype first.
     """
 
     store: float
@@ -65,6 +67,8 @@ class Precision:
     accumulate: float
     factors: float = 0.0
     factors_tiny: float = 0.0
+    truncated: bool = False
+    inputs: float = 0.0
     margin: float = 2.0
     deviations: float = 12.0
 
@@ -77,16 +81,35 @@ PRECISIONS = {
 }
 
 
-# Coarser formats that products may be computed in where the user says so: unit roundoff, and what underflow takes.
-INNER = {"tf32": (2.0**-11, 2.0**-137), "bf16": (2.0**-8, 2.0**-134), "fp16": (2.0**-11, 2.0**-25)}
+# Coarser formats that the user may allow: unit roundoff, and what underflow takes. Everything may be computed in fp32.
+# In the others, only the sides of matrix products may be rounded, to nearest or, in tf32-truncated, toward zero.
+INNER = {
+    "tf32": (2.0**-11, 2.0**-137),
+    "tf32-truncated": (2.0**-11, 2.0**-137),
+    "bf16": (2.0**-8, 2.0**-134),
+    "fp16": (2.0**-11, 2.0**-25),
+    "fp32": (2.0**-24, 2.0**-150),
+}
 
 
 def precision_of(dtype: str, inner: str | None = None) -> Precision:
-    """The arithmetic of a case's dtype, with products in the inner format if that is coarser."""
+    """The arithmetic of a case's dtype, with the inner format where that is coarser.
+
+    A kernel that casts float64 down computes all of a float64 case as it would a float32 case, after the inputs have
+    been rounded. So "fp32" gives float32's own arithmetic, and each input x an error of u |x| with variance
+    (u x)^2 / 3, u = 2^-24. Truncation takes up to 2u, and matrix units that truncate their inputs also truncate
+    in their accumulators (see `truncation`).
+    """
     precision = PRECISIONS[dtype]
     if inner is None or INNER[inner][0] <= precision.store:
         return precision
-    return replace(precision, factors=INNER[inner][0], factors_tiny=INNER[inner][1])
+    u, tiny = INNER[inner]
+    if inner == "fp32":
+        return replace(PRECISIONS["float32"], inputs=u)
+    if inner == "tf32-truncated":
+        accumulate = max(precision.accumulate, 2.0**-23)
+        return replace(precision, accumulate=accumulate, factors=2.0 * u, factors_tiny=2.0 * tiny, truncated=True)
+    return replace(precision, factors=u, factors_tiny=tiny)
 
 
 def round_to(t: Any, precision: Precision) -> Any:
@@ -95,6 +118,18 @@ def round_to(t: Any, precision: Precision) -> Any:
     _, exponent = np.frexp(t)
     quantum = np.maximum(np.ldexp(precision.store, exponent), 2.0 * precision.tiny)
     return np.rint(t / quantum) * quantum
+
+
+def round_factor(t: Any, precision: Precision) -> Any:
+    """A side of a matrix product, rounded or truncated as the precision allows."""
+    u, tiny = precision.factors, precision.factors_tiny
+    if not u:
+        return t
+    if not precision.truncated:
+        return round_to(t, replace(precision, store=u, tiny=tiny))
+    _, exponent = np.frexp(t)
+    quantum = np.maximum(np.ldexp(u / 2.0, exponent), tiny)
+    return np.trunc(t / quantum) * quantum
 
 
 class Rounded:
@@ -113,6 +148,11 @@ class Rounded:
 
     def __array_namespace__(self, api_version: str | None = None) -> "RoundingNamespace":
         return self.xp
+
+    @property
+    def moved(self) -> Any:
+        """How far this may have been moved one way, beyond the errors above: see `truncation`."""
+        return 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,7 +181,7 @@ class Rounded:
         return int(self.value)
 
     def _exact(self, value: Any) -> "Rounded":
-        return Rounded(self.xp, value)
+        return type(self)(self.xp, value)
 
     def __eq__(self, other: object) -> "Rounded":  # type: ignore[override]
         return self._exact(self.value == _value(other))
@@ -165,7 +205,7 @@ class Rounded:
         return self._exact(self.value & _value(other))
 
     def __neg__(self) -> "Rounded":
-        return Rounded(self.xp, -self.value, self.size, self.error, self.var)
+        return type(self)(self.xp, -self.value, self.size, self.error, self.var)
 
     def __add__(self, other: Any) -> "Rounded":
         if self.size is None:
@@ -229,6 +269,7 @@ class RoundingNamespace:
     """The functions of the array API that the ops use, on Rounded arrays of one precision."""
 
     __name__ = "rounding"
+    array_type: type[Rounded] = Rounded
     float32, float64, int64, bool = np.float32, np.float64, np.int64, np.bool_
     isdtype, finfo, pi = staticmethod(np.isdtype), staticmethod(np.finfo), math.pi
 
@@ -237,19 +278,27 @@ class RoundingNamespace:
 
     # Making arrays
 
+    def input(self, array: np.ndarray) -> Rounded:
+        """An input of the case. Both sides have it exactly, unless the precision says that it may be rounded first."""
+        x, u = self.exact(array), self.precision.inputs
+        if not u or x.size is None:
+            return x
+        tiny = self.precision.tiny * (x.size > 0)
+        return self.array_type(self, x.value, x.size, u * x.size + tiny, (u * x.size) ** 2 / 3.0 + tiny**2)
+
     def exact(self, array: np.ndarray) -> Rounded:
-        """An input: a number that both sides were given exactly."""
+        """Numbers without an error."""
         if array.dtype.kind in "biu":
-            return Rounded(self, array)
+            return self.array_type(self, array)
         value = array.astype(np.float64)
-        return Rounded(self, value, np.abs(value), np.zeros(value.shape), np.zeros(value.shape))
+        return self.array_type(self, value, np.abs(value), np.zeros(value.shape), np.zeros(value.shape))
 
     def _lift(self, other: Any) -> Rounded:
         """A constant of the formula is rounded where it is stored."""
         if isinstance(other, Rounded):
             return other
         size, u = np.abs(np.float64(other)), self.precision.store
-        return Rounded(self, np.float64(other), size, u * size, (u * size) ** 2 / 3.0)
+        return self.array_type(self, np.float64(other), size, u * size, (u * size) ** 2 / 3.0)
 
     def arange(self, *span: int, dtype: Any = np.int64) -> Rounded:
         return self.exact(np.arange(*span, dtype=dtype))
@@ -274,9 +323,9 @@ class RoundingNamespace:
 
     def _each(self, move: Any, *arrays: Rounded) -> Rounded:
         if arrays[0].size is None:
-            return Rounded(self, move(*(a.value for a in arrays)))
+            return self.array_type(self, move(*(a.value for a in arrays)))
         parts = ("value", "size", "error", "var")
-        return Rounded(self, *(move(*(getattr(a, part) for a in arrays)) for part in parts))
+        return self.array_type(self, *(move(*(getattr(a, part) for a in arrays)) for part in parts))
 
     def reshape(self, x: Rounded, shape: tuple[int, ...]) -> Rounded:
         return self._each(lambda t: np.reshape(t, shape), x)
@@ -315,7 +364,7 @@ class RoundingNamespace:
         return self.exact(np.min(x.value))
 
     def isfinite(self, x: Rounded) -> Rounded:
-        return Rounded(self, np.isfinite(x.value))
+        return self.array_type(self, np.isfinite(x.value))
 
     # Arithmetic
 
@@ -323,7 +372,7 @@ class RoundingNamespace:
         """A result rounded where it is stored. squares: of the terms, for a sum."""
         u, tiny = self.precision.store, self.precision.tiny
         error = np.fmin(error + u * size + tiny, _HOPELESS)
-        return Rounded(self, value, size, error, var + u**2 * (np.square(value) + squares) / 3.0 + tiny**2)
+        return self.array_type(self, value, size, error, var + u**2 * (np.square(value) + squares) / 3.0 + tiny**2)
 
     def _as_factor(self, x: Rounded) -> Rounded:
         """A side of a matrix product, rounded to what the matrix unit takes in."""
@@ -331,7 +380,7 @@ class RoundingNamespace:
         if not u:
             return x
         var = x.var + (u**2 * np.square(x.value)) / 3.0 + tiny**2
-        return Rounded(self, x.value, x.size, x.error + u * x.size + tiny, var)
+        return self.array_type(self, x.value, x.size, x.error + u * x.size + tiny, var)
 
     def _sum_error(self, terms: int, size: Any) -> Any:
         return terms * self.precision.accumulate * size
@@ -341,7 +390,7 @@ class RoundingNamespace:
 
     def sum(self, x: Rounded, axis: int | None = None, keepdims: Any = False) -> Rounded:
         if x.size is None:
-            return Rounded(self, np.sum(x.value, axis=axis, keepdims=keepdims))
+            return self.array_type(self, np.sum(x.value, axis=axis, keepdims=keepdims))
         parts = (x.value, x.size, x.error, x.var, x.value**2)
         value, size, error, var, squares = (np.sum(t, axis=axis, keepdims=keepdims) for t in parts)
         terms = x.value.size if axis is None else x.shape[axis]
@@ -412,7 +461,9 @@ class RoundingNamespace:
         var = np.max(x.var) + (self._sum_variance(reflections, norm**2) + stop**2 / 3.0) / x.value.size
         factor = amplification(S, rank)
         error, var = product.error + factor * error, product.var + factor**2 * var
-        return Rounded(self, product.value, np.full(x.shape, norm), np.fmin(error, _HOPELESS), np.fmin(var, _HOPELESS))
+        return self.array_type(
+            self, product.value, np.full(x.shape, norm), np.fmin(error, _HOPELESS), np.fmin(var, _HOPELESS)
+        )
 
 
 def _normal_pdf(x: np.ndarray) -> np.ndarray:
