@@ -32,7 +32,7 @@ CALLS = {
 PRECISION = re.compile(r"b?float\d+|tf32|\b[bf]p?(16|32)\b|significand|\bround(ed|ing|s)?\b|truncat|\d-bit", re.I)
 CASE_ID = re.compile(r"\w+/[\w-]+/\w+")
 PLACE = r"\b(tokens?|heads?|ranks?|rows?|columns?|index|axis|positions?|neighbour|entry|entries|element)\b|\[\d|\[:"
-SHARE = r"\btimes\b|\bminus\b|\bzero\b|\bfactor\b|\bdoubled?\b|\bhalf\b|\bhalved\b|\bmissing\b|\bleft out\b|\bterm\b|\bcomes? of\b|="
+SHARE = r"\b(times|minus|zero|factor|doubled?|half|halved|missing|left out|lacks|term|comes? of)\b|="
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Edit:
         return edited
 
     def _touch(self, name, t):
-        return self.change(t) if name == self.name else t
+        return self.change(t) if name == self.name and t is not None else t
 
     def _wrong(self, op, **arguments):
         arguments = {name: self._touch(name, t) for name, t in arguments.items()}
@@ -162,24 +162,30 @@ def _change(t, rng):
     if isinstance(t, float):
         kind, change = kinds[rng.integers(len(kinds))]
         return kind, lambda t: float(change(t))
+    if t.dtype.kind == "f":
+        kinds += [("clipped", lambda t: np.clip(t, -0.5, 0.5)), ("softcapped", np.tanh), *_along(t, rng, floats=True)]
+    else:
+        kinds = _along(t, rng, floats=False)
+    if t.ndim > 1 and t.shape[-1] == t.shape[-2]:
+        kinds.append(("transposed", lambda t: t.mT if t.shape[-1] == t.shape[-2] else t))
+    return kinds[rng.integers(len(kinds))]
+
+
+def _along(t, rng, floats):
+    """Changes along one axis. An array that lacks it, as that of a single token does, stays as it is."""
     axis, i, seed = int(rng.integers(-min(t.ndim, 3), 0)), int(rng.integers(4)), int(rng.integers(100))
-    moves = [
+    kinds = [
         (f"rolled along {axis}", lambda t: np.roll(t, 1, axis)),
         (f"permuted along {axis}", lambda t: np.take(t, np.random.default_rng(seed).permutation(t.shape[axis]), axis)),
         (f"index {i} of {axis} from its neighbour", lambda t: _at(t, axis, i, lambda u, v: v)),
     ]
-    if t.ndim > 1 and t.shape[-1] == t.shape[-2]:
-        moves.append(("transposed", lambda t: t.mT if t.shape[-1] == t.shape[-2] else t))
-    if t.dtype.kind != "f":
-        return moves[rng.integers(len(moves))]
-    kinds += moves
-    kinds += [
-        (f"index {i} of {axis} {says}", lambda t: _at(t, axis, i, lambda u, v: u * f))
-        for says, f in (("zeroed", 0.0), ("doubled", 2.0))
-    ]
-    kinds += [("clipped", lambda t: np.clip(t, -0.5, 0.5)), ("softcapped", np.tanh)]
-    kinds += [(f"mean for sum along {axis}", lambda t: t / t.shape[axis])]
-    return kinds[rng.integers(len(kinds))]
+    if floats:
+        kinds += [
+            (f"index {i} of {axis} zeroed", lambda t: _at(t, axis, i, lambda u, v: u * 0.0)),
+            (f"index {i} of {axis} doubled", lambda t: _at(t, axis, i, lambda u, v: u * 2.0)),
+            (f"mean for sum along {axis}", lambda t: t / t.shape[axis]),
+        ]
+    return [(says, lambda t, change=change: change(t) if t.ndim >= -axis else t) for says, change in kinds]
 
 
 def _at(t, axis, i, change):

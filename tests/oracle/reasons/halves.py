@@ -37,7 +37,7 @@ def _answer(contract, fault, outputs, masks, arrays, config):
 def halves(contract, fault):
     """(label, the outputs that are wrong, in cases with or without a mask), each set of changed numbers once."""
     changes = _changes(contract, fault)
-    names = [n for n in dict.fromkeys(name for wrong in changes.values() for name, _ in wrong)]
+    names = list(dict.fromkeys(name for wrong in changes.values() for name, _ in wrong))
     gradients = {name for name in names if name.startswith("d") and name != "delta"}
     branches = {mask for wrong in changes.values() for _, mask in wrong}
     kinds = [("whole", set(names), (True, False)), ("value", set(names) - gradients, (True, False))]

@@ -3,9 +3,9 @@
     python tests/oracle/reasons [--population halves|edits|rounded] [--n N] [--seed S] [--contract C] [--dtype D]
                                 [--jobs J]
 
-    halves    the catalogue's faults, each in some outputs or cases alone       is it named first?
-    edits     wrong formulas that the catalogue does not have                   no false id, no precision; is it located?
-    rounded   right formulas that round to a coarser format                     is that format told?
+    halves    the catalogue's faults, each in some outputs or cases alone       named first?
+    edits     wrong formulas outside the catalogue                               no false id or precision, and located?
+    rounded   right formulas that round to a coarser format                     is the format told?
 
 Only the public result is read: check(subject) -> report, its diagnosis' ids and sentence. README.md has the columns.
 """
@@ -16,6 +16,7 @@ import multiprocessing
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -107,6 +108,10 @@ def table(population, found):
     ]
 
 
+def _progress(of, done):
+    print(f"\r{done}/{of} ", end="", file=sys.stderr, flush=True)
+
+
 def _width(column):
     return max(len(column), 5) + 2
 
@@ -124,7 +129,6 @@ def main(argv=None):
     dtypes = [args.dtype] if args.dtype else list(askable())
     for population in [args.population] if args.population else POPULATIONS:
         trials = chosen(population, args.n or N[population], args.seed, contracts, dtypes)
-        on = lambda done, of=len(trials): print(f"\r{done}/{of}", end="", file=sys.stderr, flush=True)  # noqa: E731
-        found = results(population, trials, args.jobs, on)
+        found = results(population, trials, args.jobs, partial(_progress, len(trials)))
         print("\r", end="", file=sys.stderr)
         print(*(str(one) for one in found if one.is_bad(population)), "", *table(population, found), "", sep="\n")

@@ -150,7 +150,7 @@ def _fitting(answer, one):
 
 
 def _fits(name, right, measured, one):
-    """Judged as the right answer is: what is measured for that is a share of what is derived, and taken here as well."""
+    """Judged as the right answer is, whose measured bar is a share of the derived one: the same share here."""
     if isinstance(right[name], Distribution):
         return judge_output(right[name], one.outputs[name]).verdict == "pass"
     derived = one.right[name].allowed
