@@ -119,7 +119,7 @@ def terms(contract):
     d = RIGHT.wrapped(**{name: partial(recording, name) for name in ops})
     for case in float64_cases(contract):
         CONTRACTS[contract].answer(case.arrays, case.config, d)
-    return {**seen, "scale": {"y": 1.0}}
+    return {**seen, "scale": {"y": 1.0}} if "scale" in parts_used(contract) else seen
 
 
 def _see_taps(name, arguments, found, y):
