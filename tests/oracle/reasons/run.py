@@ -14,9 +14,11 @@ import argparse
 import itertools
 import multiprocessing
 import sys
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -41,7 +43,7 @@ class Result:
     says: str
 
     def is_bad(self, population):
-        return self.column in POPULATIONS[population].BAD or self.false
+        return self.column in (*POPULATIONS[population].BAD, "crash") or self.false
 
     def __str__(self):
         extra = " + false id" if self.false else ""
@@ -64,10 +66,18 @@ def result(population, trial):
     """Check one subject and score what is said of it."""
     contract, dtype, make = trial
     subject, planted = make()
-    report = check(subject, dtypes=[dtype], contract=contract)
+    try:
+        report = check(subject, dtypes=[dtype], contract=contract)
+    except Exception as error:  # the diagnosis itself fails
+        return Result(subject.name, contract, "crash", False, (), f"{type(error).__name__}: {error}, {_place(error)}")
     column, false = POPULATIONS[population].score(subject, planted, report)
     diagnosis = report.contracts[0].diagnosis
     return Result(subject.name, contract, column, false, diagnosis.ids, diagnosis.says)
+
+
+def _place(error):
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 _TRIALS: list = []  # for the worker processes, which are forked
@@ -94,7 +104,7 @@ def results(population, trials, jobs=1, on=lambda done: None):
 
 def table(population, found):
     """Lines: a contract each, a column for each outcome, and the shares of those that were judged wrong."""
-    columns = (*POPULATIONS[population].COLUMNS, "+ false id")[: None if population == "halves" else -1]
+    columns = (*POPULATIONS[population].COLUMNS, "crash", "+ false id")[: None if population == "halves" else -1]
     lines = [f"{population:<17}" + "".join(f"{column:>{_width(column)}}" for column in columns)]
     for contract in (*dict.fromkeys(one.contract for one in found), "all"):
         here = [one for one in found if contract in (one.contract, "all")]
