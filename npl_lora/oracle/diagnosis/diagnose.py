@@ -15,6 +15,7 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
+from ..contracts import CONTRACTS
 from ..faults import Fault
 from ..report import NOTHING, Claim, Diagnosis, Observed
 from ..tolerance.judge import Right
@@ -36,6 +37,8 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
         return NOTHING
     if matches := catalogue.single_matches(observed):
         return _known(matches, failing)
+    if CONTRACTS[failing[0].case.contract].judge is not None:
+        ask = None  # the subject draws at random, so two answers cannot be compared
     coarse = precision.proven(failing, ask)
     if coarse is None:
         return _explained(observed, ask)
