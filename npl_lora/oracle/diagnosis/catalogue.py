@@ -38,8 +38,8 @@ def single_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULT
     relevant = relevant_to(observed[0].case.contract, faults)
     if drawn := [fault for fault in relevant if fault.objection and _is_the_only_objection(fault.objection, observed)]:
         return [(fault,) for fault in drawn]
-    if _only_draws_are_wrong(observed):
-        return []
+    if all_reproduced((), observed):
+        return []  # the numbers are right: a match could only be a fault that changes nothing
     ordered = sorted(observed, key=_sharpness)
     distances = [(_distances(fault, ordered[0]).worst, (fault,)) for fault in relevant]
     return _reproducing(distances, ordered)
@@ -47,8 +47,8 @@ def single_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULT
 
 def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
     """The sets of faults that together reproduce everything: each in cases of its own, or pairs in the same cases."""
-    if _only_draws_are_wrong(observed):
-        return []
+    if all_reproduced((), observed):
+        return []  # the numbers are right: a match could only be a fault that changes nothing
     relevant = relevant_to(observed[0].case.contract, faults)
     ordered = sorted(observed, key=_sharpness)
     distances = {fault.name: _distances(fault, ordered[0]) for fault in relevant}
@@ -57,11 +57,6 @@ def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAUL
         or _reproducing(_likely_pairs(relevant, distances, ordered[0]), ordered)
         or _reproducing(_possible_pairs(relevant, distances, ordered[0]), ordered)
     )
-
-
-def _only_draws_are_wrong(observed: Sequence[Observed]) -> bool:
-    """Whether all numbers are right, so that a fault could only claim to change nothing."""
-    return all(one.outputs is not None and len(one.failed) == len(one.objections) for one in observed)
 
 
 def _is_the_only_objection(objection: str, observed: Sequence[Observed]) -> bool:

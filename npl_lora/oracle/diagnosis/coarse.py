@@ -17,11 +17,17 @@ PLACES = ("inputs", "factors", "results", "everything")
 
 @dataclass(frozen=True)
 class Format:
-    """A floating format. bits: of its significand. as_dtype: the dtype whose tolerance fits it."""
+    """A floating format.
+
+    bits: of its significand. as_dtype: the dtype whose tolerance fits it. least, most: how many bits errors have that
+    come from it.
+    """
 
     name: str
     bits: int
     as_dtype: str
+    least: float
+    most: float
 
     def round(self, t: np.ndarray, truncate: bool = False) -> np.ndarray:
         """To nearest, ties to even, or toward zero. The range of the exponent is not limited."""
@@ -31,9 +37,9 @@ class Format:
 
 
 FORMATS = (
-    Format("float32", 24, "float32"),
-    Format("float16 or TF32", 11, "float16"),
-    Format("bfloat16", 8, "bfloat16"),
+    Format("float32", 24, "float32", 22.0, 40.0),
+    Format("float16 or TF32", 11, "float16", 11.0, 20.0),
+    Format("bfloat16", 8, "bfloat16", 6.0, 11.0),
 )
 
 

@@ -30,6 +30,23 @@ def quick_distance(predicted: Predicted, one: Observed, name: str) -> float:
     return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
 
 
+def degree(predicted: Predicted, one: Observed, name: str) -> float | None:
+    """The number c with got = right + c (predicted - right), if the error of this output is that of the prediction but
+    for its size. The error must be clear, since small ones point in any direction."""
+    assert one.outputs is not None
+    right, got = one.right[name], one.outputs[name]
+    if isinstance(predicted, Distribution) or isinstance(right, Distribution) or got.shape != right.shape:
+        return None
+    if predicted.shape != got.shape or not (np.isfinite(predicted).all() and np.isfinite(got).all()):
+        return None
+    error, direction = got.astype(np.float64) - right.value, predicted - right.value
+    energy, tolerance = float(np.sum(direction * direction)), _tolerance(predicted, one, right)
+    if energy == 0 or not np.max(np.abs(error), initial=0.0) > 16.0 * tolerance:
+        return None
+    c = float(np.sum(error * direction)) / energy
+    return c if np.max(np.abs(error - c * direction)) <= tolerance else None
+
+
 def _tolerance(predicted: np.ndarray, one: Observed, right: Right) -> float:
     largest, scale = np.max(np.abs(predicted), initial=0.0), np.max(np.abs(right.value), initial=0.0)
     allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))

@@ -15,8 +15,8 @@ from ..case import widen
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
-from .compare import changes, error_ratio, quick_distance
-from .hypothesis import Hypothesis
+from .compare import changes, degree, error_ratio, quick_distance
+from .hypothesis import Hypothesis, by_degree
 
 _FIRST_STAGES = 3  # those that are tried on more than one case
 
@@ -79,7 +79,7 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed]) -> C
         if not any((probe.case.id, name) in left for name in probe.failed):
             continue
         for stage in stages if number == 0 else stages[:_FIRST_STAGES]:
-            near = [h for h in stage if _may_explain(h, probe)]
+            near = [close for h in stage if (close := _near(h, probe))]
             candidates += [e for h in near if (e := _explanation(h, answered)).elements]
             if any(e.elements == wrong for e in candidates):
                 return _choose(candidates, wrong)
@@ -122,14 +122,20 @@ def probes(answered: Sequence[Observed]) -> list[Observed]:
     return chosen
 
 
-def _may_explain(hypothesis: Hypothesis, probe: Observed) -> bool:
-    """Whether it gives some wrong output of this case, by a quick comparison."""
+def _near(hypothesis: Hypothesis, probe: Observed) -> Hypothesis | None:
+    """The hypothesis, in the right degree, if it gives some wrong output of this case, by a quick comparison."""
+    assert probe.outputs is not None
     predicted = predict(hypothesis, probe)
-    return any(
-        quick_distance(predicted[name], probe, name) < 1.0 and changes(predicted[name], probe.right[name])
-        for name in probe.failed
-        if name in predicted and name in (probe.outputs or {})
-    )
+    wrong = [n for n in probe.failed if n in predicted and n in probe.outputs and n in probe.right]
+    shown = [name for name in wrong if changes(predicted[name], probe.right[name])]
+    if any(quick_distance(predicted[name], probe, name) < 1.0 for name in shown):
+        return hypothesis
+    if hypothesis.gradual is not None:
+        for name in shown:
+            c = degree(predicted[name], probe, name)
+            if c is not None:
+                return by_degree(probe.case.contract, hypothesis, c)
+    return None
 
 
 def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from ...support.array import Array
 from ..case import Case
 from ..definition import Wrap
 from ..faults.wraps import with_arguments, with_gradients
+from ..tolerance.judge import format_factor
 from .activations import OTHER_ACTIVATIONS, with_activation
 from .axes import axis_name
 from .calls import Call, in_calls, record
@@ -44,13 +45,14 @@ Change = Callable[[Any], Any]
 class Edit:
     """says: a clause such as "mask were left out". where: one of "", "value", "backward" if it can be in no other half.
 
-    rank: simple edits come first.
+    rank: simple edits come first. gradual: see Hypothesis.
     """
 
     says: str
     wrap: Wrap
     rank: int = 0
     where: str = ""
+    gradual: Callable[[float], str] | None = None
 
 
 def edits(case: Case) -> Iterator[Hypothesis]:
@@ -88,7 +90,9 @@ def _groups(calls: int) -> list[tuple[int, ...]]:
 def _hypothesis(case: Case, part: str, edit: Edit, wrap: Wrap, place: str, half: str, rank: int) -> Hypothesis:
     answer = with_parts(case.contract, {part: wrap})
     alone = {"": "", "value": ", in the value alone", "backward": ", in the backward alone"}[half if place else ""]
-    return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half)
+    words = edit.gradual
+    gradual = None if words is None else lambda c: f"{words(c)}{place}{alone}"
+    return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half, gradual=gradual)
 
 
 def _name_of_call(case: Case, call: Call, number: int) -> str:
@@ -112,7 +116,7 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
     if has_pullback(part):
         if call.value is not None and call.value.dtype.kind == "f":
             for says, change, rank in _array_changes(part, "dy", call.value):
-                yield Edit(f"dy {says}", _with_cotangent(change), rank, "backward")
+                yield Edit(f"dy {says}", _with_cotangent(change), rank, "backward", _gradual("dy", says))
             yield Edit("the sum over tokens were a mean", _with_cotangent(_mean_over_tokens), 0, "backward")
         if inner:
             yield from _result_edits(call)
@@ -121,7 +125,8 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
 def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Edit]:
     if isinstance(value, np.ndarray):
         for says, change, rank in _array_changes(part, name, value):
-            yield Edit(f"{name} {says}", with_arguments(**{name: partial(_applied, name, change)}), rank)
+            wrap = with_arguments(**{name: partial(_applied, name, change)})
+            yield Edit(f"{name} {says}", wrap, rank, gradual=_gradual(name, says))
         for other, array in call.arguments.items():
             if other != name and _are_alike(array, value):
                 yield Edit(f"{name} were {other}", with_arguments(**{name: partial(_taken, other)}), 1)
@@ -136,7 +141,8 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
         yield Edit(f"{name} were {not value}", with_arguments(**{name: lambda a: not value}))
     elif isinstance(value, float):
         for says, scalar_change in SCALAR_CHANGES.items():
-            yield Edit(f"{name} {says}", with_arguments(**{name: partial(_applied, name, scalar_change)}))
+            wrap = with_arguments(**{name: partial(_applied, name, scalar_change)})
+            yield Edit(f"{name} {says}", wrap, gradual=_gradual(name, says))
     elif isinstance(value, int):
         for step in (1, -1):
             yield Edit(f"{name} were {value + step}", with_arguments(**{name: partial(_constant, value + step)}))
@@ -145,6 +151,15 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
             yield Edit(f"the activation were {other}", with_arguments(activation=partial(_constant, other)))
         for other, function in OTHER_ACTIVATIONS.items():
             yield Edit(f"the activation were {other}", partial(with_activation, function))
+
+
+def _gradual(name: str, says: str) -> Callable[[float], str] | None:
+    """The clause by degrees, for an argument that is doubled and for one of its places that is left out."""
+    if says == "were doubled":
+        return lambda c: f"{name} were {format_factor(1.0 + c)} times as large"
+    if says.startswith("lacked "):
+        return lambda c: f"{name} counted {says.removeprefix('lacked ')} {format_factor(1.0 - c)} times"
+    return None
 
 
 def _are_alike(a: Any, b: np.ndarray) -> bool:
@@ -186,6 +201,7 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         yield "were halved", lambda a: a / 2.0, 0
         yield "had the other sign", lambda a: -a, 0
         yield "were squared", lambda a: a * a, 1
+        yield "were rooted, sign kept", _rooted, 1
         if name == "mask":
             yield "were not divided by 1 - p", _ones_where_kept, 0
     if t.ndim > 1 and t.shape[-1] == t.shape[-2] > 1:
@@ -202,11 +218,14 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
             there = f"the last {place()}" if index == -1 else f"{place()} {i}"
             if t.dtype.kind == "f":
                 yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 50
-            if t.dtype.kind == "f" and i in (0, n - 1):
-                yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 51
             if i in (0, n - 1):
                 step, neighbour = (1, "after") if i == 0 else (-1, "before")
                 yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52
+
+
+def _rooted(t: Array) -> Array:
+    xp = t.__array_namespace__()
+    return xp.where(t < 0, -xp.sqrt(xp.where(t < 0, -t, 0.0 * t)), xp.sqrt(xp.where(t < 0, 0.0 * t, t)))
 
 
 def _ones_where_kept(mask: Array) -> Array:

@@ -49,6 +49,20 @@ def _factor(observations: Sequence[Wrong]) -> str | None:
     return f"is a constant times the right one, another in every case ({number(factor)} in {case.id})"
 
 
+def _offset(observations: Sequence[Wrong]) -> str | None:
+    """got = right + c."""
+    offsets = []
+    for one in observations:
+        error = one.got - one.right.value
+        c = float(np.mean(error))
+        if error.size < 2 or np.any(np.abs(error - c) > one.slack):
+            return None
+        offsets.append(c)
+    if max(offsets) - min(offsets) > 1e-6 * max(map(abs, offsets)):
+        return None
+    return f"is off by {number(offsets[0])} everywhere"
+
+
 def _terms(observations: Sequence[Wrong]) -> str | None:
     """got = sum of c_t term_t, where the right one is the sum of the terms."""
     names = list(terms(observations[0].case, observations[0].name))
@@ -193,6 +207,7 @@ def _positions(observations: Sequence[Wrong], places: Sequence[list[int] | None]
 EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
     _zero,
     _factor,
+    _offset,
     _exchanged,
     _transposed,
     _permuted,

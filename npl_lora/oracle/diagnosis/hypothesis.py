@@ -5,8 +5,8 @@ wrong, and the generated edits of `edits`. All of them are definitions with a wr
 """
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
@@ -25,6 +25,7 @@ class Hypothesis:
     """says: a clause without a full stop. fault: the entry of the catalogue, if it is one. rank: simple ones are low.
 
     half: "value" or "backward" where only that half of each op is wrong, else "".
+    gradual: for a mistake that can be made by degrees, its clause for another degree: 1 for the answer itself.
     """
 
     says: str
@@ -32,6 +33,7 @@ class Hypothesis:
     rank: int
     fault: Fault | None = None
     half: str = ""
+    gradual: Callable[[float], str] | None = field(default=None, repr=False)
 
 
 def of_fault(contract: str, fault: Fault) -> Hypothesis:
@@ -51,6 +53,17 @@ def halves_of_fault(contract: str, fault: Fault) -> list[Hypothesis]:
                 Hypothesis(fault.says, _with_half_scale(contract, fault.parts["scale"], half), 1, fault, half)
             )
     return halves
+
+
+def by_degree(contract: str, hypothesis: Hypothesis, degree: float) -> Hypothesis:
+    """The same mistake so many times as far from the right answer."""
+    assert hypothesis.gradual is not None
+
+    def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        right, wrong = CONTRACTS[contract].answer(arrays, config), hypothesis.answer(arrays, config)
+        return {name: right[name] + degree * (wrong[name] - right[name]) for name in right}
+
+    return replace(hypothesis, says=hypothesis.gradual(degree), answer=answer, gradual=None)
 
 
 def with_parts(contract: str, parts: Mapping[str, Wrap]) -> AnswerFunction:

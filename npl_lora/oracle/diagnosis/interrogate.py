@@ -5,11 +5,11 @@ tokens it sees. Each question changes one thing in a case. The right response co
 table of what depends on what.
 
     depends    one input is changed: does the output change with it? Also asked at B = 0
-    grows      one input, or alpha, is doubled: the output should be multiplied by a power of two
+    grows      one input, or alpha, is doubled and tripled: by how much should the output grow, if it is linear?
     sees       one token of x is changed: which tokens of the output change?
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,21 +108,46 @@ def _at_zero(before: _Asked, ask: Ask) -> Iterator[tuple[str, str]]:
 
 
 def _growth(before: _Asked, ask: Ask) -> Iterator[tuple[str, str]]:
-    """Outputs that do not grow as they should when one input or alpha is doubled."""
+    """Outputs that do not grow as they should when one input, or alpha, is doubled and tripled."""
     case = before.case
-    doubled = {name: case.with_arrays({name: 2 * a}) for name, a in case.arrays.items() if _can_double(name, a)}
-    if isinstance(case.config.get("alpha"), int | float):
-        doubled["alpha"] = replace(case, config={**case.config, "alpha": 2 * case.config["alpha"]})
-    for name, question in doubled.items():
-        after = _ask(question, ask)
-        if after is None:
+    for name, times in _multiples(case).items():
+        twice, thrice = (_ask(times(n), ask) for n in (2, 3))
+        if twice is None or thrice is None:
             continue
-        for output in before.got:
-            right = _factor(before.right[output], after.right[output], before.allowed[output])
-            got = _factor(before.got[output], after.got[output], before.allowed[output])
-            if right is not None and got is not None and abs(got - right) > 1e-3 * max(abs(right), 1.0):
-                factors = f"{format_factor(round(got, 6))} times, expected {format_factor(round(right, 6))}"
-                yield output, f"with twice {name} it is {factors}"
+        for output, allowed in before.allowed.items():
+            got, right = ([getattr(t, side)[output] for t in (before, twice, thrice)] for side in ("got", "right"))
+            right_factor, factor = _factor(right[0], right[1], allowed), _factor(got[0], got[1], allowed)
+            if right_factor is not None and factor is not None:
+                if abs(factor - right_factor) > 1e-3 * max(abs(right_factor), 1.0):
+                    expected = format_factor(round(right_factor, 6))
+                    yield (
+                        output,
+                        f"with twice {name} it is {format_factor(round(factor, 6))} times, expected {expected}",
+                    )
+            elif _is_linear(right, allowed) and _is_bent(got, allowed):
+                yield output, f"it is not linear in {name}, but should be"
+
+
+def _multiples(case: Case) -> dict[str, Callable[[int], Case]]:
+    """{input: the case with so many times that input}, for numbers, and for alpha."""
+
+    def of_array(name: str) -> Callable[[int], Case]:
+        return lambda n: case.with_arrays({name: (n * case[name]).astype(case[name].dtype)})
+
+    multiples = {name: of_array(name) for name, a in case.arrays.items() if _can_double(name, a)}
+    alpha = case.config.get("alpha")
+    if isinstance(alpha, int | float):
+        multiples["alpha"] = lambda n: replace(case, config={**case.config, "alpha": n * alpha})
+    return multiples
+
+
+def _is_linear(at: Sequence[np.ndarray], allowed: float) -> bool:
+    """Whether three values at even distances are on a line, and not all the same."""
+    return bool(np.all(np.abs(at[2] - 2.0 * at[1] + at[0]) <= 8.0 * _NONE * allowed) and np.any(at[1] != at[0]))
+
+
+def _is_bent(at: Sequence[np.ndarray], allowed: float) -> bool:
+    return bool(np.max(np.abs(at[2] - 2.0 * at[1] + at[0]), initial=0.0) > 8.0 * _CLEAR * allowed)
 
 
 def _can_double(name: str, array: np.ndarray) -> bool:

@@ -87,16 +87,28 @@ def _is_coarser(format: Format, case: Case) -> bool:
 
 def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
-    proofs: dict[str, tuple[Format, bool]] = {}
-    for format in FORMATS:
-        errors = {name: e for name, e in _provable(one).items() if name not in proofs and _within(one, name, format)}
-        if errors and _is_coarser(format, one.case):
-            proofs |= _with_pattern(one, errors, format)
-            left = {name: e for name, e in errors.items() if name not in proofs}
-            stored = [name for name in left if _is_stored(one, name, format)]
-            redrawn = _redrawn(one, left, format, ask) if ask is not None and left else []
-            proofs |= dict.fromkeys([*stored, *redrawn], (format, False))
+    errors = _provable(one)
+    proofs = _with_pattern(one, errors)
+    for format in reversed(FORMATS):
+        left = {name: e for name, e in errors.items() if name not in proofs and _is_coarser(format, one.case)}
+        proofs |= {
+            name: (format, False) for name in left if _within(one, name, format) and _is_stored(one, name, format)
+        }
+        sized = {name: e for name, e in left.items() if name not in proofs and _has_size_of(format, one, e)}
+        if sized and ask is not None:
+            proofs |= dict.fromkeys(_redrawn(one, sized, format, ask), (format, False))
     return proofs
+
+
+def _has_size_of(format: Format, one: Observed, error: np.ndarray) -> bool:
+    """Whether the errors are as large as those of this format, and as no finer or coarser one.
+
+    One coarse step among many fine ones leaves errors a few bits smaller than its own roundoff, and the standard
+    deviation is an upper estimate. So a format covers a range of bits.
+    """
+    own = -np.log2(PRECISIONS[one.case.dtype].store)
+    bits = own - np.log2(np.sqrt(np.mean(np.square(error))))
+    return bool(format.least <= bits < format.most)
 
 
 def _error(one: Observed, name: str) -> np.ndarray | None:
@@ -130,10 +142,12 @@ def _is_stored(one: Observed, name: str, format: Format) -> bool:
     return bool(np.count_nonzero(got) >= _ENOUGH and np.all(format.round(got) == got))
 
 
-def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray], format: Format) -> dict[str, tuple[Format, bool]]:
-    """The outputs whose errors are those of a way of computing in this format, number by number."""
-    nearest: dict[str, tuple[float, bool]] = {}
-    for way in (way for way in coarse.WAYS if way.format is format):
+def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, tuple[Format, bool]]:
+    """The outputs whose errors are those of a way of computing more coarsely, number by number."""
+    nearest: dict[str, tuple[float, Format, bool]] = {}
+    for way in coarse.WAYS if errors else ():
+        if not _is_coarser(way.format, one.case):
+            continue
         outputs = coarse.answer(one.case, way)
         for name, error in errors.items():
             right = one.right[name]
@@ -142,9 +156,9 @@ def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray], format: Forma
             size = float(np.linalg.norm(expected) / np.linalg.norm(error))
             value = _in_deviations(right.value, right)
             alike = min(_correlation(error, expected), _correlation(_beside(error, value), _beside(expected, value)))
-            if alike > nearest.get(name, (_SAME, False))[0] and 0.25 < size < 4.0:
-                nearest[name] = alike, way.truncate
-    return {name: (format, truncate) for name, (_, truncate) in nearest.items()}
+            if alike > (nearest[name][0] if name in nearest else _SAME) and 0.25 < size < 4.0:
+                nearest[name] = alike, way.format, way.truncate
+    return {name: (format, truncate) for name, (_, format, truncate) in nearest.items()}
 
 
 def _redrawn(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> list[str]:
