@@ -22,7 +22,15 @@ from npl_lora.oracle.faults.relevant import parts_used, relevant_to
 from .plain import OTHER_ACTIVATIONS, PLAIN
 from .subject import NUMBERS, Function, attempt, changed, combined, false_ids, float64_cases, same, variants
 
-COLUMNS = ("place", "true id", "other", "silent", "false precision", "false id", "passed")
+COLUMNS = {
+    "where": "the sentence names the op, the argument, the place, or what an output is made up of (read by its words)",
+    "true id": "every id explains some failing output",
+    "other": "another sentence",
+    "silent": "there is no sentence",
+    "false precision": "the sentence speaks of a precision or of rounding, and nothing was rounded",
+    "false id": "some id explains no failing output",
+    "passed": "nothing was judged wrong (not counted in the shares)",
+}
 BAD = ("false precision", "false id", "other", "silent")
 CALLS = {
     ("lora_attention", "lora_linear"): "qkvo",
@@ -261,7 +269,7 @@ def score(subject, edit, report):
         return "true id", False
     if not diagnosis.says:
         return "silent", False
-    return "place" if tells_where(contract.contract, edit, diagnosis.says) else "other", False
+    return "where" if tells_where(contract.contract, edit, diagnosis.says) else "other", False
 
 
 def tells_where(contract, edit, says):

@@ -24,6 +24,8 @@ from npl_lora.oracle.tolerance.statistics import Distribution
 
 NUMBERS = tuple(name for name in CONTRACTS if name != "lora_init")  # whose answers are numbers, not distributions
 
+UNFIT = (ValueError, IndexError, TypeError, ArithmeticError)  # what a wrong formula raises where it fits no shapes
+
 
 class Function:
     """A subject of one contract. answer(arrays, config) -> outputs, in the dtype of the arrays."""
@@ -37,7 +39,7 @@ class Function:
             with np.errstate(all="ignore"):
                 outputs = self.answer(computable(self._masks.question(case).arrays), case.config)
                 return Answer(outputs=({name: self._stored(t, case) for name, t in outputs.items()},))
-        except (ValueError, IndexError) as error:
+        except UNFIT as error:
             return Answer(error=str(error))
 
     def _stored(self, output, case):
@@ -100,7 +102,7 @@ def attempt(answer, arrays, config):
     try:
         with np.errstate(all="ignore"):
             return answer(arrays, config)
-    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError):
+    except UNFIT:
         return None
 
 
@@ -143,7 +145,7 @@ def _fitting(answer, one):
     try:
         with np.errstate(all="ignore"):
             right = right_answer(one.case, answer)
-    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError):
+    except UNFIT:
         return []
     measured = tighten(one.case, one.right, CONTRACTS[one.case.contract].answer)
     return [name for name in one.failed if name in right and _fits(name, right, measured, one)]
