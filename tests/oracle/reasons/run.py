@@ -7,7 +7,8 @@
     edits      wrong formulas outside the catalogue: no false id, no false precision, and is the edit located?
     rounded    right formulas that round to a coarser format: is the format told?
 
-Only the public result is read: check(subject) -> report, its diagnosis' ids and sentence. --help explains the columns of the tables.
+Only the public result is read: check(subject) -> report, its diagnosis' ids and sentence.
+--help explains the columns of the tables.
 """
 
 import argparse

@@ -152,13 +152,17 @@ def _fitting(answer, one):
 
 
 def _fits(name, right, measured, one):
-    """Judged as the right answer is, whose measured bar is a share of the derived one: the same share here."""
+    """Much nearer than the right answer is, and judged as that is: its measured bar is a share of the derived one."""
     if isinstance(right[name], Distribution):
         return judge_output(right[name], one.outputs[name]).verdict == "pass"
-    derived = one.right[name].allowed
-    shares = np.divide(measured[name].allowed, derived, out=np.zeros(derived.shape), where=derived > 0)
+    got, known = one.outputs[name].astype(np.float64), one.right[name]
+    if got.shape != right[name].shape:
+        return False
+    if known.shape == got.shape and np.linalg.norm(got - right[name].value) > 0.5 * np.linalg.norm(got - known.value):
+        return False
+    shares = np.divide(measured[name].allowed, known.allowed, out=np.zeros(known.shape), where=known.allowed > 0)
     allowed = right[name].allowed * np.max(shares, initial=0.0)
-    return judge_output(replace(right[name], allowed=allowed), one.outputs[name]).verdict == "pass"
+    return judge_output(replace(right[name], allowed=allowed), got).verdict == "pass"
 
 
 def explains_something(answer, observed):
