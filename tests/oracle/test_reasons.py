@@ -8,12 +8,14 @@ from functools import partial
 import numpy as np
 import pytest
 from oracle.reasons import rounded, run
-from oracle.reasons.edits import bound, parts_used
+from oracle.reasons.edits import Edit, bound, claims_precision, parts_used, tells_where
 from oracle.reasons.plain import PLAIN
-from oracle.reasons.subject import NUMBERS, float64_cases, same
+from oracle.reasons.subject import NUMBERS, Function, false_ids, float64_cases, same
 
-from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle import CONTRACTS, check
 from npl_lora.oracle.definition import RIGHT
+from npl_lora.oracle.faults import FAULTS, wrong_answer
+from npl_lora.oracle.report import Diagnosis
 
 N = 20
 
@@ -40,6 +42,30 @@ def test_rounding_toward_zero_clears_the_last_bits():
     t = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
     cleared = (t.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     np.testing.assert_array_equal(rounded.round_to(t, "bfloat16", toward_zero=True), cleared)
+
+
+def test_an_id_is_false_unless_its_fault_gives_some_of_the_numbers():
+    lacks_scale = next(fault for fault in FAULTS if fault.name == "S5/dB")
+    subject = Function("S5/dB", "lora_linear", wrong_answer("lora_linear", lacks_scale))
+    [contract] = check(subject, dtypes=["float32"], contract="lora_linear").contracts
+    ids = ("S5", "B13", "A1", "D1")  # dB lacks s; its sign; no attention here; dropout, which is right
+    assert false_ids("lora_linear", Diagnosis(ids), contract.observed) == ["B13", "A1", "D1"]
+
+
+@pytest.mark.parametrize(
+    ("says", "precision", "where"),
+    [
+        ("y is wrong in lora_linear/tokens/float16.", False, False),
+        ("float64 in and out, but the errors are those of an 8-bit significand.", True, False),
+        ("dA is what comes of x without its mask.", False, True),
+        ("y is right but for token 3.", False, True),
+        ("dB is s times the right one.", False, True),
+    ],
+)
+def test_sentences_are_read(says, precision, where):
+    edit = Edit("lora_linear", "x", "dropped", "pullback", None, lambda t: 0.0 * t)
+    assert claims_precision(says) == precision
+    assert tells_where("lora_linear", edit, says) == where
 
 
 def shares(population):

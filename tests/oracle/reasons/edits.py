@@ -39,7 +39,7 @@ CALLS = {
 }
 PRECISION = re.compile(r"b?float\d+|tf32|\b[bf]p?(16|32)\b|significand|\bround(ed|ing|s)?\b|truncat|\d-bit", re.I)
 CASE_ID = re.compile(r"\w+/[\w-]+/\w+")
-PLACE = r"\b(tokens?|heads?|ranks?|rows?|columns?|index|axis|positions?|neighbour|entry|entries|element)\b|\[\d|\[:"
+PLACE = r"\b(tokens?|heads?|ranks?|rows?|columns?|index|axis|positions?|neighbour|entry|entries|element)\b"
 SHARE = r"\b(times|minus|zero|factor|doubled?|half|halved|missing|left out|lacks|term|comes? of)\b|="
 
 
@@ -263,13 +263,18 @@ def score(subject, edit, report):
     diagnosis = contract.diagnosis
     if diagnosis.ids and false_ids(contract.contract, diagnosis, contract.observed):
         return "false id", False
-    if PRECISION.search(CASE_ID.sub("", diagnosis.says)):
+    if claims_precision(diagnosis.says):
         return "false precision", False
     if diagnosis.ids:
         return "true id", False
     if not diagnosis.says:
         return "silent", False
     return "where" if tells_where(contract.contract, edit, diagnosis.says) else "other", False
+
+
+def claims_precision(says):
+    """Whether a sentence speaks of a precision or of rounding, other than in a case's name."""
+    return bool(PRECISION.search(CASE_ID.sub("", says)))
 
 
 def tells_where(contract, edit, says):
@@ -282,4 +287,4 @@ def tells_where(contract, edit, says):
         call = CALLS[contract, edit.op][edit.call]
         words |= {call, *(f"{word}_{call}" for word in words)}
     named = rf"(?<!\w)({'|'.join(map(re.escape, words))})(_\w+)?(?!\w)"
-    return bool(re.search(f"{named}|{PLACE}|{SHARE}", says))
+    return bool(re.search(f"{named}|{PLACE}|{SHARE}", CASE_ID.sub("", says)))
