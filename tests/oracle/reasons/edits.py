@@ -100,25 +100,18 @@ def bound(op, args, kwargs):
 
 @cache
 def terms(contract):
-    """{op: {name: (its number of axes, whether it is square; its value where it is not an array)}}, as seen once."""
+    """{op: {name: what it was in some call}}: arguments, "y", "dy", gradients, and the terms of the plain ops."""
     seen = {}
 
     def recording(name, op):
         def recorded(*args, **kwargs):
-            found = seen.setdefault(name, {})
-            see = lambda term, t: found.setdefault(term, t) is None or t  # noqa: E731
-            arguments = bound(op, args, kwargs)
-            for term, t in arguments.items():
-                if t is not None:
-                    see(term, t)
-            result = op(*args, **kwargs)
-            y = result[0] if isinstance(result, tuple) else result
-            found["y"] = y
-            if isinstance(result, tuple) and isinstance(result[1], Pullback):
-                found["dy"] = y
-                found.update({f"d{n}": arguments[n] for n in result[1].inputs if n not in result[1].frozen})
+            found, arguments, result = seen.setdefault(name, {}), bound(op, args, kwargs), op(*args, **kwargs)
+            y, pullback = result if isinstance(result, tuple) else (result, None)
+            found.update({term: t for term, t in arguments.items() if t is not None}, y=y)
+            if isinstance(pullback, Pullback):
+                found.update({f"d{n}": arguments[n] for n in pullback.inputs if n not in pullback.frozen}, dy=y)
             if name in PLAIN:
-                _see_taps(name, arguments, found, y)
+                _record_terms(found, PLAIN[name], arguments, y)
             return result
 
         return recorded
@@ -130,12 +123,12 @@ def terms(contract):
     return {**seen, "scale": {"y": 1.0}} if "scale" in parts_used(contract) else seen
 
 
-def _see_taps(name, arguments, found, y):
+def _record_terms(found, plain, arguments, y):
     def tap(term, t):
-        found.setdefault(term, t)
+        found[term] = t
         return t
 
-    _, pullback = PLAIN[name](tap, **arguments)
+    _, pullback = plain(tap, **arguments)
     pullback(1.0 if y.shape == () else y)
 
 
