@@ -127,13 +127,15 @@ def changed(outputs, right):
 
 
 def equal(answer, fault_answer, observed):
-    """Whether the two give the same numbers in float64, in every failing output."""
+    """Whether the two give the same numbers in float64 in every failing output, and wrong ones in some."""
+    wrong = False
     for one in observed:
-        arrays = widen(one.case)
-        a, b = (attempt(f, arrays, one.case.config) for f in (answer, fault_answer))
+        arrays, right = widen(one.case), CONTRACTS[one.case.contract].answer
+        a, b, c = (attempt(f, arrays, one.case.config) for f in (answer, fault_answer, right))
         if a is None or b is None or any(not same(a[name], b[name]) for name in one.failed):
             return False
-    return bool(observed)
+        wrong = wrong or any(not same(b[name], c[name]) for name in one.failed)
+    return wrong
 
 
 def reproduced(answer, observed):
