@@ -22,7 +22,15 @@ from npl_lora.oracle.faults.relevant import parts_used, relevant_to
 from .plain import OTHER_ACTIVATIONS, PLAIN
 from .subject import NUMBERS, Function, attempt, changed, combined, false_ids, float64_cases, same, variants
 
-COLUMNS = ("place", "true id", "other", "silent", "false precision", "false id", "passed")
+COLUMNS = {
+    "where": "the sentence names the op, the argument, the place, or what an output is made up of (read by its words)",
+    "true id": "every id explains some failing output",
+    "other": "another sentence",
+    "silent": "there is no sentence",
+    "false precision": "the sentence speaks of a precision or of rounding, and nothing was rounded",
+    "false id": "some id explains no failing output",
+    "passed": "nothing was judged wrong (not counted in the shares)",
+}
 BAD = ("false precision", "false id", "other", "silent")
 CALLS = {
     ("lora_attention", "lora_linear"): "qkvo",
@@ -31,7 +39,7 @@ CALLS = {
 }
 PRECISION = re.compile(r"b?float\d+|tf32|\b[bf]p?(16|32)\b|significand|\bround(ed|ing|s)?\b|truncat|\d-bit", re.I)
 CASE_ID = re.compile(r"\w+/[\w-]+/\w+")
-PLACE = r"\b(tokens?|heads?|ranks?|rows?|columns?|index|axis|positions?|neighbour|entry|entries|element)\b|\[\d|\[:"
+PLACE = r"\b(tokens?|heads?|ranks?|rows?|columns?|index|axis|positions?|neighbour|entry|entries|element)\b"
 SHARE = r"\b(times|minus|zero|factor|doubled?|half|halved|missing|left out|lacks|term|comes? of)\b|="
 
 
@@ -92,25 +100,18 @@ def bound(op, args, kwargs):
 
 @cache
 def terms(contract):
-    """{op: {name: (its number of axes, whether it is square; its value where it is not an array)}}, as seen once."""
+    """{op: {name: what it was in some call}}: arguments, "y", "dy", gradients, and the terms of the plain ops."""
     seen = {}
 
     def recording(name, op):
         def recorded(*args, **kwargs):
-            found = seen.setdefault(name, {})
-            see = lambda term, t: found.setdefault(term, t) is None or t  # noqa: E731
-            arguments = bound(op, args, kwargs)
-            for term, t in arguments.items():
-                if t is not None:
-                    see(term, t)
-            result = op(*args, **kwargs)
-            y = result[0] if isinstance(result, tuple) else result
-            found["y"] = y
-            if isinstance(result, tuple) and isinstance(result[1], Pullback):
-                found["dy"] = y
-                found.update({f"d{n}": arguments[n] for n in result[1].inputs if n not in result[1].frozen})
+            found, arguments, result = seen.setdefault(name, {}), bound(op, args, kwargs), op(*args, **kwargs)
+            y, pullback = result if isinstance(result, tuple) else (result, None)
+            found.update({term: t for term, t in arguments.items() if t is not None}, y=y)
+            if isinstance(pullback, Pullback):
+                found.update({f"d{n}": arguments[n] for n in pullback.inputs if n not in pullback.frozen}, dy=y)
             if name in PLAIN:
-                _see_taps(name, arguments, found, y)
+                _record_terms(found, PLAIN[name], arguments, y)
             return result
 
         return recorded
@@ -122,12 +123,12 @@ def terms(contract):
     return {**seen, "scale": {"y": 1.0}} if "scale" in parts_used(contract) else seen
 
 
-def _see_taps(name, arguments, found, y):
+def _record_terms(found, plain, arguments, y):
     def tap(term, t):
-        found.setdefault(term, t)
+        found[term] = t
         return t
 
-    _, pullback = PLAIN[name](tap, **arguments)
+    _, pullback = plain(tap, **arguments)
     pullback(1.0 if y.shape == () else y)
 
 
@@ -255,13 +256,18 @@ def score(subject, edit, report):
     diagnosis = contract.diagnosis
     if diagnosis.ids and false_ids(contract.contract, diagnosis, contract.observed):
         return "false id", False
-    if PRECISION.search(CASE_ID.sub("", diagnosis.says)):
+    if claims_precision(diagnosis.says):
         return "false precision", False
     if diagnosis.ids:
         return "true id", False
     if not diagnosis.says:
         return "silent", False
-    return "place" if tells_where(contract.contract, edit, diagnosis.says) else "other", False
+    return "where" if tells_where(contract.contract, edit, diagnosis.says) else "other", False
+
+
+def claims_precision(says):
+    """Whether a sentence speaks of a precision or of rounding, other than in a case's name."""
+    return bool(PRECISION.search(CASE_ID.sub("", says)))
 
 
 def tells_where(contract, edit, says):
@@ -274,4 +280,4 @@ def tells_where(contract, edit, says):
         call = CALLS[contract, edit.op][edit.call]
         words |= {call, *(f"{word}_{call}" for word in words)}
     named = rf"(?<!\w)({'|'.join(map(re.escape, words))})(_\w+)?(?!\w)"
-    return bool(re.search(f"{named}|{PLACE}|{SHARE}", says))
+    return bool(re.search(f"{named}|{PLACE}|{SHARE}", CASE_ID.sub("", says)))

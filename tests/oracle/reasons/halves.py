@@ -8,7 +8,16 @@ from npl_lora.oracle.faults.relevant import relevant_to
 
 from .subject import Function, attempt, changed, equal, false_ids, float64_cases, named, reproduced, variants
 
-COLUMNS = ("first", "equal", "alike", "named", "other id", "no id", "silent", "passed")
+COLUMNS = {
+    "first": "the fault's id comes first",
+    "equal": "the first id is another's, which gives the same numbers in float64 in every failing output",
+    "alike": "the first id is another's, and every id explains some failing output within what is allowed",
+    "named": "the fault's id is among the ids",
+    "other id": "some id explains no failing output",
+    "no id": "there is only a sentence",
+    "silent": "there is not even a sentence",
+    "passed": "nothing was judged wrong (not counted in the shares)",
+}
 BAD = ("other id", "no id", "silent", "+ false id")
 
 

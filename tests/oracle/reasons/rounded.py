@@ -15,7 +15,14 @@ from npl_lora.oracle.definition import RIGHT
 
 from .subject import NUMBERS, Function, false_ids
 
-COLUMNS = ("told", "other", "silent", "false id", "passed")
+COLUMNS = {
+    "told": "the sentence names the format or its significand, and truncation where it truncates",
+    "format": "the format alone: nothing of truncation where it truncates, or truncation where it does not",
+    "other": "another sentence",
+    "silent": "there is no sentence",
+    "false id": "some id explains no failing output",
+    "passed": "nothing was judged wrong (not counted in the shares)",
+}
 BAD = ("other", "silent", "false id")
 FORMATS = {"float32": (24, -125), "float16": (11, -13), "tf32": (11, -125), "bfloat16": (8, -125)}  # bits, exponent
 COARSER = {"float64": list(FORMATS), "float32": ["float16", "tf32", "bfloat16"], "float16": ["bfloat16"]}
@@ -122,11 +129,13 @@ def trials(contracts, dtypes):
             if contract in NUMBERS and (site != "merged" or contract == "lora_merge"):
                 name = f"{form}, {'toward zero' if toward_zero else 'to nearest'}, {site}, in {contract}, {dtype}"
                 answer = partial(_answer, contract, site, form, toward_zero)
-                yield contract, dtype, partial(lambda *made: made, Function(name, contract, answer), form)
+                planted = form, toward_zero
+                yield contract, dtype, partial(lambda *made: made, Function(name, contract, answer), planted)
 
 
-def score(subject, form, report):
+def score(subject, planted, report):
     """The column, and nothing more to say."""
+    form, toward_zero = planted
     [contract] = report.contracts
     if contract.verdict == "pass":
         return "passed", False
@@ -134,5 +143,6 @@ def score(subject, form, report):
     if diagnosis.ids and false_ids(contract.contract, diagnosis, contract.observed):
         return "false id", False
     if re.search(TOLD[form], diagnosis.says, re.I):
-        return "told", False
+        truncation = bool(re.search(r"truncat|toward zero|chop", diagnosis.says, re.I))
+        return "told" if truncation == toward_zero else "format", False
     return "other" if diagnosis.says else "silent", False

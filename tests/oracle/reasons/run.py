@@ -3,11 +3,12 @@
     python tests/oracle/reasons [--population halves|edits|rounded] [--n N] [--seed S] [--contract C] [--dtype D]
                                 [--jobs J]
 
-    halves    the catalogue's faults, each in some outputs or cases alone       named first?
-    edits     wrong formulas outside the catalogue                               no false id or precision, and located?
-    rounded   right formulas that round to a coarser format                     is the format told?
+    halves     the catalogue's faults, each in some outputs or cases alone: is the fault named first?
+    edits      wrong formulas outside the catalogue: no false id, no false precision, and is the edit located?
+    rounded    right formulas that round to a coarser format: is the format told?
 
-Only the public result is read: check(subject) -> report, its diagnosis' ids and sentence. README.md has the columns.
+Only the public result is read: check(subject) -> report, its diagnosis' ids and sentence.
+--help explains the columns of the tables.
 """
 
 import argparse
@@ -118,6 +119,17 @@ def table(population, found):
     ]
 
 
+def _columns():
+    lines = []
+    for name, population in POPULATIONS.items():
+        lines += [f"{name}:", *(f"    {column:<17}{says}" for column, says in population.COLUMNS.items())]
+    more = [
+        "    crash            the check raised",
+        "    + false id       an id beside the first explains no failing output",
+    ]
+    return "\n".join([*lines, "all:", *more])
+
+
 def _progress(of, done):
     print(f"\r{done}/{of} ", end="", file=sys.stderr, flush=True)
 
@@ -127,7 +139,12 @@ def _width(column):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python tests/oracle/reasons", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python tests/oracle/reasons",
+        description=__doc__,
+        epilog=_columns(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--population", choices=POPULATIONS, help="all three if not given")
     parser.add_argument("--n", type=int, help="how many subjects (all halves, 2,000 edits, 500 rounded)")
     parser.add_argument("--seed", type=int, default=0)
