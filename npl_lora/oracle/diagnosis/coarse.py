@@ -38,8 +38,8 @@ class Format:
 
 FORMATS = (
     Format("float32", 24, "float32", 22.0, 40.0),
-    Format("float16 or TF32", 11, "float16", 11.0, 20.0),
-    Format("bfloat16", 8, "bfloat16", 6.0, 11.0),
+    Format("float16 or TF32", 11, "float16", 10.5, 20.0),
+    Format("bfloat16", 8, "bfloat16", 6.0, 14.0),
 )
 
 

@@ -15,9 +15,11 @@ from ..case import widen
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
+from ..tolerance.statistics import Distribution
 from .compare import changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
 
+_CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be
 _FIRST_STAGES = 3  # those that are tried on more than one case
 
 Element = tuple[str, str]  # (case id, output)
@@ -150,6 +152,7 @@ def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
     elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
+    left, error = 0.0, 0.0  # squares, in deviations: from the prediction, and from the right answer
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis, one)
@@ -157,8 +160,27 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
         shown |= {(one.case.id, name) for name in shows if name in one.failed}
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
-        elements |= {(one.case.id, name) for name in _reproduced(hypothesis, one, near)}
+        for name in _reproduced(hypothesis, one, near):
+            elements.add((one.case.id, name))
+            left += _squares(predicted[name], one, name)
+            error += _squares(_value(one.right[name]), one, name)
+    if left > _CLEARLY**2 * error:
+        elements = set()  # it is hardly nearer than the right answer: all errors here are small
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
+
+
+def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
+    """The sum of squares of got - expected, in units of what is allowed."""
+    right, got = one.right[name], (one.outputs or {})[name]
+    assert isinstance(right, Right)
+    with np.errstate(all="ignore"):
+        ratio = (got.astype(np.float64) - expected)[right.allowed > 0] / right.allowed[right.allowed > 0]
+    return float(np.sum(np.square(ratio[np.isfinite(ratio)])))
+
+
+def _value(right: Right | Distribution) -> np.ndarray:
+    assert isinstance(right, Right)
+    return right.value
 
 
 def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> list[str]:

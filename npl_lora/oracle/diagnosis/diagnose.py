@@ -71,7 +71,8 @@ def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
     described = _described(failing, covered.left)
     told = {name for claim in described for name in claim.outputs}
     claims += described
-    if ask is not None and (unknown := {name for _, name in covered.left} - told):
+    small = {name for one in failing for name in one.failed if precision.could_be_rounding(one, name)}
+    if ask is not None and (unknown := {name for _, name in covered.left} - told - small):
         claims += _answered(failing, unknown, ask)
     wrong = {name for one in failing for name in one.failed}
     right = sentences.right_outputs(answered, wrong) if claims else ""
@@ -92,7 +93,8 @@ def _described(failing: Sequence[Observed], left: frozenset[cover.Element]) -> l
     """What the numbers of the outputs are like that nothing explains, and which are not finite."""
     claims = []
     for name, wrongs in _wrongs(failing, left).items():
-        if sentence := fit.explain(_finest(wrongs)):
+        small = all(precision.could_be_rounding(one, name) for one in failing if name in one.failed)
+        if sentence := fit.explain(_finest(wrongs), small):
             claims.append(Claim((), (name,), f"{sentence}."))
     return claims + _not_finite(failing)
 

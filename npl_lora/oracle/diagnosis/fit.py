@@ -16,9 +16,9 @@ from .terms import terms
 from .wrong import Wrong
 
 
-def explain(observations: Sequence[Wrong]) -> str | None:
-    """A sentence that starts with the output's name, or None."""
-    for explanation in EXPLANATIONS:
+def explain(observations: Sequence[Wrong], small: bool = False) -> str | None:
+    """A sentence that starts with the output's name, or None. small: the errors could be rounding, so none is loose."""
+    for explanation in EXPLANATIONS if small else (*EXPLANATIONS, *LOOSE):
         if sentence := explanation(observations):
             return f"{observations[0].name} {sentence}"
     return None
@@ -212,9 +212,10 @@ EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
     _transposed,
     _permuted,
     _terms,
-    _factor_per_slice,
-    _confined,
 )
+
+# These have a number for every slice, or say where and not what: rounding may look like that, too.
+LOOSE: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (_factor_per_slice, _confined)
 
 
 def _times(expression: str) -> str:

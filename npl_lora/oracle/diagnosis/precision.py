@@ -10,7 +10,7 @@ A wrong formula may be off by little, too, and its errors then look like roundin
 The first two need no second question. Errors that are small enough, but pass none of these tests, are not explained.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +60,24 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
         for name in one.failed
         if name in names | few and _is_coarser(format, one.case) and _within(one, name, format)
     }
-    return Coarseness(format, truncate, frozenset(elements))
+    return Coarseness(format, truncate or _is_biased(failing, elements), frozenset(elements))
+
+
+def _is_biased(failing: Sequence[Observed], elements: Set[Element]) -> bool:
+    """Whether the errors point toward zero, as truncation's do: by five standard deviations of unbiased ones."""
+    along, energy = 0.0, 0.0
+    for one in failing:
+        for name, error in _provable(one).items():
+            right = one.right[name]
+            if (one.case.id, name) in elements and isinstance(right, Right):
+                along += float(error @ np.sign(_in_deviations(right.value, right)))
+                energy += float(error @ error)
+    return along < -5.0 * np.sqrt(energy)
+
+
+def could_be_rounding(one: Observed, name: str) -> bool:
+    """Whether an output's errors are so small that rounding in some coarser format could make them."""
+    return any(_is_coarser(format, one.case) and _within(one, name, format) for format in FORMATS)
 
 
 def _provable(one: Observed) -> dict[str, np.ndarray]:
@@ -89,14 +106,14 @@ def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
     errors = _provable(one)
     proofs = _with_pattern(one, errors)
-    for format in reversed(FORMATS):
-        left = {name: e for name, e in errors.items() if name not in proofs and _is_coarser(format, one.case)}
-        proofs |= {
-            name: (format, False) for name in left if _within(one, name, format) and _is_stored(one, name, format)
-        }
-        sized = {name: e for name, e in left.items() if name not in proofs and _has_size_of(format, one, e)}
-        if sized and ask is not None:
-            proofs |= dict.fromkeys(_redrawn(one, sized, format, ask), (format, False))
+    formats = [format for format in FORMATS if _is_coarser(format, one.case)]
+    for format in reversed(formats):  # a number that fits a coarse format fits the finer ones, too
+        stored = [n for n in errors if n not in proofs and _within(one, n, format) and _is_stored(one, n, format)]
+        proofs |= dict.fromkeys(stored, (format, False))
+    for format in formats if ask is not None else ():  # a nudge that redraws fine roundings leaves coarse ones alone
+        left = {name: e for name, e in errors.items() if name not in proofs and _has_size_of(format, one, e)}
+        if left and ask is not None:
+            proofs |= dict.fromkeys(_redrawn(one, left, format, ask), (format, False))
     return proofs
 
 
@@ -165,7 +182,7 @@ def _redrawn(one: Observed, errors: Mapping[str, np.ndarray], format: Format, as
     """The outputs that get other errors of the same size when the inputs differ by a few roundings."""
     rng, alike = np.random.default_rng(_SEED), {name: list[float]() for name in errors}
     for _ in range(_QUESTIONS):
-        case = _nudged(one.case, 16.0 * 2.0**-format.bits, rng)
+        case = _nudged(one.case, 3.0 * 2.0**-format.bits, rng)
         outputs = ask(case)
         if outputs is None:
             return []
