@@ -1,4 +1,9 @@
-"""The right answer computed in a coarser format: its inputs, the factors of its products, or its results rounded.
+"""The right answer computed in a coarser format: its inputs, its matrix products or all its results rounded.
+
+    inputs, factors    what goes in; what goes into a matrix product
+    products, sums     what comes out of a matrix product; each partial sum within it
+    results            what comes out of every operation
+    everything         inputs and results
 
 These are the common ways to lose precision. Errors of rounding look random, but each of these ways gives a pattern of
 its own, number by number. So a pattern that comes back proves the format.
@@ -12,7 +17,7 @@ import numpy as np
 from ..case import Case, widen
 from ..contracts import CONTRACTS
 
-PLACES = ("inputs", "factors", "results", "everything")
+PLACES = ("inputs", "factors", "products", "sums", "results", "everything")
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ class _Coarse(np.ndarray):
         way, plain = self.way, [np.asarray(a) if isinstance(a, np.ndarray) else a for a in inputs]
         if method == "at":
             return ufunc.at(*plain)
-        if ufunc is np.matmul and way.where == "factors":
-            plain = [way.format.round(a, way.truncate) for a in plain]
+        if ufunc is np.matmul:
+            return np.asarray(_product(*plain, way)).view(type(self))
         result = np.asarray(getattr(ufunc, method)(*plain, **options))
         if result.dtype.kind == "f" and way.where in ("results", "everything"):
             result = way.format.round(result, way.truncate)
@@ -86,6 +91,23 @@ class _Coarse(np.ndarray):
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         result = super().__array_function__(function, types, args, kwargs)
         return result.view(type(self)) if isinstance(result, np.ndarray) else result
+
+
+def _product(a: np.ndarray, b: np.ndarray, way: Way) -> np.ndarray:
+    if way.where == "factors":
+        a, b = way.format.round(a, way.truncate), way.format.round(b, way.truncate)
+    if way.where == "sums" and a.ndim > 1 and b.ndim > 1:
+        return _sum_of_products(a, b, way)
+    y = np.asarray(a @ b)
+    return way.format.round(y, way.truncate) if way.where in ("products", "results", "everything") else y
+
+
+def _sum_of_products(a: np.ndarray, b: np.ndarray, way: Way) -> np.ndarray:
+    """a @ b, one term after another, the sum rounded each time."""
+    total = a[..., :1] @ b[..., :1, :]
+    for k in range(1, a.shape[-1]):
+        total = way.format.round(total + a[..., k : k + 1] @ b[..., k : k + 1, :], way.truncate)
+    return total
 
 
 def _array_type(way: Way) -> type[_Coarse]:
