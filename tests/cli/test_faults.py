@@ -75,7 +75,7 @@ def test_every_variant_can_be_explained(capsys, fault):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("s5",), "the catalogue has no fault 's5'; did you mean S5?"),
+        (("s5",), "the catalogue has no fault 's5'; did you mean S5 or S15?"),
         (("S5/dC",), "the catalogue has no fault 'S5/dC'; did you mean S5/dB or S5/dA?"),
         (("?",), "the catalogue has no fault '?'; `npl-lora faults` lists them all"),
         (

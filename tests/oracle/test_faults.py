@@ -50,6 +50,7 @@ NOT_SHOWN |= {
     for fault in relevant_to(contract)
     if (fault.name == "L14" and contract != "lora_dropout")  # r > min(in, out) nowhere else
     or (fault.name == "M18" and contract != "dora_linear")  # a bias nowhere else
+    or (fault.id == "K2" and contract == "lora_dropout")  # whose number of tokens 4 divides
 }
 
 SHOWN = [(c, fault) for c in CONTRACTS for fault in relevant_to(c) if (c, fault.name) not in NOT_SHOWN]
@@ -64,9 +65,8 @@ EQUIVALENT = {
 }
 
 # Faults after which no dropout mask can be read off y: the verdict stands, and nothing is claimed.
-UNREADABLE = {
-    ("lora_dropout", name) for name in ("L1", "L1/A", "L1/B", "L11", "D3", "M4", "L14", "S17", "S17/without-bias")
-}
+UNREADABLE = {("lora_dropout", name) for name in ("L1", "L1/A", "L1/B", "L11", "M4", "L14", "S17", "S17/without-bias")}
+UNREADABLE |= {("lora_dropout", name) for name in ("K1/y", "K4")}
 
 # What rounding hides. GELU and its tanh approximation differ by at most 5e-4, a unit of float16 at 1.
 HIDDEN = {("lora_mlp", name): ("float16", "bfloat16") for name in ("B4/tanh", "G1", "G1/exact")}
@@ -220,6 +220,10 @@ OTHER_PAIRS = {
     ("cross_entropy", "T1/nan", "T2"): ("T2", "T8/micro-batch"),
 }
 
+# Pairs with one of these may go unnamed, but are never named wrongly. In a case with few tokens these leave hardly
+# anything of the low-rank path, so that more pairs look alike there than the diagnosis compares.
+OFTEN_ALIKE = {"K1", "K2", "K4"}
+
 LARGE = [c for c in CONTRACTS if c not in QUICK and CONTRACTS[c].judge is None]
 
 
@@ -256,6 +260,8 @@ def assert_told_apart(contract, pair):
     if not any(one.failed and one.outputs is not None for one in at):
         return  # the two cancel, or break in every case
     found = matches(at)
+    if not found and any(fault.id in OFTEN_ALIKE for fault in pair):
+        return
     assert found, [fault.name for fault in pair]
     ids = [sorted(fault.id for fault in match) for match in found]
     own = sorted(fault.id for fault in pair)

@@ -21,14 +21,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...ops import Pullback
+from ...ops.namespace import rows
 from ..case import Case, widen
 from ..definition import RIGHT, Definition
 from ..dtypes import dtype_by_name
 from ..tolerance.judge import OutputVerdict, judge, right_answer
 from ..tolerance.measured import tighten
 from ..tolerance.statistics import dependence, pairs, tolerated
+from ._dropout_places import masks_by_place
 from .contract import Array, Config, Contract, Draw, lora
 
+SHARED_MASK = "all tokens have the same mask"
 SAME_MASK = "the mask is not drawn anew in every training pass"
 
 _PASSES = {"y": "mask", "y_again": "mask_again", "y_eval": "mask_eval"}
@@ -51,6 +54,11 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
 
 
 def settled(case: Case, outputs: Mapping[str, np.ndarray]) -> Case:
+    """The case with the masks that the outputs show, and with those that they show if dropout is in the wrong place."""
+    return _settled(case, outputs).with_arrays(masks_by_place(case, outputs))
+
+
+def _settled(case: Case, outputs: Mapping[str, np.ndarray]) -> Case:
     """The case with the masks that the outputs show; 1 / (1 - p) everywhere for an output that shows none."""
     masks = {mask: _read(case, outputs.get(name)) for name, mask in _PASSES.items()}
     return case.with_arrays(masks)
@@ -72,12 +80,19 @@ def _read(case: Case, y: np.ndarray | None) -> np.ndarray:
 
 def judged(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, OutputVerdict]:
     """Every output for the masks that were read; and the masks themselves."""
-    known = settled(case, outputs)
+    known = _settled(case, outputs)
     verdicts = judge(tighten(known, right_answer(known, answer), answer), outputs)
-    for name, note in _objections(known).items():
+    right = all(verdict.verdict == "pass" for verdict in verdicts.values())
+    for name, note in ((right and _shared(known)) or _objections(known)).items():
         if verdicts[name].verdict == "pass":
             verdicts[name] = OutputVerdict("fail", None, None, note)
     return verdicts
+
+
+def _shared(case: Case) -> dict[str, str]:
+    """y and y_again, where both have one mask for all tokens."""
+    masks = [rows(np.asarray(case[mask])) for name, mask in _PASSES.items() if name != "y_eval"]
+    return dict.fromkeys(("y", "y_again"), SHARED_MASK) if all(np.all(m == m[0]) for m in masks) else {}
 
 
 def _objections(case: Case) -> dict[str, str]:

@@ -14,6 +14,7 @@ from . import (
     dropout,
     embedding,
     initialisation,
+    kernels,
     layout,
     loss,
     merging,
@@ -22,7 +23,19 @@ from . import (
 )
 from .fault import Fault, wrong_answer
 
-_FILES = (scaling, layout, initialisation, dropout, merging, combining, dora, convolution, embedding, backwards)
+_FILES = (
+    scaling,
+    layout,
+    initialisation,
+    dropout,
+    merging,
+    combining,
+    dora,
+    convolution,
+    embedding,
+    backwards,
+    kernels,
+)
 FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, attention, loss, training) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

@@ -28,6 +28,7 @@ KINDS = {
         Kind("E", "Embedding", "Repeated ids or the padding token are handled wrongly."),
         Kind("C", "Convolution", "The kernel, the strides or the padding are wrong."),
         Kind("B", "Backward", "A gradient is lost, or computed from the wrong quantities."),
+        Kind("K", "Kernel", "The last token, or what does not fill a kernel's last block, is left out."),
         Kind("A", "Attention", "The causal mask, the padding mask or rope is wrong."),
         Kind("G", "Gated MLP", "The activation is not the one in the configuration."),
         Kind("T", "Loss and training", "The labels, the means, gradient accumulation or attention's scores are wrong."),

@@ -4,6 +4,7 @@ For a part of the definition:
 
     with_arguments(causal=lambda a: False)          the op is called with other arguments
     with_gradients(A=lambda dA, a: dA / a.scale)    some of its gradients are changed
+    in_value(wrap), in_gradients("A")(wrap)         a wrap in the value alone, or in some gradients alone
 
 For a contract:
 
@@ -72,6 +73,43 @@ def with_gradients(**changes: GradientChange) -> Wrap:
         return wrong
 
     return wrap
+
+
+def in_value(wrap: Wrap) -> Wrap:
+    """The wrap in the op's value alone: its gradients stay right."""
+
+    def changed(op: Any) -> Any:
+        @functools.wraps(op)
+        def wrong(*args: Any, **kwargs: Any) -> Any:
+            y, _ = wrap(op)(*args, **kwargs)
+            _, right = op(*args, **kwargs)
+            return y, Pullback(lambda dy, wrt: right(dy, wrt=wrt), y, right.inputs, right.frozen)
+
+        return wrong
+
+    return changed
+
+
+def in_gradients(*names: str) -> Callable[[Wrap], Wrap]:
+    """The wrap in these gradients alone: the op's value and its other gradients stay right."""
+
+    def limited(wrap: Wrap) -> Wrap:
+        def changed(op: Any) -> Any:
+            @functools.wraps(op)
+            def wrong(*args: Any, **kwargs: Any) -> Any:
+                y, right = op(*args, **kwargs)
+                _, other = wrap(op)(*args, **kwargs)
+
+                def gradients(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+                    return {**right(dy, wrt=wrt), **other(dy, wrt=wrt & set(names))}
+
+                return y, Pullback(gradients, y, right.inputs, right.frozen)
+
+            return wrong
+
+        return changed
+
+    return limited
 
 
 def with_outputs(**changes: OutputChange) -> Wrap:
