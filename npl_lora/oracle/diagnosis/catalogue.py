@@ -64,13 +64,15 @@ def _is_the_only_objection(objection: str, observed: Sequence[Observed]) -> bool
     return all(set(one.objections) == {objection} and len(one.failed) == len(one.objections) for one in observed)
 
 
-def _sharpness(one: Observed) -> tuple[bool, float, int, int]:
+def _sharpness(one: Observed) -> tuple[bool, float, bool, int, int]:
     """A key for sorting. Failing cases in fine dtypes with many wrong outputs come first: they tell most faults apart.
 
-    Among those, small cases come first, since they are quicker.
+    One token tells few apart, since all that it has is lost at once. Among the others, small cases are quicker.
     """
     size = sum(math.prod(right.shape) for right in one.right.values())
-    return not (one.failed and one.outputs is not None), PRECISIONS[one.case.dtype].store, -len(one.failed), size
+    tokens = math.prod(one.case["x"].shape[:-1]) if "x" in one.case else 2
+    unit = PRECISIONS[one.case.dtype].store
+    return not (one.failed and one.outputs is not None), unit, tokens < 2, -len(one.failed), size
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class _Coarse(np.ndarray):
         if method == "at":
             return ufunc.at(*plain)
         if ufunc is np.matmul:
-            return np.asarray(_product(*plain, way)).view(type(self))
+            return _product(plain[0], plain[1], way).view(type(self))
         result = np.asarray(getattr(ufunc, method)(*plain, **options))
         if result.dtype.kind == "f" and way.where in ("results", "everything"):
             result = way.format.round(result, way.truncate)
