@@ -12,6 +12,7 @@ Only the catalogue's faults have ids. An output that no step explains is left to
 """
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,6 +40,11 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
         return _known(matches, failing)
     if CONTRACTS[failing[0].case.contract].judge is not None:
         ask = None  # the subject draws at random, so two answers cannot be compared
+    return _with_right_outputs(_in_parts(observed, failing, ask), observed)
+
+
+def _in_parts(observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None) -> Diagnosis:
+    """A proven precision, and then what is left once that is allowed."""
     coarse = precision.proven(failing, ask)
     if coarse is None:
         return _explained(observed, ask)
@@ -49,6 +55,15 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
     if matches := catalogue.single_matches(rest):
         return _with(rounded, _known(matches, [one for one in rest if one.failed]))
     return _with(rounded, _explained(rest, ask))
+
+
+def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
+    """The diagnosis and which outputs are right, where it explains some outputs and not a whole answer."""
+    if not diagnosis.claims or diagnosis.matches:
+        return diagnosis
+    answered = [one for one in observed if one.outputs is not None]
+    right = sentences.right_outputs(answered, {name for one in answered for name in one.failed})
+    return replace(diagnosis, says=" ".join(filter(None, (diagnosis.says, right))))
 
 
 def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Diagnosis:
@@ -74,9 +89,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
     small = {name for one in failing for name in one.failed if precision.could_be_rounding(one, name)}
     if ask is not None and (unknown := {name for _, name in covered.left} - told - small):
         claims += _answered(failing, unknown, ask)
-    wrong = {name for one in failing for name in one.failed}
-    right = sentences.right_outputs(answered, wrong) if claims else ""
-    return _joined(claims, right)
+    return _joined(claims)
 
 
 def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[Claim]:
@@ -99,10 +112,9 @@ def _described(failing: Sequence[Observed], left: frozenset[cover.Element]) -> l
     return claims + _not_finite(failing)
 
 
-def _joined(claims: Sequence[Claim], more: str = "") -> Diagnosis:
+def _joined(claims: Sequence[Claim]) -> Diagnosis:
     ids = tuple(dict.fromkeys(id for claim in claims for id in claim.ids))
-    says = " ".join(filter(None, [*(claim.says for claim in claims), more]))
-    return Diagnosis(ids, says, (), tuple(claims))
+    return Diagnosis(ids, " ".join(claim.says for claim in claims), (), tuple(claims))
 
 
 def _with(claims: Sequence[Claim], more: Diagnosis) -> Diagnosis:

@@ -24,8 +24,9 @@ import numpy as np
 from ...ops import Pullback
 from ...ops.glu import ACTIVATIONS
 from ...support.array import Array
-from ..case import Case
-from ..definition import Wrap
+from ..case import Case, widen
+from ..contracts import CONTRACTS
+from ..definition import AnswerFunction, Config, Wrap
 from ..faults.wraps import with_arguments, with_gradients
 from ..tolerance.judge import format_factor
 from .activations import OTHER_ACTIVATIONS, with_activation
@@ -62,6 +63,22 @@ def edits(case: Case) -> Iterator[Hypothesis]:
         inner = part != case.contract
         for edit in _edits_of(part, of_part, inner):
             yield from _hypotheses(case, part, of_part, edit, inner)
+
+
+def output_edits(case: Case) -> Iterator[Hypothesis]:
+    """Every edit of one output of the contract as a whole."""
+    right = CONTRACTS[case.contract].answer
+    for output, value in right(widen(case), case.config).items():
+        for says, change, rank in _array_changes("", output, np.asarray(value)):
+            yield Hypothesis(f"it {says}", _with_output(right, output, change), 15 + rank)
+
+
+def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFunction:
+    def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        outputs = right(arrays, config)
+        return {name: change(t) if name == output else t for name, t in outputs.items()}
+
+    return answer
 
 
 def _hypotheses(case: Case, part: str, calls: list[Call], edit: Edit, inner: bool) -> Iterator[Hypothesis]:
@@ -218,6 +235,7 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
             there = f"the last {place()}" if index == -1 else f"{place()} {i}"
             if t.dtype.kind == "f":
                 yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 50
+                yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 51
             if i in (0, n - 1):
                 step, neighbour = (1, "after") if i == 0 else (-1, "before")
                 yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52

@@ -23,9 +23,10 @@ from ..tolerance.rounding import PRECISIONS
 from . import coarse
 from .coarse import FORMATS, Format
 
-_ENOUGH = 12  # numbers, to compare two patterns
+_ENOUGH = 16  # numbers, to compare two patterns
 _SAME = 0.85  # the correlation of two patterns above which they are one
 _ANEW = 0.7  # and below which they have nothing to do with each other
+_FORMULA = 0.95  # above this, the error is that of a wrong formula, whatever its pattern
 _QUESTIONS = 3
 _SEED = 15
 
@@ -45,7 +46,8 @@ class Coarseness:
 def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
     """The format that errors of some outputs prove, with all outputs that it explains; None if there is no proof.
 
-    An output is explained if there is a proof for it in some case, or if it has too few numbers for a proof.
+    An output is explained if there is a proof for it in some case, or if it has too few numbers for a proof. Where
+    most outputs are proved, the others are explained, too, if their errors are as small.
     """
     proofs = {(one.case.id, name): p for one in failing for name, p in _proofs(one, ask).items()}
     claims = list(proofs.values())
@@ -53,7 +55,10 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
         return None  # one pattern among many may be alike by chance
     format, truncate = max(dict.fromkeys(claims), key=claims.count)
     names = {name for (_, name), proof in proofs.items() if proof[0] == format}
-    few = {name for one in failing for name in one.failed} - {n for one in failing for n in _provable(one)}
+    provable = [name for one in failing for name in _provable(one)]
+    few = {name for one in failing for name in one.failed} - set(provable)
+    if 2 * len(claims) > len(provable):
+        names |= set(provable)
     elements = {
         (one.case.id, name)
         for one in failing
@@ -106,6 +111,11 @@ def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
     errors = _provable(one)
     proofs = _with_pattern(one, errors)
+    if ask is not None:
+        for format in {format for format, _ in proofs.values()}:
+            patterns = {name: errors[name] for name, proof in proofs.items() if proof[0] == format}
+            alike = _likeness(one, patterns, format, ask)
+            proofs = {name: proof for name, proof in proofs.items() if alike.get(name, 0.0) < _FORMULA}
     formats = [format for format in FORMATS if _is_coarser(format, one.case)]
     for format in reversed(formats):  # a number that fits a coarse format fits the finer ones, too
         stored = [n for n in errors if n not in proofs and _within(one, n, format) and _is_stored(one, n, format)]
@@ -170,9 +180,11 @@ def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, 
             right = one.right[name]
             assert isinstance(right, Right)
             expected = _in_deviations(outputs[name] - right.value, right)
+            if not np.any(right.value) or not np.isfinite(expected).all():
+                continue
             size = float(np.linalg.norm(expected) / np.linalg.norm(error))
-            value = _in_deviations(right.value, right)
-            alike = min(_correlation(error, expected), _correlation(_beside(error, value), _beside(expected, value)))
+            smooth = _in_deviations(right.value, right)
+            alike = min(_correlation(error, expected), _correlation(_beside(error, smooth), _beside(expected, smooth)))
             if alike > (nearest[name][0] if name in nearest else _SAME) and 0.25 < size < 4.0:
                 nearest[name] = alike, way.format, way.truncate
     return {name: (format, truncate) for name, (_, format, truncate) in nearest.items()}
@@ -180,18 +192,24 @@ def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, 
 
 def _redrawn(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> list[str]:
     """The outputs that get other errors of the same size when the inputs differ by a few roundings."""
+    alike = _likeness(one, errors, format, ask)
+    return [name for name in errors if alike.get(name, 1.0) < _ANEW]
+
+
+def _likeness(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> dict[str, float]:
+    """{output: the correlation of its errors with those that it gets for slightly different inputs}."""
     rng, alike = np.random.default_rng(_SEED), {name: list[float]() for name in errors}
     for _ in range(_QUESTIONS):
         case = _nudged(one.case, 3.0 * 2.0**-format.bits, rng)
         outputs = ask(case)
         if outputs is None:
-            return []
+            return {}
         again = replace(one, case=case, right=right_answer(case, CONTRACTS[case.contract].answer), outputs=outputs)
         for name, error in errors.items():
             other = _error(again, name)
             if other is not None and other.shape == error.shape and _of_one_size(error, other):
                 alike[name].append(_correlation(error, other))
-    return [name for name, each in alike.items() if len(each) == _QUESTIONS and float(np.mean(each)) < _ANEW]
+    return {name: float(np.mean(each)) for name, each in alike.items() if len(each) == _QUESTIONS}
 
 
 def _of_one_size(a: np.ndarray, b: np.ndarray) -> bool:
@@ -209,8 +227,11 @@ def _nudged(case: Case, size: float, rng: np.random.Generator) -> Case:
 
 
 def _beside(error: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """The error without what is proportional to the value: that part of truncation errors could be a wrong factor."""
-    return error - (error @ value) / (value @ value) * value
+    """The error without what is a smooth odd function of the value, as the bias of truncation is, and as a wrong factor
+    or a capped value is, too."""
+    unit = value / np.max(np.abs(value))
+    smooth = np.stack([np.sign(unit), unit, unit * np.abs(unit), unit**3], axis=1)
+    return error - smooth @ np.linalg.lstsq(smooth, error, rcond=None)[0]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

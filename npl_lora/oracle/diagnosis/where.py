@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from ..case import Case
+from .words import listed
 
 _ARRAYS = {"mask": "a dropout mask", "b": "a bias", "key_mask": "a key mask", "m": "a magnitude"}
 _SETTINGS = {
@@ -23,7 +24,7 @@ def where(shows: Collection[Case], does_not: Collection[Case]) -> str:
         if not any(clause in set(_clauses(case)) for case in does_not):
             return clause
     names = dict.fromkeys(_short(case) for case in shows)
-    return f"in {', '.join(names)}"
+    return f"in {listed(list(names))}"
 
 
 def _common_to(cases: Collection[Case]) -> list[str]:
@@ -51,4 +52,4 @@ def _clauses(case: Case) -> Iterator[str]:
 
 
 def _short(case: Case) -> str:
-    return case.id.partition("/")[2]
+    return case.id.split("/")[1]
