@@ -70,7 +70,8 @@ def output_edits(case: Case) -> Iterator[Hypothesis]:
     right = CONTRACTS[case.contract].answer
     for output, value in right(widen(case), case.config).items():
         for says, change, rank in _array_changes("", output, np.asarray(value)):
-            yield Hypothesis(f"it {says}", _with_output(right, output, change), 15 + rank)
+            answer = _with_output(right, output, change)
+            yield Hypothesis(f"it {says}", answer, 15 + rank, gradual=_gradual("it", says))
 
 
 def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFunction:
@@ -174,6 +175,8 @@ def _gradual(name: str, says: str) -> Callable[[float], str] | None:
     """The clause by degrees, for an argument that is doubled and for one of its places that is left out."""
     if says == "were doubled":
         return lambda c: f"{name} were {format_factor(1.0 + c)} times as large"
+    if says == "were larger by 1":
+        return lambda c: f"{name} were larger by {format_factor(c)}"
     if says.startswith("lacked "):
         return lambda c: f"{name} counted {says.removeprefix('lacked ')} {format_factor(1.0 - c)} times"
     return None
@@ -200,6 +203,7 @@ SCALAR_CHANGES: Mapping[str, Change] = {
     "were 1": lambda s: 1.0,
     "were doubled": lambda s: 2.0 * s,
     "were halved": lambda s: s / 2.0,
+    "were larger by 1": lambda s: s + 1.0,
     "had the other sign": lambda s: -s,
     "were 0": lambda s: 0.0 * s,
     "were squared": lambda s: s * s,
@@ -216,6 +220,7 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         yield "were 0", lambda a: 0.0 * a, 0
         yield "were doubled", lambda a: 2.0 * a, 0
         yield "were halved", lambda a: a / 2.0, 0
+        yield "were larger by 1", lambda a: a + 1.0, 1
         yield "had the other sign", lambda a: -a, 0
         yield "were squared", lambda a: a * a, 1
         yield "were rooted, sign kept", _rooted, 1

@@ -111,19 +111,18 @@ def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
     errors = _provable(one)
     proofs = _with_pattern(one, errors)
-    if ask is not None:
-        for format in {format for format, _ in proofs.values()}:
-            patterns = {name: errors[name] for name, proof in proofs.items() if proof[0] == format}
-            alike = _likeness(one, patterns, format, ask)
-            proofs = {name: proof for name, proof in proofs.items() if alike.get(name, 0.0) < _FORMULA}
     formats = [format for format in FORMATS if _is_coarser(format, one.case)]
     for format in reversed(formats):  # a number that fits a coarse format fits the finer ones, too
         stored = [n for n in errors if n not in proofs and _within(one, n, format) and _is_stored(one, n, format)]
         proofs |= dict.fromkeys(stored, (format, False))
-    for format in formats if ask is not None else ():  # a nudge that redraws fine roundings leaves coarse ones alone
+    if ask is None:
+        return proofs
+    for format in formats:  # a nudge that redraws fine roundings leaves coarse ones alone
+        told = {name: errors[name] for name, proof in proofs.items() if proof[0] == format}
         left = {name: e for name, e in errors.items() if name not in proofs and _has_size_of(format, one, e)}
-        if left and ask is not None:
-            proofs |= dict.fromkeys(_redrawn(one, left, format, ask), (format, False))
+        alike = _likeness(one, {**told, **left}, format, ask) if told or left else {}
+        proofs = {n: p for n, p in proofs.items() if n not in told or alike.get(n, 0.0) < _FORMULA}
+        proofs |= {name: (format, False) for name in left if alike.get(name, 1.0) < _ANEW}
     return proofs
 
 
@@ -165,8 +164,13 @@ def _within(one: Observed, name: str, format: Format) -> bool:
 def _is_stored(one: Observed, name: str, format: Format) -> bool:
     """Whether all numbers of the output fit the format, as only numbers that were rounded to it do."""
     assert one.outputs is not None
-    got = one.outputs[name].astype(np.float64)
-    return bool(np.count_nonzero(got) >= _ENOUGH and np.all(format.round(got) == got))
+    got, right = one.outputs[name].astype(np.float64), one.right[name]
+    assert isinstance(right, Right)
+    nonzero = right.value != 0
+    if np.count_nonzero(nonzero) < _ENOUGH or not np.all(format.round(got) == got):
+        return False
+    off = np.abs(got - right.value)[nonzero] / np.abs(right.value[nonzero])
+    return bool(np.median(off) <= 4.0 * 2.0**-format.bits)
 
 
 def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, tuple[Format, bool]]:
@@ -188,12 +192,6 @@ def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, 
             if alike > (nearest[name][0] if name in nearest else _SAME) and 0.25 < size < 4.0:
                 nearest[name] = alike, way.format, way.truncate
     return {name: (format, truncate) for name, (_, format, truncate) in nearest.items()}
-
-
-def _redrawn(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> list[str]:
-    """The outputs that get other errors of the same size when the inputs differ by a few roundings."""
-    alike = _likeness(one, errors, format, ask)
-    return [name for name in errors if alike.get(name, 1.0) < _ANEW]
 
 
 def _likeness(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> dict[str, float]:

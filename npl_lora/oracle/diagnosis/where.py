@@ -37,7 +37,7 @@ def _clauses(case: Case) -> Iterator[str]:
     for name, noun in _ARRAYS.items():
         yield f"with {noun}" if name in case else f"without {noun}"
     for name, value in case.config.items():
-        if (name, value if isinstance(value, bool | type(None)) else 0) in _SETTINGS:
+        if isinstance(value, bool | None) and (name, value) in _SETTINGS:
             yield _SETTINGS[name, value]
         elif isinstance(value, str):
             yield f"with {name} = {value}"
