@@ -15,7 +15,6 @@ from ..case import widen
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
-from ..tolerance.statistics import Distribution
 from .compare import changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
 
@@ -128,9 +127,9 @@ def _near(hypothesis: Hypothesis, probe: Observed) -> Hypothesis | None:
     """The hypothesis, in the right degree, if it gives some wrong output of this case, by a quick comparison."""
     assert probe.outputs is not None
     predicted = predict(hypothesis, probe)
-    wrong = [n for n in probe.failed if n in predicted and n in probe.outputs and n in probe.right]
+    wrong = [n for n in probe.failed if n in predicted and n in probe.outputs and isinstance(probe.right.get(n), Right)]
     shown = [name for name in wrong if changes(predicted[name], probe.right[name])]
-    if any(quick_distance(predicted[name], probe, name) < 1.0 for name in shown):
+    if any(_is_clear(predicted[n], probe, n) and quick_distance(predicted[n], probe, n) < 1.0 for n in shown):
         return hypothesis
     if hypothesis.gradual is not None:
         for name in shown:
@@ -152,7 +151,6 @@ def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
     elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
-    left, error = 0.0, 0.0  # squares, in deviations: from the prediction, and from the right answer
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis, one)
@@ -160,27 +158,26 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
         shown |= {(one.case.id, name) for name in shows if name in one.failed}
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
-        for name in _reproduced(hypothesis, one, near):
-            elements.add((one.case.id, name))
-            left += _squares(predicted[name], one, name)
-            error += _squares(_value(one.right[name]), one, name)
-    if left > _CLEARLY**2 * error:
-        elements = set()  # it is hardly nearer than the right answer: all errors here are small
+        elements |= {(one.case.id, name) for name in _reproduced(hypothesis, one, near)}
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
+
+
+def _is_clear(predicted: np.ndarray, one: Observed, name: str) -> bool:
+    """Whether what came back is clearly nearer to the prediction than to the right answer. Small errors never are."""
+    right = one.right[name]
+    assert isinstance(right, Right)
+    return _squares(predicted, one, name) <= _CLEARLY**2 * _squares(right.value, one, name)
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
     """The sum of squares of got - expected, in units of what is allowed."""
     right, got = one.right[name], (one.outputs or {})[name]
     assert isinstance(right, Right)
+    if expected.shape != got.shape or got.dtype.kind != "f":
+        return np.inf
     with np.errstate(all="ignore"):
         ratio = (got.astype(np.float64) - expected)[right.allowed > 0] / right.allowed[right.allowed > 0]
     return float(np.sum(np.square(ratio[np.isfinite(ratio)])))
-
-
-def _value(right: Right | Distribution) -> np.ndarray:
-    assert isinstance(right, Right)
-    return right.value
 
 
 def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from ..contracts import CONTRACTS
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
+from ..tolerance.statistics import Distribution
 from . import coarse
 from .coarse import FORMATS, Format
 
@@ -27,6 +28,7 @@ _ENOUGH = 16  # numbers, to compare two patterns
 _SAME = 0.85  # the correlation of two patterns above which they are one
 _ANEW = 0.7  # and below which they have nothing to do with each other
 _FORMULA = 0.95  # above this, the error is that of a wrong formula, whatever its pattern
+_ROUGH = 0.05  # the share of an error that is left beside a smooth function of the value, at least, if it is rounding
 _QUESTIONS = 3
 _SEED = 15
 
@@ -206,8 +208,18 @@ def _likeness(one: Observed, errors: Mapping[str, np.ndarray], format: Format, a
         for name, error in errors.items():
             other = _error(again, name)
             if other is not None and other.shape == error.shape and _of_one_size(error, other):
-                alike[name].append(_correlation(error, other))
+                alike[name].append(_alike(error, one.right[name], other, again.right[name]))
     return {name: float(np.mean(each)) for name, each in alike.items() if len(each) == _QUESTIONS}
+
+
+def _alike(a: np.ndarray, right_a: Right | Distribution, b: np.ndarray, right_b: Right | Distribution) -> float:
+    """The correlation of two errors without their smooth part; 1 if there is hardly anything else."""
+    assert isinstance(right_a, Right)
+    assert isinstance(right_b, Right)
+    rough_a, rough_b = (_beside(e, _in_deviations(r.value, r)) for e, r in ((a, right_a), (b, right_b)))
+    if np.linalg.norm(rough_a) < _ROUGH * np.linalg.norm(a):
+        return 1.0
+    return _correlation(rough_a, rough_b)
 
 
 def _of_one_size(a: np.ndarray, b: np.ndarray) -> bool:
@@ -227,7 +239,7 @@ def _nudged(case: Case, size: float, rng: np.random.Generator) -> Case:
 def _beside(error: np.ndarray, value: np.ndarray) -> np.ndarray:
     """The error without what is a smooth odd function of the value, as the bias of truncation is, and as a wrong factor
     or a capped value is, too."""
-    unit = value / np.max(np.abs(value))
+    unit = value / (np.max(np.abs(value)) or 1.0)
     smooth = np.stack([np.sign(unit), unit, unit * np.abs(unit), unit**3], axis=1)
     return error - smooth @ np.linalg.lstsq(smooth, error, rcond=None)[0]
 
