@@ -19,6 +19,7 @@ from .compare import changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be
+_EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
 _FIRST_STAGES = 3  # those that are tried on more than one case
 
 Element = tuple[str, str]  # (case id, output)
@@ -150,7 +151,7 @@ def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
 
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
-    elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
+    elements, contradicted, shown, evidence = set[Element](), set[Element](), set[Element](), 0.0
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis, one)
@@ -158,8 +159,22 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
         shown |= {(one.case.id, name) for name in shows if name in one.failed}
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
-        elements |= {(one.case.id, name) for name in _reproduced(hypothesis, one, near)}
+        for name in _reproduced(hypothesis, one, near):
+            elements.add((one.case.id, name))
+            evidence += _bits(one, name)
+    if evidence < _EVIDENCE:
+        elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
+
+
+def _bits(one: Observed, name: str) -> float:
+    """How unlikely it is to meet this output by chance, in bits: a wrong number that is met to within what is allowed
+    is one of |error| / allowed that could have come."""
+    right, got = one.right[name], (one.outputs or {})[name]
+    assert isinstance(right, Right)
+    with np.errstate(all="ignore"):
+        choices = np.abs(got.astype(np.float64) - right.value)[right.allowed > 0] / right.allowed[right.allowed > 0]
+    return float(np.sum(np.log2(np.maximum(choices[np.isfinite(choices)], 1.0))))
 
 
 def _is_clear(predicted: np.ndarray, one: Observed, name: str) -> bool:

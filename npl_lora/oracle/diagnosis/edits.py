@@ -4,8 +4,9 @@
                       argument of its shape; one of its rows, tokens, heads or ranks left out, counted twice or taken
                       from its neighbour
     dy                the same, and the mean over the tokens in the place of the sum
-    the value         of an op inside another: doubled, halved, negated, or the input handed on
-    a gradient        of an op inside another: lost, doubled, halved, negated
+    the value         of an op inside another: the same, or the input handed on
+    a gradient        of an op inside another: lost, doubled, negated
+    an output         of the contract: the same
     the activation    another function
 
 An op that a contract consists of is edited as a whole: its outputs are compared one by one, so value and gradients need
@@ -26,7 +27,7 @@ from ...ops.glu import ACTIVATIONS
 from ...support.array import Array
 from ..case import Case, widen
 from ..contracts import CONTRACTS
-from ..definition import AnswerFunction, Config, Wrap
+from ..definition import RIGHT, AnswerFunction, Config, Wrap
 from ..faults.wraps import with_arguments, with_gradients
 from ..tolerance.judge import format_factor
 from .activations import OTHER_ACTIVATIONS, with_activation
@@ -63,6 +64,22 @@ def edits(case: Case) -> Iterator[Hypothesis]:
         inner = part != case.contract
         for edit in _edits_of(part, of_part, inner):
             yield from _hypotheses(case, part, of_part, edit, inner)
+
+
+def question_edits(case: Case) -> Iterator[Hypothesis]:
+    """Every edit of one array of the case, for a contract that no single op answers."""
+    right = CONTRACTS[case.contract].answer
+    for name, array in case.arrays.items() if not hasattr(RIGHT, case.contract) else ():
+        for says, change, rank in _array_changes("", name, array):
+            answer = _with_array(right, name, change)
+            yield Hypothesis(f"{name} {says}", answer, 12 + rank, gradual=_gradual(name, says))
+
+
+def _with_array(right: AnswerFunction, name: str, change: Change) -> AnswerFunction:
+    def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        return right({n: change(t) if n == name else t for n, t in arrays.items()}, config)
+
+    return answer
 
 
 def output_edits(case: Case) -> Iterator[Hypothesis]:
@@ -241,9 +258,9 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
             if t.dtype.kind == "f":
                 yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 50
                 yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 51
-            if i in (0, n - 1):
-                step, neighbour = (1, "after") if i == 0 else (-1, "before")
-                yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52
+            for step, neighbour in ((1, "after"), (-1, "before")):
+                if 0 <= i + step < n:
+                    yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52
 
 
 def _rooted(t: Array) -> Array:
@@ -304,24 +321,32 @@ def _with_cotangent(change: Change) -> Wrap:
     return wrap
 
 
+GRADIENT_CHANGES: Mapping[str, Change] = {
+    "were lost": lambda t: 0.0 * t,
+    "were doubled": lambda t: 2.0 * t,
+    "had the other sign": lambda t: -t,
+    "were larger by 1": lambda t: t + 1.0,
+}
+
+
+def _changed(change: Change, gradient: Array, a: SimpleNamespace) -> Array:
+    return change(gradient)
+
+
 def _result_edits(call: Call) -> Iterator[Edit]:
     """Edits of the value and of each gradient of an op inside another."""
-    changes: Mapping[str, Change] = {
-        "were lost": lambda t: 0.0 * t,
-        "were doubled": lambda t: 2.0 * t,
-        "were halved": lambda t: t / 2.0,
-        "had the other sign": lambda t: -t,
-    }
-    for says, change in changes.items():
-        yield Edit(f"the value {says}", _with_value(change), 0, "value")
+    if call.value is not None and call.value.dtype.kind == "f":
+        for says, change, rank in _array_changes("", "the value", call.value):
+            yield Edit(f"the value {says}", _with_value(change), rank, "value", _gradual("the value", says))
     first, *_ = call.arguments.values()
     if call.value is not None and getattr(first, "shape", None) == call.value.shape:
         yield Edit("nothing were done", _identity)
     for name, value in call.arguments.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            for says, change in changes.items():
-                gradient = {name: lambda grad, a, change=change: change(grad)}
-                yield Edit(f"the gradient of {name} {says}", with_gradients(**gradient), 0, "backward")
+            for says, change in GRADIENT_CHANGES.items():
+                wrap = with_gradients(**{name: partial(_changed, change)})
+                what = f"the gradient of {name}"
+                yield Edit(f"{what} {says}", wrap, 0, "backward", _gradual(what, says))
 
 
 def _with_value(change: Change) -> Wrap:

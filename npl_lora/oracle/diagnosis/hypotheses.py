@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from ..case import Case
 from ..faults import FAULTS
 from ..faults.relevant import relevant_to
-from .edits import edits, output_edits
+from .edits import edits, output_edits, question_edits
 from .hypothesis import Hypothesis, halves_of_fault, of_fault
 
 
@@ -23,4 +23,5 @@ def hypotheses_for(cases: Iterable[Case]) -> Iterator[Hypothesis]:
             if edit.says not in told:
                 told.add(edit.says)
                 yield edit
+    yield from question_edits(cases[0])
     yield from output_edits(cases[0])
