@@ -263,4 +263,4 @@ def test_float32_inside_float64_is_told():
 
     diagnosis = diagnose(observed(through_float32, "float64"))
     assert diagnosis.ids == ()
-    assert "the errors of y, dx, dA, dB are those of a 24-bit significand" in diagnosis.says
+    assert "the errors of y, dx, dA, dB are those of rounding to a 24-bit significand" in diagnosis.says

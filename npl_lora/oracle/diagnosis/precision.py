@@ -30,6 +30,7 @@ _ANEW = 0.7  # and below which they have nothing to do with each other
 _FORMULA = 0.95  # above this, the error is that of a wrong formula, whatever its pattern
 _ROUGH = 0.05  # the share of an error that is left beside a smooth function of the value, at least, if it is rounding
 _QUESTIONS = 3
+_CASES = 4  # of each dtype, that are tried
 _SEED = 15
 
 Ask = Callable[[Case], Mapping[str, np.ndarray] | None]
@@ -51,13 +52,17 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
     An output is explained if there is a proof for it in some case, or if it has too few numbers for a proof. Where
     most outputs are proved, the others are explained, too, if their errors are as small.
     """
-    proofs = {(one.case.id, name): p for one in failing for name, p in _proofs(one, ask).items()}
-    claims = list(proofs.values())
-    if len(claims) < min(2, sum(len(_provable(one)) for one in failing)) or not claims:
+    tried = _largest(failing)
+    proofs = [(name, p) for one in tried for name, p in _proofs(one, ask).items()]
+    claims = [proof for _, proof in proofs]
+    provable = [name for one in tried for name in _provable(one)]
+    if len(claims) < min(2, len(provable)) or not claims:
         return None  # one pattern among many may be alike by chance
     format, truncate = max(dict.fromkeys(claims), key=claims.count)
-    names = {name for (_, name), proof in proofs.items() if proof[0] == format}
-    provable = [name for one in failing for name in _provable(one)]
+    proved = [name for name, proof in proofs if proof[0] == format]
+    names = {name for name in proved if 2 * proved.count(name) >= provable.count(name)}
+    if not names:
+        return None
     few = {name for one in failing for name in one.failed} - set(provable)
     if 2 * len(claims) > len(provable):
         names |= set(provable)
@@ -85,6 +90,15 @@ def _is_biased(failing: Sequence[Observed], elements: Set[Element]) -> bool:
 def could_be_rounding(one: Observed, name: str) -> bool:
     """Whether an output's errors are so small that rounding in some coarser format could make them."""
     return any(_is_coarser(format, one.case) and _within(one, name, format) for format in FORMATS)
+
+
+def _largest(failing: Sequence[Observed]) -> list[Observed]:
+    """A few of the failing cases of each dtype, those with most numbers: they prove most."""
+    chosen = []
+    for dtype in dict.fromkeys(one.case.dtype for one in failing):
+        of_dtype = [one for one in failing if one.case.dtype == dtype]
+        chosen += sorted(of_dtype, key=lambda one: -sum(e.size for e in _provable(one).values()))[:_CASES]
+    return chosen
 
 
 def _provable(one: Observed) -> dict[str, np.ndarray]:
@@ -125,7 +139,21 @@ def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
         alike = _likeness(one, {**told, **left}, format, ask) if told or left else {}
         proofs = {n: p for n, p in proofs.items() if n not in told or alike.get(n, 0.0) < _FORMULA}
         proofs |= {name: (format, False) for name in left if alike.get(name, 1.0) < _ANEW}
-    return proofs
+    return {name: proof for name, proof in proofs.items() if _doubles(one, name, errors[name], ask)} if proofs else {}
+
+
+def _doubles(one: Observed, name: str, error: np.ndarray, ask: Ask) -> bool:
+    """Whether a gradient's error is doubled with dy, as that of rounding is: powers of two leave significands alone."""
+    if "dy" not in one.case or not name.startswith("d"):
+        return True
+    dy = one.case["dy"]
+    case = one.case.with_arrays({"dy": (2.0 * dy).astype(dy.dtype)})
+    outputs = ask(case)
+    if outputs is None:
+        return False
+    again = replace(one, case=case, right=right_answer(case, CONTRACTS[case.contract].answer), outputs=outputs)
+    other = _error(again, name)
+    return other is not None and bool(np.linalg.norm(other - error) <= 0.25 * np.linalg.norm(error))
 
 
 def _has_size_of(format: Format, one: Observed, error: np.ndarray) -> bool:
