@@ -39,9 +39,9 @@ class Explanation:
     refuted: frozenset[Element]
 
     @property
-    def order(self) -> tuple[int, bool, int]:
-        """Those that explain most come first, then those that nothing contradicts, then the simplest."""
-        return -len(self.elements), bool(self.contradicted), self.hypothesis.rank
+    def order(self) -> tuple[int, bool, bool, int]:
+        """Those that explain most come first, then known faults, then what nothing contradicts, then the simplest."""
+        return -len(self.elements), self.hypothesis.fault is None, bool(self.contradicted), self.hypothesis.rank
 
     @property
     def outputs(self) -> frozenset[str]:

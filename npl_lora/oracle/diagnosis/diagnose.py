@@ -38,9 +38,14 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
         return NOTHING
     if matches := catalogue.single_matches(observed):
         return _known(matches, failing)
-    if CONTRACTS[failing[0].case.contract].judge is not None:
+    if _is_drawn(observed):
         ask = None  # the subject draws at random, so two answers cannot be compared
     return _with_right_outputs(_in_parts(observed, failing, ask), observed)
+
+
+def _is_drawn(observed: Sequence[Observed]) -> bool:
+    """Whether the subject draws its own masks. They are read from its answers: a wrong y makes others look wrong."""
+    return CONTRACTS[observed[0].case.contract].judge is not None
 
 
 def _in_parts(observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None) -> Diagnosis:
@@ -59,7 +64,7 @@ def _in_parts(observed: Sequence[Observed], failing: Sequence[Observed], ask: As
 
 def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
     """The diagnosis and which outputs are right, where it explains some outputs and not a whole answer."""
-    if not diagnosis.claims or diagnosis.matches:
+    if not diagnosis.claims or diagnosis.matches or _is_drawn(observed):
         return diagnosis
     answered = [one for one in observed if one.outputs is not None]
     right = sentences.right_outputs(answered, {name for one in answered for name in one.failed})
@@ -83,7 +88,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
     if several and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
-    described = _described(failing, covered.left)
+    described = [] if _is_drawn(observed) else _described(failing, covered.left)
     told = {name for claim in described for name in claim.outputs}
     claims += described
     small = {name for one in failing for name in one.failed if precision.could_be_rounding(one, name)}

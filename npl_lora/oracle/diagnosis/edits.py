@@ -31,7 +31,7 @@ from ..definition import RIGHT, AnswerFunction, Config, Wrap
 from ..faults.wraps import with_arguments, with_gradients
 from ..tolerance.judge import format_factor
 from .activations import OTHER_ACTIVATIONS, with_activation
-from .axes import axis_name
+from .axes import axis_name, place_name
 from .calls import Call, in_calls, record
 from .hypothesis import HALVES, Hypothesis, has_pullback, with_parts
 from .low_rank_input import LOW_RANK_INPUTS, with_low_rank_input
@@ -142,9 +142,10 @@ def _name_of_call(case: Case, call: Call, number: int) -> str:
 
 def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
     call = calls[0]
-    for name, value in call.arguments.items():
+    numbers_first = sorted(call.arguments, key=lambda name: isinstance(call.arguments[name], np.ndarray))
+    for name in numbers_first:
         if name != "ops":
-            yield from _argument_edits(part, name, value, call)
+            yield from _argument_edits(part, name, call.arguments[name], call)
     if part == "lora_linear" and call.arguments["x"].ndim > 1:
         for says, linear in LOW_RANK_INPUTS.items():
             yield Edit(f"x {says} before A", partial(with_low_rank_input, linear))
@@ -254,7 +255,7 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         yield f"were rolled back by one {place()}", partial(_rolled, axis, -1), 1
         for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
             index = -1 if i == n - 1 else i
-            there = f"the last {place()}" if index == -1 else f"{place()} {i}"
+            there = place_name(place(), index)
             if t.dtype.kind == "f":
                 yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 50
                 yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 51

@@ -63,7 +63,8 @@ def by_degree(contract: str, hypothesis: Hypothesis, degree: float) -> Hypothesi
         right, wrong = CONTRACTS[contract].answer(arrays, config), hypothesis.answer(arrays, config)
         return {name: right[name] + degree * (wrong[name] - right[name]) for name in right}
 
-    return replace(hypothesis, says=hypothesis.gradual(degree), answer=answer, gradual=None)
+    says, rank = hypothesis.gradual(degree), hypothesis.rank + 1  # a plain mistake comes before one by degrees
+    return replace(hypothesis, says=says, answer=answer, rank=rank, gradual=None)
 
 
 def with_parts(contract: str, parts: Mapping[str, Wrap]) -> AnswerFunction:

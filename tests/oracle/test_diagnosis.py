@@ -1,0 +1,131 @@
+"""The diagnosis' steps: outputs explained one by one, a precision proved, the subject asked again."""
+
+import numpy as np
+import pytest
+from oracle.variants import plain
+
+from npl_lora.oracle import CONTRACTS, check
+from npl_lora.oracle.case import widen
+from npl_lora.oracle.definition import RIGHT
+from npl_lora.oracle.faults.wraps import compose, with_arguments, with_gradients
+from npl_lora.oracle.subjects import Answer
+
+
+class Answering:
+    """A subject in this process: answer(case) -> outputs."""
+
+    def __init__(self, contract, answer):
+        self.name, self.contracts, self.answer = "mine", (contract,), answer
+
+    def ask(self, case):
+        outputs = self.answer(case)
+        return Answer(outputs=({name: np.asarray(t, dtype=case.dtype) for name, t in outputs.items()},))
+
+    def close(self):
+        pass
+
+
+def diagnosis(contract, answer, dtype="float64"):
+    [report] = check(Answering(contract, answer), dtypes=[dtype]).contracts
+    return report.diagnosis
+
+
+def with_parts(contract, **wraps):
+    return lambda case: CONTRACTS[contract].answer(widen(case), case.config, RIGHT.wrapped(**wraps))
+
+
+def unscaled(case):
+    return CONTRACTS["lora_linear"].answer(widen(case), case.config, RIGHT.wrapped(scale=lambda s: lambda config: 1.0))
+
+
+@pytest.mark.parametrize(("output", "fault"), [("y", "S13"), ("dx", "S6"), ("dA", "S5"), ("dB", "S5")])
+def test_a_fault_in_one_output_is_named_there_alone(output, fault):
+    found = diagnosis("lora_linear", lambda case: {**plain(case), output: unscaled(case)[output]})
+    assert found.ids == (fault,)
+    assert [claim.outputs for claim in found.claims] == [(output,)]
+
+
+def test_the_outputs_that_are_right_are_told():
+    found = diagnosis("lora_linear", lambda case: {**plain(case), "y": unscaled(case)["y"]})
+    assert found.says.startswith("y: ")
+    assert found.says.endswith(". dx, dA and dB are right.")
+
+
+def test_a_fault_in_the_branch_with_dropout_is_named_there():
+    found = diagnosis("lora_linear", lambda case: (unscaled if "mask" in case else plain)(case))
+    assert found.ids[0] == "S13"
+    assert "with a dropout mask: " in found.says
+
+
+def test_two_mistakes_in_two_outputs_are_both_named():
+    found = diagnosis("lora_linear", lambda case: {**plain(case), "y": unscaled(case)["y"], "dB": -plain(case)["dB"]})
+    assert found.ids == ("S13", "B13")
+    assert [claim.outputs for claim in found.claims] == [("y",), ("dB",)]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (with_arguments(x=lambda a: 2.0 * a.x), "as if x were doubled"),
+        (with_arguments(B=lambda a: 1.25 * a.B), "1.25 times as large"),
+        (with_gradients(A=lambda dA, a: dA * np.asarray([1.0, 0.0] + [1.0] * (dA.shape[0] - 2))[:, None]), "rank 1"),
+    ],
+)
+def test_an_edit_that_no_fault_stands_for_is_told_without_an_id(wrap, words):
+    found = diagnosis("lora_linear", with_parts("lora_linear", lora_linear=wrap))
+    assert found.ids == ()
+    assert words in found.says
+
+
+FORMULAS = {
+    "theta doubled": dict(rope=with_arguments(theta=lambda a: 2.0 * a.theta)),
+    "one token rolled": dict(attention=with_arguments(v=lambda a: np.roll(a.v, 1, axis=-2))),
+    "scores a little larger": dict(attention=with_arguments(q=lambda a: 1.02 * a.q)),
+    "scores capped": dict(attention=with_arguments(q=lambda a: 4.0 * np.tanh(a.q / 4.0))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_wrong_formula_is_no_precision(name):
+    found = diagnosis("lora_attention", with_parts("lora_attention", **FORMULAS[name]))
+    assert "significand" not in found.says
+    assert found.ids == ()
+
+
+def test_float32_with_a_fault_behind_it_is_told_with_the_fault():
+    def answer(case):
+        narrow = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in widen(case).items()}
+        exact = RIGHT.wrapped(
+            glu=with_arguments(activation=lambda a: "gelu" if "gelu" in a.activation else a.activation)
+        )
+        return CONTRACTS["lora_mlp"].answer(narrow, case.config, exact)
+
+    found = diagnosis("lora_mlp", answer)
+    assert "24-bit significand: float32" in found.says
+    assert found.ids == ("G1",)
+
+
+def test_what_nothing_explains_is_asked_again():
+    def answer(case):  # dA sees a number of W
+        right = plain(case)
+        return {
+            **right,
+            "dA": right["dA"]
+            * (2.0 + np.sin(9.0 * case["W"].flat[0] + np.arange(right["dA"].size))).reshape(right["dA"].shape),
+        }
+
+    found = diagnosis("lora_linear", answer)
+    assert found.ids == ()
+    assert "dA: it depends on W, but should not" in found.says
+
+
+def test_a_mistake_in_the_value_is_told_from_one_in_the_backward():
+    halved = with_arguments(scale=lambda a: 0.5 * a.scale)
+
+    def value(op):
+        wrong = halved(op)
+        return lambda *args, **how: (wrong(*args, **how)[0], op(*args, **how)[1])
+
+    found = diagnosis("train_steps", with_parts("train_steps", lora_linear=compose(value)))
+    assert "scale were halved in lora_linear, in the value alone" in found.says
