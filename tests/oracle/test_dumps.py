@@ -340,6 +340,7 @@ def test_a_right_dump_never_fails_for_what_it_lacks(missing, tmp_path_factory):
     mask=st.booleans(),
     large=st.booleans(),
 )
+@pytest.mark.slow
 def test_float64_computed_in_float32_is_judged_as_float32(tmp_path_factory, seed, missing, variant, mask, large):
     arrays = step("float64", seed=seed, mask=mask)
     single = {name: arrays[name].astype(np.float32) for name in INPUTS if name in arrays}
@@ -363,6 +364,7 @@ def test_float64_computed_in_float32_is_judged_as_float32(tmp_path_factory, seed
     mask=st.booleans(),
     large=st.booleans(),
 )
+@pytest.mark.slow
 def test_truncated_products_are_judged_as_such(tmp_path_factory, seed, missing, variant, positive, mask, large):
     """Positive inputs are the worst for truncation: nothing cancels."""
     arrays = step(seed=seed, mask=mask)

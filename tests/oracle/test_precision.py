@@ -99,6 +99,7 @@ def test_truncated_products_pass_in_every_association(variant, seed, name):
     assert failed(replace(case, inner="tf32-truncated"), outputs) == set()
 
 
+@pytest.mark.slow
 def test_truncation_is_more_than_rounding_to_tf32():
     """Some case of each layer but DoRA's tells them apart, and truncation is allowed what rounding to nearest needs."""
     told = set()
@@ -144,6 +145,7 @@ def rights(contract, inner):
     in_=st.sampled_from([12, 700]),
     mean=st.sampled_from([0.0, 1.0, 5.0]),
 )
+@pytest.mark.slow
 def test_the_bound_holds_where_the_terms_of_long_sums_have_one_sign(seed, rows, in_, mean):
     """Errors that do not cancel. In gradients of many rows that have a mean, they exceed 12 standard deviations."""
     rng = np.random.default_rng(seed)
@@ -181,6 +183,7 @@ def cast_down(case):
     return replace(case, dtype="float32", arrays=single, exact=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", NUMBERS)
 @settings(max_examples=6)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
