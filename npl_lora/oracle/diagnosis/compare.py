@@ -35,7 +35,9 @@ def degree(predicted: Predicted, one: Observed, name: str) -> float | None:
     for its size. The error must be clear, since small ones point in any direction."""
     assert one.outputs is not None
     right, got = one.right[name], one.outputs[name]
-    if isinstance(predicted, Distribution) or isinstance(right, Distribution) or got.shape != right.shape:
+    if isinstance(predicted, Distribution) or isinstance(right, Distribution):
+        return None
+    if got.dtype.kind != "f" or got.shape != right.shape:
         return None
     if predicted.shape != got.shape or not (np.isfinite(predicted).all() and np.isfinite(got).all()):
         return None

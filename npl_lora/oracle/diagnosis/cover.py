@@ -146,7 +146,7 @@ def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
         with np.errstate(all="ignore"):
             outputs = hypothesis.answer(widen(one.case), one.case.config)
             return {name: np.asarray(t) for name, t in outputs.items() if np.asarray(t).dtype.kind == "f"}
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, ArithmeticError):
         return {}
 
 
@@ -199,6 +199,9 @@ def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> 
     """Those outputs that it gives within what is allowed for an implementation that is wrong in this way."""
     if not names or one.outputs is None:
         return []
-    with np.errstate(all="ignore"):
-        predicted = right_answer(one.case, hypothesis.answer)
+    try:
+        with np.errstate(all="ignore"):
+            predicted = right_answer(one.case, hypothesis.answer)
+    except (ValueError, IndexError, TypeError, ArithmeticError):
+        return []
     return [name for name in names if error_ratio(predicted[name], one.outputs[name]) <= 1.0]

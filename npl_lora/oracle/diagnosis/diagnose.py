@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..case import Case
 from ..contracts import CONTRACTS
 from ..faults import Fault
 from ..report import NOTHING, Claim, Diagnosis, Observed
@@ -31,14 +32,14 @@ from .wrong import Wrong
 def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
     """What is wrong with the answers to the cases of one contract, some of which failed.
 
-    ask: puts another question to the subject, where it can be asked. That settles whether an error is rounding.
+    ask: puts another question to the subject, where it can be asked.
     """
     failing = [one for one in observed if one.failed and one.outputs is not None]
     if not failing:
         return NOTHING
     if matches := catalogue.single_matches(observed):
         return _known(matches, failing)
-    if _is_drawn(observed):
+    if ask is not None and (_is_drawn(observed) or not _repeats(failing[0].case, ask)):
         ask = None  # the subject draws at random, so two answers cannot be compared
     return _with_right_outputs(_in_parts(observed, failing, ask), observed)
 
@@ -46,6 +47,14 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
 def _is_drawn(observed: Sequence[Observed]) -> bool:
     """Whether the subject draws its own masks. They are read from its answers: a wrong y makes others look wrong."""
     return CONTRACTS[observed[0].case.contract].judge is not None
+
+
+def _repeats(case: Case, ask: Ask) -> bool:
+    """Whether the subject answers the same question twice in the same way."""
+    first, second = ask(case), ask(case)
+    if first is None or second is None or first.keys() != second.keys():
+        return False
+    return all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
 def _in_parts(observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None) -> Diagnosis:
@@ -59,7 +68,7 @@ def _in_parts(observed: Sequence[Observed], failing: Sequence[Observed], ask: As
         return _joined(rounded)
     if matches := catalogue.single_matches(rest):
         return _with(rounded, _known(matches, [one for one in rest if one.failed]))
-    return _with(rounded, _explained(rest, ask))
+    return _with(rounded, _explained(rest, None))  # these cases are judged as what they are not, and cannot be asked
 
 
 def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
@@ -91,7 +100,8 @@ def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
     described = [] if _is_drawn(observed) else _described(failing, covered.left)
     told = {name for claim in described for name in claim.outputs}
     claims += described
-    small = {name for one in failing for name in one.failed if precision.could_be_rounding(one, name)}
+    wrong = {name for one in failing for name in one.failed}
+    small = {name for name in wrong if _could_all_be_rounding(name, failing)}
     if ask is not None and (unknown := {name for _, name in covered.left} - told - small):
         claims += _answered(failing, unknown, ask)
     return _joined(claims)
@@ -111,10 +121,13 @@ def _described(failing: Sequence[Observed], left: frozenset[cover.Element]) -> l
     """What the numbers of the outputs are like that nothing explains, and which are not finite."""
     claims = []
     for name, wrongs in _wrongs(failing, left).items():
-        small = all(precision.could_be_rounding(one, name) for one in failing if name in one.failed)
-        if sentence := fit.explain(_finest(wrongs), small):
+        if sentence := fit.explain(_finest(wrongs), _could_all_be_rounding(name, failing)):
             claims.append(Claim((), (name,), f"{sentence}."))
     return claims + _not_finite(failing)
+
+
+def _could_all_be_rounding(name: str, failing: Sequence[Observed]) -> bool:
+    return all(precision.could_be_rounding(one, name) for one in failing if name in one.failed)
 
 
 def _joined(claims: Sequence[Claim]) -> Diagnosis:

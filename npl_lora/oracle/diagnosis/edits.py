@@ -30,6 +30,7 @@ from ..contracts import CONTRACTS
 from ..definition import RIGHT, AnswerFunction, Config, Wrap
 from ..faults.wraps import with_arguments, with_gradients
 from ..tolerance.judge import format_factor
+from ..tolerance.statistics import Distribution
 from .activations import OTHER_ACTIVATIONS, with_activation
 from .axes import axis_name, place_name
 from .calls import Call, in_calls, record
@@ -86,6 +87,8 @@ def output_edits(case: Case) -> Iterator[Hypothesis]:
     """Every edit of one output of the contract as a whole."""
     right = CONTRACTS[case.contract].answer
     for output, value in right(widen(case), case.config).items():
+        if isinstance(value, Distribution):
+            continue
         for says, change, rank in _array_changes("", output, np.asarray(value)):
             answer = _with_output(right, output, change)
             yield Hypothesis(f"it {says}", answer, 15 + rank, gradual=_gradual("it", says))
@@ -94,7 +97,8 @@ def output_edits(case: Case) -> Iterator[Hypothesis]:
 def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFunction:
     def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
         outputs = right(arrays, config)
-        return {name: change(t) if name == output else t for name, t in outputs.items()}
+        drawn = isinstance(outputs.get(output), Distribution)  # in some cases, and numbers in others
+        return {name: change(t) if name == output and not drawn else t for name, t in outputs.items()}
 
     return answer
 

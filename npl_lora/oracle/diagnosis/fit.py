@@ -5,6 +5,7 @@ it does not fit every one of them within what is allowed. The first that fits is
 form to the loosest.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,7 +43,8 @@ def _factor(observations: Sequence[Wrong]) -> str | None:
         fitted.append((one.case, factor, float(np.sum(np.abs(value) * one.right.allowed)) / energy))
     if expression := expressions.name_of(fitted):
         return f"is {_times(expression)} the right one{_legend(expression)}"
-    same = max(f for _, f, _ in fitted) - min(f for _, f, _ in fitted) <= 2 * max(e for _, _, e in fitted)
+    factors, error = [f for _, f, _ in fitted], max(e * max(1.0, abs(f)) for _, f, e in fitted)
+    same = max(factors) - min(factors) <= 2 * error
     if same:
         return f"is {number(fitted[0][1])} times the right one"
     case, factor, _ = fitted[0]
@@ -223,6 +225,6 @@ def _times(expression: str) -> str:
 
 
 def _legend(expression: str) -> str:
-    letters = expression.replace("sqrt", "")
-    meanings = [meaning for letter, meaning in expressions.LEGEND.items() if letter in letters]
+    symbols = set(re.findall(r"[A-Za-z]+", expression))
+    meanings = [meaning for symbol, meaning in expressions.LEGEND.items() if symbol in symbols]
     return f" ({', '.join(meanings)})" if meanings else ""

@@ -58,7 +58,9 @@ def _ask(case: Case, ask: Ask) -> _Asked | None:
     if outputs is None or not all(isinstance(r, Right) for r in right.values()):
         return None
     rights = {name: r for name, r in right.items() if isinstance(r, Right) and name in outputs}
-    got = {name: np.asarray(outputs[name], np.float64) for name in rights}
+    if any(outputs[name].dtype.kind != "f" for name in rights):
+        return None
+    got = {name: outputs[name].astype(np.float64) for name in rights}
     if any(got[name].shape != r.shape or not np.isfinite(got[name]).all() for name, r in rights.items()):
         return None
     values = {name: r.value for name, r in rights.items()}
@@ -118,7 +120,7 @@ def _growth(before: _Asked, ask: Ask) -> Iterator[tuple[str, str]]:
             got, right = ([getattr(t, side)[output] for t in (before, twice, thrice)] for side in ("got", "right"))
             right_factor, factor = _factor(right[0], right[1], allowed), _factor(got[0], got[1], allowed)
             if right_factor is not None and factor is not None:
-                if abs(factor - right_factor) > 1e-3 * max(abs(right_factor), 1.0):
+                if abs(factor - right_factor) > max(1e-3, _uncertainty(got[0], allowed)) * max(abs(right_factor), 1.0):
                     expected = format_factor(round(right_factor, 6))
                     yield (
                         output,
@@ -161,6 +163,11 @@ def _factor(before: np.ndarray, after: np.ndarray, allowed: float) -> float | No
         return None
     c = float(np.sum(before * after)) / energy
     return c if np.all(np.abs(after - c * before) <= _NONE * (1.0 + abs(c)) * allowed) else None
+
+
+def _uncertainty(before: np.ndarray, allowed: float) -> float:
+    """By how much a factor may be off: a number that is small has a factor of its own within what is allowed."""
+    return _CLEAR * allowed / float(np.sqrt(np.mean(before * before)))
 
 
 def _tokens(before: _Asked, ask: Ask) -> Iterator[tuple[str, str]]:

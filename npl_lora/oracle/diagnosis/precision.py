@@ -109,7 +109,8 @@ def _provable(one: Observed) -> dict[str, np.ndarray]:
 
 def admitted(observed: Iterable[Observed], claim: Coarseness) -> list[Observed]:
     """What was observed, judged as if the cases' dtype were this format, in the dtypes in which it was proved."""
-    again, dtypes = [], {id.rpartition("/")[2] for id, _ in claim.elements}
+    observed, ids = list(observed), {id for id, _ in claim.elements}
+    again, dtypes = [], {one.case.dtype for one in observed if one.case.id in ids}
     for one in observed:
         if one.outputs is not None and one.case.dtype in dtypes:
             case = replace(one.case, dtype=claim.format.as_dtype)

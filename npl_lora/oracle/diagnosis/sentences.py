@@ -62,15 +62,23 @@ def right_outputs(observed: Iterable[Observed], wrong: Collection[str]) -> str:
 def of_precision(coarse: Coarseness, failing: Sequence[Observed]) -> list[Claim]:
     """A claim for each dtype in which the format shows."""
     claims = []
+    rounding = "truncation" if coarse.truncate else "rounding"
+    article = "an" if coarse.format.bits in (8, 11) else "a"
+    format = f"{article} {coarse.format.bits}-bit significand: {coarse.format.name} somewhere inside"
     for dtype in dict.fromkeys(one.case.dtype for one in failing):
-        cases = {one.case.id for one in failing if one.case.dtype == dtype}
-        outputs = in_order({name for id, name in coarse.elements if id in cases}, failing)
+        of_dtype = [one for one in failing if one.case.dtype == dtype]
+        ids = {one.case.id for one in of_dtype}
+        outputs = in_order({name for id, name in coarse.elements if id in ids}, of_dtype)
         if outputs:
-            rounding = "truncation to" if coarse.truncate else "rounding to"
-            article = "an" if coarse.format.bits in (8, 11) else "a"
-            says = (
-                f"{dtype} in and out, but the errors of {', '.join(outputs)} are those of {rounding} {article} "
-                f"{coarse.format.bits}-bit significand: {coarse.format.name} somewhere inside."
-            )
+            head = f"{dtype} in and out{_where_coarse(coarse, outputs, of_dtype)}"
+            says = f"{head}, but the errors of {', '.join(outputs)} are those of {rounding} to {format}."
             claims.append(Claim((), outputs, says))
     return claims
+
+
+def _where_coarse(coarse: Coarseness, outputs: Collection[str], failing: Sequence[Observed]) -> str:
+    """In which cases the errors of these outputs are rounding, if they are more than that in others."""
+    beyond = {id for id, name in set(wrong_elements(failing)) - coarse.elements if name in outputs}
+    shows = [one.case for one in failing if one.case.id not in beyond]
+    others = [one.case for one in failing if one.case.id in beyond]
+    return f" {where(shows, others)}" if shows and others else ""

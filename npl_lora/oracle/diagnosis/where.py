@@ -23,7 +23,8 @@ def where(shows: Collection[Case], does_not: Collection[Case]) -> str:
     for clause in _common_to(shows):
         if not any(clause in set(_clauses(case)) for case in does_not):
             return clause
-    names = dict.fromkeys(_short(case) for case in shows)
+    several = len({_dtype(case) for case in (*shows, *does_not)}) > 1
+    names = dict.fromkeys(f"{_short(case)}, {_dtype(case)}" if several else _short(case) for case in shows)
     return f"in {listed(list(names))}"
 
 
@@ -46,10 +47,18 @@ def _clauses(case: Case) -> Iterator[str]:
         yield "with grouped key/value heads" if case.config["n_kv_heads"] < heads else "without grouped heads"
     if case.config.get("accumulation"):
         yield "with accumulation" if case.config["accumulation"] > 1 else "without accumulation"
-    yield f"in {case.dtype}"
+    yield f"in {_dtype(case)}"
     if "x" in case:
         yield f"with x of {case['x'].ndim} axes"
 
 
 def _short(case: Case) -> str:
-    return case.id.split("/")[1]
+    """The name within its contract, of a case whose id is contract/name/dtype."""
+    names = case.id.split("/")
+    return names[1] if len(names) == 3 else case.id
+
+
+def _dtype(case: Case) -> str:
+    """The dtype that was asked. A case that is judged as one of a coarser dtype keeps its id."""
+    names = case.id.split("/")
+    return names[2] if len(names) == 3 else case.dtype
