@@ -92,12 +92,15 @@ def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
     """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
     answered = [one for one in observed if one.outputs is not None]
     failing = [one for one in answered if one.failed]
+    if _is_drawn(observed):  # an output alone shows nothing here: only what reproduces everything is claimed
+        matches = catalogue.several_matches(observed)
+        return _known(matches, failing) if matches else _joined(_not_finite(failing))
     covered = cover.explain(hypotheses_for([one.case for one in cover.probes(answered)]), answered)
     several = covered.left or len(covered.chosen) > 1
     if several and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
-    described = [] if _is_drawn(observed) else _described(failing, covered.left)
+    described = _described(failing, covered.left)
     told = {name for claim in described for name in claim.outputs}
     claims += described
     wrong = {name for one in failing for name in one.failed}

@@ -40,7 +40,8 @@ class Injected:
         settled = settle(case, {})
         masks = {
             name: dropout_mask(settled[name].shape, case.config["p"], self._rng, np.float32).astype(settled[name].dtype)
-            for name in settled.arrays.keys() - case.arrays.keys()
+            for name in settled.arrays  # in their order, since each draw goes on from the one before
+            if name not in case.arrays
         }
         return case.with_arrays(masks)
 
