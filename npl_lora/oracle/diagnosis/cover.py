@@ -15,6 +15,7 @@ from ..case import widen
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
+from ..tolerance.statistics import Distribution
 from .compare import changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
 
@@ -62,8 +63,15 @@ def wrong_elements(observed: Iterable[Observed]) -> list[Element]:
         (one.case.id, name)
         for one in observed
         for name in one.failed
-        if one.outputs is not None and name in one.outputs and isinstance(one.right.get(name), Right)
+        if one.outputs is not None
+        and name in one.outputs
+        and _has_wrong_numbers(one.right.get(name), one.outputs[name])
     ]
+
+
+def _has_wrong_numbers(right: Right | Distribution | None, got: np.ndarray) -> bool:
+    """Not so where the first answer is right, and the second one differs from it."""
+    return isinstance(right, Right) and (got.dtype.kind != "f" or changes(got.astype(np.float64), right))
 
 
 def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed]) -> Cover:
