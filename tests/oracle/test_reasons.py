@@ -3,7 +3,7 @@
 The ops in plain NumPy, which the edits change, are held against npl_lora's own.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -68,6 +68,7 @@ def test_sentences_are_read(says, precision, where):
     assert tells_where("lora_linear", edit, says) == where
 
 
+@cache
 def shares(population):
     """{column: its share of what was judged wrong}."""
     found = run.results(population, run.chosen(population, N))
@@ -77,18 +78,31 @@ def shares(population):
 
 
 @pytest.mark.slow
+def test_a_fault_in_some_outputs_or_cases_is_never_called_another():
+    share = shares("halves")
+    assert share["other id"] + share["crash"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    reason="the aim; in lora_dropout masks are read from the answers, and one output alone shows nothing"
+)
 def test_a_fault_in_some_outputs_or_cases_is_named_first():
     share = shares("halves")
-    # 0.95 is the aim, and met where a subject's masks need not be read from its answers, as in lora_dropout.
-    assert share["first"] + share["equal"] >= 0.7
-    assert share["other id"] + share["crash"] == 0
+    assert share["first"] + share["equal"] >= 0.95
 
 
 @pytest.mark.slow
 def test_an_edit_outside_the_catalogue_is_never_called_a_fault_or_rounding():
     share = shares("edits")
     assert share["false id"] + share["false precision"] + share["crash"] == 0
-    assert share["where"] + share["true id"] >= 0.4  # 0.8 is the aim; of larger samples 0.61 to 0.65 are located
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="the aim; of larger samples 0.61 to 0.65 are located")
+def test_an_edit_outside_the_catalogue_is_located():
+    share = shares("edits")
+    assert share["where"] + share["true id"] >= 0.8
 
 
 @pytest.mark.slow

@@ -18,12 +18,11 @@ from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 from .compare import changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
+from .precision import Element
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be
 _EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
 _FIRST_STAGES = 3  # those that are tried on more than one case
-
-Element = tuple[str, str]  # (case id, output)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ Change = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Edit:
-    """says: a clause such as "mask were left out". where: one of "", "value", "backward" if it can be in no other half.
+    """says: a clause such as "mask were left out". half: "value" or "backward" if it can be there alone.
 
     rank: simple edits come first. gradual: see Hypothesis.
     """
@@ -54,7 +54,7 @@ class Edit:
     says: str
     wrap: Wrap
     rank: int = 0
-    where: str = ""
+    half: str = ""
     gradual: Callable[[float], str] | None = None
 
 
@@ -105,15 +105,15 @@ def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFu
 
 def _hypotheses(case: Case, part: str, calls: list[Call], edit: Edit, inner: bool) -> Iterator[Hypothesis]:
     place = f" in {part}" if inner else ""
-    yield _hypothesis(case, part, edit, edit.wrap, place, edit.where, 10)
+    yield _hypothesis(case, part, edit, edit.wrap, place, edit.half, 10)
     if not inner:
         return
-    halves = HALVES if has_pullback(part) and not edit.where else {}
+    halves = HALVES if has_pullback(part) and not edit.half else {}
     for half, take in halves.items():
         yield _hypothesis(case, part, edit, take(edit.wrap), place, half, 20)
     for numbers in _groups(len(calls)) if edit.rank == 0 else ():
         of_calls = f"{place} ({listed([_name_of_call(case, calls[n], n) for n in numbers])})"
-        yield _hypothesis(case, part, edit, in_calls(edit.wrap, numbers), of_calls, edit.where, 30)
+        yield _hypothesis(case, part, edit, in_calls(edit.wrap, numbers), of_calls, edit.half, 30)
         for half, take in halves.items():
             yield _hypothesis(case, part, edit, in_calls(take(edit.wrap), numbers), of_calls, half, 40)
 

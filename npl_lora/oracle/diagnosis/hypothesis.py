@@ -17,7 +17,7 @@ from ..definition import RIGHT, AnswerFunction, Config, Wrap
 from ..faults import Fault, wrong_answer
 from ..faults.lora_path import LORA_OPS
 from ..faults.relevant import parts_used
-from ..faults.wraps import with_arguments
+from ..faults.wraps import in_value, with_arguments
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,6 @@ def _with_half_scale(contract: str, wrap: Wrap, half: str) -> AnswerFunction:
     return answer
 
 
-def value_alone(wrap: Wrap) -> Wrap:
-    """The wrap's value, with the right pullback."""
-
-    def half(op: Any) -> Any:
-        wrong = wrap(op)
-
-        @wraps(op)
-        def mixed(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
-            return _joined(wrong(*args, **kwargs)[0], op(*args, **kwargs)[1])
-
-        return mixed
-
-    return half
-
-
 def backward_alone(wrap: Wrap) -> Wrap:
     """The right value, with the wrap's pullback."""
 
@@ -111,18 +96,16 @@ def backward_alone(wrap: Wrap) -> Wrap:
 
         @wraps(op)
         def mixed(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
-            return _joined(op(*args, **kwargs)[0], wrong(*args, **kwargs)[1])
+            y, _ = op(*args, **kwargs)
+            _, pullback = wrong(*args, **kwargs)
+            return y, Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, pullback.inputs, pullback.frozen)
 
         return mixed
 
     return half
 
 
-HALVES = {"value": value_alone, "backward": backward_alone}
-
-
-def _joined(y: Array, pullback: Pullback) -> tuple[Array, Pullback]:
-    return y, Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, pullback.inputs, pullback.frozen)
+HALVES = {"value": in_value, "backward": backward_alone}
 
 
 def has_pullback(part: str) -> bool:
