@@ -22,7 +22,7 @@ from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 from .compare import changes, error_ratio, quick_distance
 
-_SUSPECTS = 64  # how many candidates are compared with all cases, the nearest first
+_SUSPECTS = 64  # of more candidates than these, those that fail a quick comparison in a further case are left out
 
 
 def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
@@ -151,12 +151,25 @@ def _possible_pairs(
 def _reproducing(
     candidates: Sequence[tuple[float, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
-    near = sorted((distance, n) for n, (distance, _) in enumerate(candidates) if distance < 1.0)[:_SUSPECTS]
+    near = _narrowed([faults for distance, faults in candidates if distance < 1.0], observed[1:])
     return [
-        candidates[n][1]
-        for n in sorted(n for _, n in near)
-        if all_reproduced(candidates[n][1], observed) and all(_shows(fault, observed) for fault in candidates[n][1])
+        faults
+        for faults in near
+        if all_reproduced(faults, observed) and all(_shows(fault, observed) for fault in faults)
     ]
+
+
+def _narrowed(candidates: list[tuple[Fault, ...]], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
+    """Those that are near in further cases too, until few are left.
+
+    A case that one fault alone explains fits every pair of it with a fault that shows elsewhere.
+    """
+    for one in observed:
+        if len(candidates) <= _SUSPECTS:
+            break
+        if one.outputs is not None:
+            candidates = [faults for faults in candidates if _distance(faults, one) < 1.0]
+    return candidates
 
 
 def _shows(fault: Fault, observed: Sequence[Observed]) -> bool:
@@ -179,15 +192,16 @@ def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tup
             names.setdefault(one.case.id.rpartition("/")[0], one)
     failing = list(names.values())
     explained = {fault.name: {n for n, one in enumerate(failing) if _explains(fault, one)} for fault in faults}
-    chosen: list[Fault] = []
-    covered: set[int] = set()
-    while best := max(faults, key=lambda fault: len(explained[fault.name] - covered), default=None):
-        if not explained[best.name] - covered:
-            break
-        chosen.append(best)
-        covered |= explained[best.name]
-    ordered = tuple(fault for fault in faults if fault in chosen)
-    return [ordered] if len(ordered) > 1 and all_reproduced(ordered, observed) else []
+    instead: list[list[Fault]] = []  # for each fault that is needed, those that would do in its place
+    left = set(range(len(failing)))
+    while new := max((explained[fault.name] & left for fault in faults), key=len, default=set()):
+        instead.append([fault for fault in faults if new <= explained[fault.name]])
+        left -= new
+    sets: dict[tuple[str, ...], tuple[Fault, ...]] = {}
+    for chosen in itertools.islice(itertools.product(*instead), _SUSPECTS):
+        ordered = tuple(fault for fault in faults if fault in chosen)
+        sets[tuple(fault.name for fault in ordered)] = ordered
+    return [ordered for ordered in sets.values() if len(ordered) > 1 and all_reproduced(ordered, observed)]
 
 
 def _explains(fault: Fault, one: Observed) -> bool:
