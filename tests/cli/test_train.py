@@ -16,6 +16,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import tokenizers
+from light import light
 from models import tiny
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -40,7 +41,7 @@ def text(tmp_path):
     return path
 
 
-@pytest.fixture(params=["txt", "jsonl", "csv"])
+@pytest.fixture(params=light(["csv", "jsonl", "txt"]))
 def any_kind(request, tmp_path, text):
     """Something that can be learned of each kind, and a model to learn it: (model, data)."""
     path, rng = tmp_path / f"data.{request.param}", np.random.default_rng(0)
@@ -271,6 +272,7 @@ def test_a_run_that_is_stopped_between_two_saves_keeps_its_last_step(model, text
         assert metrics(whole) == metrics(cut)
 
 
+@pytest.mark.slow
 def test_the_same_model_elsewhere_is_the_same_and_another_is_not(model, text, tmp_path, capsys):
     out = tmp_path / "out"
     assert train(model, text, out) == 0
@@ -404,6 +406,7 @@ def test_metrics_of_a_run_that_has_taken_no_step_are_said_again(tmp_path):
         assert file.read_text().splitlines() == [",".join(FIELDS), *kept]
 
 
+@pytest.mark.slow
 def test_metrics_that_a_kill_has_cut(model, text, tmp_path):
     """A row that is half there, and looks like another step's."""
     assert train(model, text, tmp_path / "whole") == 0
@@ -474,6 +477,7 @@ def test_a_loss_that_is_not_finite(model, text, tmp_path, capsys, share, sentenc
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_one_sentence_and_the_last_checkpoint_stays(model, text, tmp_path):
     """A limit on the size of files stands for a disk that fills up after the first checkpoint."""
     out = tmp_path / "out"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from light import light
 from models import golden
 
 from npl_lora.models import load, load_classifier
@@ -48,7 +49,7 @@ def test_logits_loss_and_gradients(tmp_path, case):
             assert golden.off(grads[name], expected) < 1e-9, name
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", light(RUNS))
 def test_the_losses_of_fifty_steps(tmp_path, run):
     """The bounds are those of test_training."""
     lora, schedule, dtype = run.split()

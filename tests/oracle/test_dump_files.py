@@ -168,6 +168,7 @@ def test_a_note_is_passed_on_as_one_line(tmp_path):
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_a_dump_with_some_bytes_changed_never_raises(data, tmp_path_factory):
     """Judged, or refused in one sentence."""
     path = write(tmp_path_factory.mktemp("dump") / "dump.safetensors", step(leading=(2,), in_=4, out=5))

@@ -80,10 +80,10 @@ SUM_OF_OTHERS = {"S4", "T1", "D1"}  # S5 of dA and of dB; T2 and T3; D1 of linea
 QUICK = ("lora_linear", "lora_merge", "lora_embedding", "cross_entropy", "adapter_combine")
 
 
-def each(pairs):
-    """Those of the larger contracts are slow."""
+def each(pairs, quick=QUICK):
+    """Those of the other contracts are slow."""
     params = [
-        pytest.param(c, fault, id=f"{c}-{fault.name}", marks=() if c in QUICK else pytest.mark.slow)
+        pytest.param(c, fault, id=f"{c}-{fault.name}", marks=() if c in quick else pytest.mark.slow)
         for c, fault in pairs
     ]
     return pytest.mark.parametrize(("contract", "fault"), params)
@@ -162,7 +162,7 @@ def test_what_is_not_shown_passes():
         assert check(Injected(fault), contract=contract, dtypes=["float64"]).verdict == "pass", (contract, name)
 
 
-@each(SHOWN)
+@each(SHOWN, quick=("lora_linear",))
 def test_every_fault_is_named_first(contract, fault):
     ids, says = ids_and_words(contract, fault)
     if (contract, fault.name) in UNREADABLE:
@@ -296,6 +296,7 @@ def test_every_two_faults_of_a_larger_contract_are_told_from_every_other_two(con
         assert_told_apart(contract, pair)
 
 
+@pytest.mark.slow
 def test_an_answer_with_noise_that_no_fault_has_is_not_claimed():
     at = []
     for case, right, _ in asked("lora_linear", "float64"):

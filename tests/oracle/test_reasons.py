@@ -44,6 +44,7 @@ def test_rounding_toward_zero_clears_the_last_bits():
     np.testing.assert_array_equal(rounded.round_to(t, "bfloat16", toward_zero=True), cleared)
 
 
+@pytest.mark.slow
 def test_an_id_is_false_unless_its_fault_gives_some_of_the_numbers():
     lacks_scale = next(fault for fault in FAULTS if fault.name == "S5/dB")
     subject = Function("S5/dB", "lora_linear", wrong_answer("lora_linear", lacks_scale))

@@ -15,6 +15,7 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
+from light import light
 
 from npl_lora.oracle.case import Case
 from npl_lora.oracle.subjects import TargetError
@@ -280,7 +281,7 @@ def test_a_child_that_left_the_group_and_holds_the_pipes_does_not_stop_the_check
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", light(["stdout", "stderr"]))
 def test_chatter_reaches_nobody(subject, case, capfd, stream):
     source = (
         f"import sys\nprint('loading', file=sys.{stream})\n"
@@ -293,6 +294,7 @@ def test_chatter_reaches_nobody(subject, case, capfd, stream):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_no_process_outlives_its_subject(subject, case, tmp_path):
     source = f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + RIGHT
 
@@ -319,6 +321,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.slow
 def test_after_an_interrupt_no_answer_is_taken_for_another(subject, case):
     mine = subject(body("import time; time.sleep(1.0 if case.id == 'slow' else 0.0)", "return right(case)"))
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -340,6 +343,7 @@ def test_no_threads_and_descriptors_pile_up(subject, case):
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_started_again_is_tried_twice_only(subject, case, tmp_path):
     count = tmp_path / "count"
     source = (
@@ -528,7 +532,7 @@ def test_code_may_be_importable_from_here(tmp_path, monkeypatch, case, target):
         assert_right(case, mine.ask(case))
 
 
-@pytest.mark.parametrize("name", ["a:b.py", "json.py", "numpy.py", "with a space.py", "two.dots.py"])
+@pytest.mark.parametrize("name", light(["a:b.py", "numpy.py", "json.py", "with a space.py", "two.dots.py"], 2))
 def test_a_file_may_be_called_anything(subject, case, name):
     assert_right(case, subject(RIGHT.replace("import numpy as np", ""), name=name).ask(case))
 
@@ -793,7 +797,7 @@ def test_status_77_is_absent(command, case):
     assert command("exit(77)").ask(case).absent == "not supported"
 
 
-@pytest.mark.parametrize("leader", ["time.sleep(60)", "sys.exit(5)"])
+@pytest.mark.parametrize("leader", light(["sys.exit(5)", "time.sleep(60)"]))
 def test_a_grandchild_that_holds_the_pipe_is_ended_too(command, case, tmp_path, leader):
     source = f"""
 import signal, subprocess, sys, time

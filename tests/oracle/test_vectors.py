@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from light import light
 from oracle.record_vectors import RECORD, digest, written
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -71,9 +72,7 @@ def answer_all(folder, results, subject):
 # The bytes
 
 
-@pytest.mark.parametrize(
-    "contract", [pytest.param(c, marks=[] if c == "lora_init" else [pytest.mark.slow]) for c in CONTRACTS]
-)
+@pytest.mark.parametrize("contract", light(sorted(CONTRACTS, key=lambda c: c != "lora_merge")))
 def test_the_bytes_are_those_that_were_recorded(contract):
     assert written(contract) == json.loads(RECORD.read_text())[contract]
 
