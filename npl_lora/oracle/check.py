@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from .case import Case
 from .contracts import CONTRACTS
 from .contracts.judging import judge_case
 from .diagnosis import Ask, diagnose
+from .diagnosis.progress import silent
 from .dtypes import DTYPES, askable, computable
 from .report import CaseReport, ContractReport, Observed, Report
 from .subjects import Answer, Subject
@@ -27,7 +29,8 @@ def check(
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
     dtypes: all of DTYPES by default, without bfloat16 if ml_dtypes is not installed. inner: a key of INNER, a coarser
-    precision that the user allows. on_case(target, case id, cases done, total cases) is called before each case.
+    precision that the user allows. on_case(target, case id, cases done, total cases) is called before each case; and
+    before each step of a diagnosis, with what is being done and with its own numbers.
     Raises ValueError for an unknown dtype or inner, and MissingExtraError for bfloat16 without ml_dtypes.
     """
     dtypes = askable() if dtypes is None else tuple(dtypes)
@@ -56,7 +59,9 @@ def check(
         reports.extend(proof(name) if proof is not None else ())
         observed = observe(cases, answers, reports)
         failing = tuple(one for one in observed if one.failed and one.outputs is not None)
-        contracts.append(ContractReport(name, tuple(reports), diagnose(observed, _asking(subject)), failing))
+        watch = silent if on_case is None else partial(on_case, subject.name)
+        diagnosis = diagnose(observed, _asking(subject), watch)
+        contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
     return Report(subject.name, tuple(contracts))
 
 

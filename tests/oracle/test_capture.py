@@ -204,6 +204,71 @@ def test_a_broken_layer_is_named_and_so_is_what_is_wrong(tmp_path, dtype):
     assert "y: " not in message
 
 
+def detach(part):
+    """Cut a part of the layer off from x."""
+    forward = part.forward
+    part.forward = lambda x: forward(x.detach())
+
+
+@pytest.mark.parametrize("part", ["base", "low-rank path"])
+def test_a_share_of_dx_that_never_came_is_zero(tmp_path, part):
+    watched = model(targets=["up_proj"])
+    name, layer = next((n, m) for n, m in layers(watched).items() if "layers.1" in n)
+    detach(layer.get_base_layer() if part == "base" else layer.lora_A["default"])
+    with capture(watched, tmp_path / "dumps"):
+        train(watched)
+    verdict, _, arrays = dumps(tmp_path / "dumps")[name]
+    assert verdict == "fail"
+    assert arrays == ALL
+    (contract,) = judge_dump(tmp_path / "dumps" / f"{name}.safetensors").contracts
+    assert f"the {'base path' if part == 'base' else 'low-rank path'} is missing from dx" in contract.diagnosis.says
+
+
+def test_a_factor_that_got_no_gradient_is_said(tmp_path):
+    watched = model(targets=["up_proj"])
+    detach(next(iter(layers(watched).values())).lora_B["default"])
+    with capture(watched, tmp_path / "dumps"):
+        train(watched)
+    first, second = dumps(tmp_path / "dumps").values()
+    sentence = "dA never came, although A is trained"
+    assert sentence in first[1]
+    assert sentence not in second[1]
+
+
+def go_around(layer, spoil):
+    """What stands for a fused kernel computes this layer from its weights. spoil: the factor of a mistake in dA."""
+
+    def fused(self, x):
+        A, B = ScaledBackward.apply(self.lora_A["default"].weight, spoil), self.lora_B["default"].weight
+        return x @ self.get_base_layer().weight.T + self.scaling["default"] * (x @ A.T @ B.T)
+
+    layer.__class__ = type("Fused", (type(layer),), {"__call__": fused})
+
+
+@pytest.mark.parametrize("spoil", [1.0, 2.0])
+def test_a_layer_that_a_kernel_goes_around_is_named(tmp_path, spoil):
+    watched = model(targets=["up_proj"])
+    name, layer = list(layers(watched).items())[1]
+    go_around(layer, spoil)
+    said = f"without being called.* not judged: {name}$"
+    with pytest.warns(UserWarning, match=said), capture(watched, tmp_path / "dumps"):
+        train(watched)
+    verdict, message, arrays = dumps(tmp_path / "dumps")[name]
+    assert arrays == {"A", "B", "dA", "dB"}
+    assert verdict == ("pass" if spoil == 1.0 else "fail")  # dA and dB must agree with each other
+    assert "y is not in the dump" in message
+    assert "without being called" in message
+
+
+def test_a_layer_that_took_no_part_is_named(tmp_path):
+    watched = model(targets=["up_proj"])
+    (name, _), (other, layer) = layers(watched).items()
+    said = f"took no part in the block, so they are not judged: {name}$"
+    with pytest.warns(UserWarning, match=said), capture(watched, tmp_path / "dumps"):
+        layer(torch.randn(2, 24, dtype=torch.float64)).sum().backward()
+    assert list(dumps(tmp_path / "dumps")) == [other]
+
+
 def test_a_scale_that_was_changed_is_said(tmp_path):
     watched = model(targets=["up_proj"])
     for layer in layers(watched).values():

@@ -12,11 +12,12 @@ from oracle.test_precision import truncated_variant
 from oracle.variants import LINEAR, plain
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
-from npl_lora.oracle.dumps import judge_dump, rows
+from npl_lora.oracle.dumps import diagnosing, judge_dump, rows
 from npl_lora.oracle.dumps import step as steps
 from npl_lora.oracle.dumps.file import open_dump
 from npl_lora.oracle.dumps.gradients import right_dA, right_dB, rows_of_dh, rows_of_h
 from npl_lora.oracle.dumps.progress import Progress
+from npl_lora.oracle.faults import FAULTS, wrong_answer
 from npl_lora.oracle.subjects.self_ops import SelfSubject
 from npl_lora.oracle.tolerance.judge import right_answer
 
@@ -261,6 +262,44 @@ def test_a_complete_small_dump_is_diagnosed(tmp_path):
     wrong = {**arrays, "dA": arrays["dA"] / s, "dB": arrays["dB"] / s}
     report = judge_dump(write(tmp_path / "dump.safetensors", wrong, dtype="float64"))
     assert report.as_json()["diagnosis"] == ["S4"]
+
+
+def spoiled_by(name, **how):
+    """A step of more than 32,768 numbers with a fault of the catalogue."""
+    arrays = step("float64", leading=(4, 30), in_=96, out=80, mask=True, **how)
+    inputs = {n: a for n, a in arrays.items() if n in INPUTS}
+    (fault,) = (fault for fault in FAULTS if fault.name == name)
+    return {**inputs, **wrong_answer("lora_linear", fault)(inputs, LORA)}
+
+
+@pytest.mark.parametrize("name", ["S5/dB", "D3", "K1", "B11"])
+def test_a_large_dump_is_diagnosed_by_samples(tmp_path, name):
+    """K1 and B11 are about tokens and rows of the batch, so a sample must keep the places of its rows."""
+    report = judge_dump(write(tmp_path / "dump.safetensors", spoiled_by(name), dtype="float64"))
+    assert report.as_json()["diagnosis"] == [name.split("/")[0]]
+
+
+@pytest.mark.parametrize(("name", "ids"), [("S13", ["S13"]), ("D3", ["D3"]), ("K1", ["K1"]), ("S5/dB", [])])
+def test_of_a_very_large_dump_some_rows_are_looked_at(tmp_path, monkeypatch, name, ids):
+    """Then dA and dB, which are sums over all rows, are not."""
+    monkeypatch.setattr(diagnosing, "_ALL_ROWS", 1 << 12)
+    report = judge_dump(write(tmp_path / "dump.safetensors", spoiled_by(name), dtype="float64"))
+    assert report.as_json()["diagnosis"] == ids
+
+
+@pytest.mark.parametrize("missing", ["dx", "W", "y"])
+def test_a_dump_that_lacks_something_is_diagnosed(tmp_path, missing):
+    """The first layer's x needs no gradient, so dumps often lack dx. The gradients alone can't tell S4 from S13."""
+    arrays = without(spoiled_by("S4"), missing)
+    report = judge_dump(write(tmp_path / "dump.safetensors", arrays, dtype="float64"))
+    assert report.as_json()["diagnosis"] == (["S4", "S13"] if missing == "W" else ["S4"])
+
+
+def test_a_missing_low_rank_term_is_said(tmp_path):
+    arrays = step("float64", leading=(4, 16))
+    wrong = {**arrays, "dx": arrays["dy"] @ arrays["W"]}
+    report = judged(write(tmp_path / "dump.safetensors", wrong, dtype="float64"))
+    assert "its low-rank term is missing" in report.message
 
 
 # What is missing

@@ -116,9 +116,15 @@ def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.nda
             answer = wrong_answer(one.case.contract, *faults)(widen(one.case), one.case.config)
     except (ValueError, IndexError):
         return {}
+    answer = {name: output for name, output in answer.items() if _is_asked(name, one)}
     if answer.keys() != one.outputs.keys():
         return {}
     return {n: output if isinstance(output, Distribution) else np.asarray(output) for n, output in answer.items()}
+
+
+def _is_asked(name: str, one: Observed) -> bool:
+    """Not so for an output that a dump lacks."""
+    return name in one.right or name in (one.outputs or {})
 
 
 def _likely_pairs(
@@ -225,6 +231,7 @@ def _is_reproduced(answer: AnswerFunction, one: Observed) -> bool:
         predicted = None
     if predicted is None or one.outputs is None:
         return predicted is None and one.outputs is None
+    predicted = {name: right for name, right in predicted.items() if _is_asked(name, one)}
     if predicted.keys() != one.outputs.keys():
         return False
     return all(error_ratio(predicted[name], one.outputs[name]) <= 1.0 for name in predicted)

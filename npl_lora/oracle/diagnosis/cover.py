@@ -19,6 +19,7 @@ from ..tolerance.statistics import Distribution
 from .compare import changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
 from .precision import Element
+from .progress import OnProgress, silent
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be
 _EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
@@ -73,7 +74,7 @@ def _has_wrong_numbers(right: Right | Distribution | None, got: np.ndarray) -> b
     return isinstance(right, Right) and (got.dtype.kind != "f" or changes(got.astype(np.float64), right))
 
 
-def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed]) -> Cover:
+def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_progress: OnProgress = silent) -> Cover:
     """The fewest hypotheses that explain as much as can be explained.
 
     The hypotheses come in stages of like rank, the simplest first. A stage is tried on one case, and what fits there is
@@ -83,15 +84,20 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed]) -> C
     wrong = frozenset(wrong_elements(answered))
     stages = [list(stage) for _, stage in groupby(sorted(hypotheses, key=_stage), key=_stage)]
     candidates: list[Explanation] = []
-    left = wrong
+    left, total, tried = wrong, sum(map(len, stages)), 0
     for number, probe in enumerate(probes(answered)):
         if not any((probe.case.id, name) in left for name in probe.failed):
             continue
         for stage in stages if number == 0 else stages[:_FIRST_STAGES]:
-            near = [close for h in stage if (close := _near(h, probe))]
+            near = []
+            for hypothesis in stage:
+                on_progress(f"explanations of {probe.case.id}", tried, total)
+                near += [close] if (close := _near(hypothesis, probe)) else []
+                tried += 1
             candidates += [e for h in near if (e := _explanation(h, answered)).elements]
             if any(e.elements == wrong for e in candidates):
                 return _choose(candidates, wrong)
+        tried = 0
         left = wrong - frozenset().union(*(e.elements for e in candidates))
     return _choose(candidates, wrong)
 

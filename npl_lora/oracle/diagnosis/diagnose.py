@@ -26,22 +26,25 @@ from . import catalogue, cover, fit, precision, sentences
 from .hypotheses import hypotheses_for
 from .interrogate import interrogate
 from .precision import Ask
+from .progress import OnProgress, silent
 from .wrong import Wrong
 
 
-def diagnose(observed: Sequence[Observed], ask: Ask | None = None) -> Diagnosis:
+def diagnose(observed: Sequence[Observed], ask: Ask | None = None, on_progress: OnProgress = silent) -> Diagnosis:
     """What is wrong with the answers to the cases of one contract, some of which failed.
 
-    ask: puts another question to the subject, where it can be asked.
+    ask: puts another question to the subject, where it can be asked. on_progress(what, done, total) is called before
+    each piece of the work.
     """
     failing = [one for one in observed if one.failed and one.outputs is not None]
     if not failing:
         return NOTHING
+    on_progress(f"known faults of {failing[0].case.contract}", 0, 1)
     if matches := catalogue.single_matches(observed):
         return _known(matches, failing)
     if ask is not None and (_is_drawn(observed) or not _repeats(failing[0].case, ask)):
         ask = None  # the subject draws at random, so two answers cannot be compared
-    return _with_right_outputs(_in_parts(observed, failing, ask), observed)
+    return _with_right_outputs(_in_parts(observed, failing, ask, on_progress), observed)
 
 
 def _is_drawn(observed: Sequence[Observed]) -> bool:
@@ -57,18 +60,22 @@ def _repeats(case: Case, ask: Ask) -> bool:
     return all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
-def _in_parts(observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None) -> Diagnosis:
+def _in_parts(
+    observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None, on_progress: OnProgress
+) -> Diagnosis:
     """A proven precision, and then what is left once that is allowed."""
     coarse = precision.proven(failing, ask)
     if coarse is None:
-        return _explained(observed, ask)
+        return _explained(observed, ask, on_progress)
     rounded = sentences.of_precision(coarse, failing)
     rest = precision.admitted(observed, coarse)
     if not any(one.failed for one in rest):
         return _joined(rounded)
     if matches := catalogue.single_matches(rest):
         return _with(rounded, _known(matches, [one for one in rest if one.failed]))
-    return _with(rounded, _explained(rest, None))  # these cases are judged as what they are not, and cannot be asked
+    return _with(
+        rounded, _explained(rest, None, on_progress)
+    )  # these cases are judged as what they are not, and cannot be asked
 
 
 def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
@@ -88,14 +95,15 @@ def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Dia
     return Diagnosis(ids, says, tuple(tuple(f.id for f in faults) for faults in matches), (Claim(ids, outputs, says),))
 
 
-def _explained(observed: Sequence[Observed], ask: Ask | None) -> Diagnosis:
+def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnProgress) -> Diagnosis:
     """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
     answered = [one for one in observed if one.outputs is not None]
     failing = [one for one in answered if one.failed]
     if _is_drawn(observed):  # an output alone shows nothing here: only what reproduces everything is claimed
         matches = catalogue.several_matches(observed)
         return _known(matches, failing) if matches else _joined(_not_finite(failing))
-    covered = cover.explain(hypotheses_for([one.case for one in cover.probes(answered)]), answered)
+    hypotheses = hypotheses_for([one.case for one in cover.probes(answered)])
+    covered = cover.explain(hypotheses, answered, on_progress)
     several = covered.left or len(covered.chosen) > 1
     if several and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)

@@ -1,6 +1,5 @@
 """The report on a dump: its verdicts, what could not be checked, and a diagnosis if the dump is small."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +10,28 @@ from ..case import Case
 from ..check import observe
 from ..contracts import CONTRACTS
 from ..contracts.judging import judge_case
-from ..diagnosis import diagnose
+from ..diagnosis.progress import OnProgress, silent
 from ..report import NOTHING, CaseReport, ContractReport, Diagnosis, Report
 from ..subjects import Answer
 from ..subjects.one_line import describe
-from ..tolerance.judge import OutputVerdict, Right
+from ..tolerance.judge import OutputVerdict
+from .diagnosing import diagnose_all, diagnose_step
 from .file import Dump, DumpError, open_dump
 from .linear import judge_step
 from .progress import Progress
 from .reach import check_reach
-from .step import lora_linear_step
+from .step import Step, lora_linear_step
 
 _CASE_LIMIT = 1 << 20  # numbers in a dump that is judged like a case; that takes about a hundred times its memory
-_DIAGNOSIS_LIMIT = 1 << 15  # numbers in a dump that is compared with every fault in the catalogue and every pair
-_TINY = 1e-100  # smaller numbers get no diagnosis: their squares underflow
+_DIAGNOSIS_LIMIT = 1 << 15  # numbers in such a dump that is compared with everything that could be wrong
 
 
 @np.errstate(all="ignore")  # overflow and signalling NaNs lead to a verdict, not a warning
-def judge_dump(
-    path: Path, inner: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
-) -> Report:
+def judge_dump(path: Path, inner: str | None = None, on_progress: OnProgress = silent) -> Report:
     """The report on one dump. Its verdict is "error" if nothing in it could be judged. A bad file never raises.
 
     inner: a key of rounding.INNER, a coarser precision that the user allows.
-    on_progress(what, done, total) is called before each block of work.
+    on_progress(what, done, total) is called before each piece of work.
     """
     try:
         dump = open_dump(path)
@@ -50,7 +47,8 @@ def judge_dump(
     sentences += [dump.note] if dump.note else []
     overall = "fail" if failed else "pass" if verdicts else "absent"
     case = CaseReport(dump.id, dump.dtype, overall, "; ".join(sentences), verdicts)
-    return Report(str(path), (ContractReport(dump.contract, (case,), _diagnosis(dump, inner, case)),))
+    diagnosis = _diagnosis(dump, step, inner, case, on_progress) if failed else NOTHING
+    return Report(str(path), (ContractReport(dump.contract, (case,), diagnosis),))
 
 
 def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
@@ -65,18 +63,16 @@ def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
         raise DumpError(f"is not a case of {dump.contract}: {describe(error)}") from None
 
 
-def _diagnosis(dump: Dump, inner: str | None, report: CaseReport) -> Diagnosis:
-    """The fault behind the failures, if the dump is small and complete."""
-    needed = ("x", "W", "dy", "y", "dx", "dA", "dB") if dump.contract == "lora_linear" else ()
-    complete = all(name in dump.arrays for name in needed)
-    if report.verdict != "fail" or not complete or _numbers(dump) > _DIAGNOSIS_LIMIT:
+def _diagnosis(
+    dump: Dump, step: Step | None, inner: str | None, report: CaseReport, on_progress: OnProgress
+) -> Diagnosis:
+    """The fault behind the failures. A dump of another contract than lora_linear must be small."""
+    if step:
+        return diagnose_step(step, report, on_progress)
+    if _numbers(dump) > _DIAGNOSIS_LIMIT:
         return NOTHING
     case, outputs = _as_case(dump, inner)
-    observed = observe([case], [Answer(outputs=(outputs,))], [report])
-    rights = [right for observation in observed for right in observation.right.values() if isinstance(right, Right)]
-    if any(0.0 < np.max(np.abs(right.value), initial=0.0) < _TINY for right in rights):
-        return NOTHING
-    return diagnose(observed)
+    return diagnose_all(observe([case], [Answer(outputs=(outputs,))], [report]), on_progress)
 
 
 def _numbers(dump: Dump) -> int:

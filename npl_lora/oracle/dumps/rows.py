@@ -226,6 +226,8 @@ def _low_factor(step: Step, side: Side, low: Rounded, right: Right, rows: Array)
         return ""
     got = step.block(side.got, rows) - (right.value - term)
     factor = factor_of(step, replace(right, value=term), got)
+    if factor == "0":
+        return "its low-rank term is missing"
     return f"its low-rank term is {factor} times the right one, everywhere" if factor else ""
 
 

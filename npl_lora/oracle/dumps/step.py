@@ -16,8 +16,8 @@ from .file import Dump, DumpError
 from .reach import check_reach
 
 # The axes of each array. "..." stands for any number of leading axes, the same in all arrays.
-_INPUTS = {"x": "... in", "W": "out in", "A": "r in", "B": "out r", "dy": "... out", "b": "out", "mask": "... in"}
-_OUTPUTS = {"y": "... out", "dx": "... in", "dA": "r in", "dB": "out r"}
+INPUTS = {"x": "... in", "W": "out in", "A": "r in", "B": "out r", "dy": "... out", "b": "out", "mask": "... in"}
+OUTPUTS = {"y": "... out", "dx": "... in", "dA": "r in", "dB": "out r"}
 
 _BLOCK = 1 << 21  # numbers; about thirty arrays of this size are alive at once, 16 MiB each
 
@@ -28,6 +28,7 @@ class Step:
 
     sizes: the lengths of in, out, r and rows ("..."). leading: the lengths of the original leading axes. refused: for
     each output that cannot be judged, why. inner: a coarser precision that the user allows, a key of rounding.INNER.
+    id: the dump's.
     """
 
     config: dict[str, Any]
@@ -37,6 +38,7 @@ class Step:
     leading: tuple[int, ...]
     refused: dict[str, str]
     inner: str | None = None
+    id: str = ""
 
     @property
     def precision(self) -> Precision:
@@ -80,25 +82,25 @@ def slices(length: int, across: int) -> Iterator[slice]:
 
 def lora_linear_step(dump: Dump, inner: str | None = None) -> Step:
     """The step in a dump of contract lora_linear. Raises DumpError if inputs are missing or do not fit together."""
-    if unknown := [name for name in dump.arrays if name not in _INPUTS | _OUTPUTS]:
-        raise DumpError(f"has {unknown[0][:40]!r}, expected some of {', '.join(_INPUTS | _OUTPUTS)}")
+    if unknown := [name for name in dump.arrays if name not in INPUTS | OUTPUTS]:
+        raise DumpError(f"has {unknown[0][:40]!r}, expected some of {', '.join(INPUTS | OUTPUTS)}")
     for name in ("A", "B"):
         if name not in dump.arrays:
             raise DumpError(f"has no {name}: there is nothing to judge without A and B")
     leading = _leading_axes(dump.arrays)
-    sizes = _sizes({name: a for name, a in dump.arrays.items() if name in _INPUTS}, leading)
+    sizes = _sizes({name: a for name, a in dump.arrays.items() if name in INPUTS}, leading)
     _check_config(dump.config, sizes["r"])
     arrays, refused = {}, {}
     for name, array in dump.arrays.items():
-        if name in _OUTPUTS and (problem := _misfit(name, array, sizes, leading)):
+        if name in OUTPUTS and (problem := _misfit(name, array, sizes, leading)):
             refused[name] = problem
         else:
-            rows = (_INPUTS | _OUTPUTS)[name].startswith("...")
+            rows = (INPUTS | OUTPUTS)[name].startswith("...")
             arrays[name] = array.reshape(-1, array.shape[-1]) if rows else array
-    step = Step(dump.config, dump.dtype, arrays, sizes, leading, refused, inner)
+    step = Step(dump.config, dump.dtype, arrays, sizes, leading, refused, inner, dump.id)
     for name in arrays:
         _check_finite(step, name)
-    check_reach({name: array for name, array in arrays.items() if name in _INPUTS}, dump.config)
+    check_reach({name: array for name, array in arrays.items() if name in INPUTS}, dump.config)
     return step
 
 
@@ -112,10 +114,10 @@ def _sizes(inputs: dict[str, np.ndarray], leading: tuple[int, ...]) -> dict[str,
     """in, out, r and the number of rows. Raises DumpError if the inputs disagree on them."""
     for name in ("A", "B"):
         if inputs[name].ndim != 2:
-            raise DumpError(f"{name} has shape {inputs[name].shape}, expected {_shape(_INPUTS[name])}")
+            raise DumpError(f"{name} has shape {inputs[name].shape}, expected {_shape(INPUTS[name])}")
     sizes = {"r": inputs["A"].shape[0], "in": inputs["A"].shape[1], "out": inputs["B"].shape[0]}
     sizes["..."] = math.prod(leading)
-    for name in (name for name in _INPUTS if name in inputs):
+    for name in (name for name in INPUTS if name in inputs):
         array = inputs[name]
         if not _is_floating(array):
             raise DumpError(f"{name} has dtype {array.dtype}, expected a floating dtype")
@@ -134,7 +136,7 @@ def _misfit(name: str, output: np.ndarray, sizes: dict[str, int], leading: tuple
 
 
 def _wrong_shape(name: str, array: np.ndarray, sizes: dict[str, int], leading: tuple[int, ...]) -> str:
-    axes = (_INPUTS | _OUTPUTS)[name]
+    axes = (INPUTS | OUTPUTS)[name]
     expected = tuple(n for axis in axes.split() for n in (leading if axis == "..." else (sizes[axis],)))
     if array.shape == expected:
         return ""
@@ -173,13 +175,13 @@ def _check_finite(step: Step, name: str) -> None:
             flat = rows.start * table.shape[1] + int(np.argmin(finite))
             where = _place(step, name, flat)
             problem = f"not finite at {where}: {np.asarray(table.flat[flat], np.float64)}"
-            if name in _INPUTS:
+            if name in INPUTS:
                 raise DumpError(f"{name} is {problem}: take a step that did not overflow")
             step.refused[name] = problem
             break
 
 
 def _place(step: Step, name: str, flat: int) -> str:
-    rows = (_INPUTS | _OUTPUTS)[name].startswith("...")
+    rows = (INPUTS | OUTPUTS)[name].startswith("...")
     shape = (*step.leading, step.arrays[name].shape[-1]) if rows else step.arrays[name].shape
     return str([int(i) for i in np.unravel_index(flat, shape)])

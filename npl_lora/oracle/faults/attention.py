@@ -57,7 +57,57 @@ def _rotate_forwards_in_backward(op):
     return wrong
 
 
+def _three_equal_parts(op):
+    """One A of 3 r rows, and one B of all rows of q, k and v, which is cut in three as if q, k and v were equally wide.
+
+    That is lora_attention with the whole A for each of the three, and each B as wide as that: zero but for the r
+    columns of the part that the row fell to. A_o and B_o get zeros, to have the same rank.
+    """
+
+    def wrong(*, A_q, A_k, A_v, A_o, B_q, B_k, B_v, B_o, **others):
+        xp, r = A_q.__array_namespace__(), A_q.shape[0]
+        B = dict(B_q=B_q, B_k=B_k, B_v=B_v)
+        part = iter(_part_of_each_row(sum(b.shape[0] for b in B.values())))
+        fell_to = {n: xp.asarray([[next(part)] for _ in range(b.shape[0])]) for n, b in B.items()}
+        whole_A = xp.concat((A_q, A_k, A_v), axis=0)
+        wide_B = {
+            n: xp.concat([xp.where(fell_to[n] == j, b, xp.zeros_like(b)) for j in range(3)], axis=-1)
+            for n, b in B.items()
+        }
+        more_A, more_B = (xp.concat((t, xp.zeros_like(t), xp.zeros_like(t)), axis=a) for t, a in ((A_o, 0), (B_o, -1)))
+        y, pullback = op(A_q=whole_A, A_k=whole_A, A_v=whole_A, A_o=more_A, B_o=more_B, **wide_B, **others)
+
+        def gradients(dy, wrt):
+            grads = pullback(dy, wrt={*wrt, "A_q", "A_k", "A_v", "A_o", "B_o", *B})
+            dA = grads["A_q"] + grads["A_k"] + grads["A_v"]
+            found = {**grads, "A_q": dA[:r], "A_k": dA[r : 2 * r], "A_v": dA[2 * r :]}
+            found |= {"A_o": grads["A_o"][:r], "B_o": grads["B_o"][:, :r]}
+            for n in B:
+                shares = [grads[n][:, j * r : (j + 1) * r] for j in range(3)]
+                found[n] = xp.where(fell_to[n] == 0, shares[0], xp.where(fell_to[n] == 1, shares[1], shares[2]))
+            return {name: found[name] for name in wrt}
+
+        return y, Pullback(gradients, y, pullback.inputs, pullback.frozen)
+
+    return wrong
+
+
+def _part_of_each_row(rows):
+    """0, 1 or 2 for each row: the longer parts come first."""
+    lengths = [rows // 3 + (j < rows % 3) for j in range(3)]
+    return [j for j, length in enumerate(lengths) for _ in range(length)]
+
+
 FAULTS = [
+    Fault(
+        "L15",
+        says="the fused B of q, k and v is cut into three equal parts, although k and v are narrower than q",
+        wrong="rows (H + 2 G) D / 3 each: q's last rows get A_k's product, k's rows A_v's",
+        right="H D rows with A_q, then G D with A_k, then G D with A_v",
+        hidden_when="there are as many key/value heads as query heads",
+        seen_in="Lightning-AI/litgpt#891; microsoft/LoRA#69",
+        parts={"lora_attention": _three_equal_parts},
+    ),
     Fault(
         "T11",
         says="the causal mask is lost when there is a padding mask, so queries see the future",
