@@ -41,6 +41,7 @@ ORACLE = (
     "faults",
     "libraries",
     "subjects",
+    "leading",
     "diagnosis",
     "check",
     "deviations",

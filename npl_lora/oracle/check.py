@@ -12,6 +12,7 @@ from .contracts.judging import judge_case
 from .diagnosis import Ask, diagnose
 from .diagnosis.progress import silent
 from .dtypes import DTYPES, askable, computable
+from .leading import ask_as_supported
 from .report import CaseReport, ContractReport, Observed, Report
 from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
@@ -48,21 +49,31 @@ def check(
     total, done = sum(map(len, cases_of.values())), 0
     contracts = []
     for name, cases in cases_of.items():
-        reports, answers = [], []
+        reports, questions, answers = [], [], []
         for case in cases:
             if on_case is not None:
                 on_case(subject.name, case.id, done, total)
-            answers.append(subject.ask(case))
-            reports.append(check_case(case, answers[-1]))
+            asked, answer = ask_as_supported(subject.ask, case)
+            questions.append(asked)
+            answers.append(answer)
+            reports.append(_with_axes_said(check_case(asked, answer), case, asked))
             done += 1
         proof = getattr(subject, "proof", None)  # only the package's own ops have one
         reports.extend(proof(name) if proof is not None else ())
-        observed = observe(cases, answers, reports)
+        observed = observe(questions, answers, reports)
         failing = tuple(one for one in observed if one.failed and one.outputs is not None)
         watch = silent if on_case is None else partial(on_case, subject.name)
         diagnosis = diagnose(observed, _asking(subject), watch)
         contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
     return Report(subject.name, tuple(contracts))
+
+
+def _with_axes_said(report: CaseReport, case: Case, asked: Case) -> CaseReport:
+    """The report, which says so if the case was asked with another number of axes."""
+    if asked is case:
+        return report
+    said = f"asked with x of {asked['x'].ndim} axes, since others are not supported"
+    return replace(report, message="; ".join(filter(None, (report.message, said))))
 
 
 def _asking(subject: Subject) -> Ask:

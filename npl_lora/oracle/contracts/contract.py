@@ -46,6 +46,7 @@ class Contract:
     below 2^p for the exact cases to be exact, where it is not the answer itself.
     polynomial: the op to prove over the integers, where it is a polynomial. terms: {output: (formula of the base term,
     formula of the low-rank term)} for the outputs that are the sum of the two; an implementation may lose either.
+    leading: the arrays with x's leading axes, if x may have any number of them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Contract:
     proof: AnswerFunction | None = None
     polynomial: Polynomial | None = None
     terms: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    leading: tuple[str, ...] = ()
     _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cases(self, dtype: str) -> list[Case]:

@@ -48,4 +48,5 @@ CONTRACT = Contract(
     answer,
     {"tokens": _tokens, "batch-bias-rslora": _batch_bias_rslora, "square-bias": _square},
     forward,
+    leading=("x", "dy"),
 )

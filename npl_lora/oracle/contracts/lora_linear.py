@@ -74,4 +74,5 @@ CONTRACT = Contract(
     },
     polynomial=Polynomial("lora_linear", "dropout"),
     terms={"y": ("x W^T", "s (x A^T) B^T"), "dx": ("dy W", "s (dy B) A")},
+    leading=("x", "dy", "mask"),
 )

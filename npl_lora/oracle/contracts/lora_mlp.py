@@ -38,4 +38,5 @@ CONTRACT = Contract(
         "gelu-tanh": lambda draw: _block(draw, (2, 2), 9, 6, lora(4, 6, activation="gelu_tanh")),
     },
     forward,
+    leading=("x", "dy"),
 )

@@ -25,6 +25,7 @@ from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
 from .hypotheses import hypotheses_for
 from .interrogate import interrogate
+from .one_shape import takes_one_shape
 from .precision import Ask
 from .progress import OnProgress, silent
 from .wrong import Wrong
@@ -36,6 +37,8 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None, on_progress: 
     ask: puts another question to the subject, where it can be asked. on_progress(what, done, total) is called before
     each piece of the work.
     """
+    if observed and (claim := takes_one_shape(observed)):
+        return _with([claim], diagnose([one for one in observed if one.outputs is not None], ask, on_progress))
     failing = [one for one in observed if one.failed and one.outputs is not None]
     if not failing:
         return NOTHING
