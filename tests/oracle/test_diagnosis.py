@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from oracle.variants import plain
 
+from npl_lora.ops import Pullback
 from npl_lora.oracle import CONTRACTS, check
 from npl_lora.oracle.case import widen
-from npl_lora.oracle.definition import RIGHT
+from npl_lora.oracle.definition import RIGHT, scale
 from npl_lora.oracle.faults.wraps import compose, with_arguments, with_gradients
 from npl_lora.oracle.subjects import Answer
 
@@ -104,6 +105,45 @@ def test_float32_with_a_fault_behind_it_is_told_with_the_fault():
     found = diagnosis("lora_mlp", answer)
     assert "24-bit significand: float32" in found.says
     assert found.ids == ("G1",)
+
+
+def in_float32(op):
+    """The op in float32, its value and its gradients, of float64 arguments."""
+
+    def narrow(t):
+        return t.astype(np.float32) if isinstance(t, np.ndarray) and t.dtype.kind == "f" else t
+
+    def wide(t):
+        return np.asarray(t, np.float64)
+
+    def coarse(*arrays, **arguments):
+        y, pullback = op(*map(narrow, arrays), **{name: narrow(a) for name, a in arguments.items()})
+        gradients = lambda dy, wrt: {n: wide(g) for n, g in pullback(narrow(dy), wrt=wrt).items()}  # noqa: E731
+        return wide(y), Pullback(gradients, y, pullback.inputs, pullback.frozen)
+
+    return coarse
+
+
+def norm_in_float32(case):
+    t = widen(case)
+    V = (t["W"] + scale(case.config) * t["B"] @ t["A"]).astype(np.float32)
+    n = np.sqrt(np.sum(V * V, axis=1))
+    return CONTRACTS["dora_linear"].answer({**t, "n": n.astype(np.float64)}, case.config)
+
+
+@pytest.mark.parametrize(
+    ("contract", "answer", "place"),
+    [
+        ("dora_linear", norm_in_float32, "float32 inside the norm"),
+        ("dora_linear", with_parts("dora_linear", dora_linear=in_float32), "float32 somewhere inside"),
+        ("lora_mlp", with_parts("lora_mlp", glu=in_float32), "float32 inside the activation"),
+        ("lora_mlp", with_parts("lora_mlp", lora_linear=in_float32), "float32 somewhere inside"),
+    ],
+)
+def test_the_place_of_a_precision_is_told_where_it_is_proved(contract, answer, place):
+    found = diagnosis(contract, answer)
+    assert found.ids == ()
+    assert place in found.says
 
 
 def test_what_nothing_explains_is_asked_again():

@@ -14,8 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...ops import Pullback
 from ..case import Case, widen
 from ..contracts import CONTRACTS
+from .hypothesis import with_parts
 
 PLACES = ("inputs", "factors", "products", "sums", "results", "everything")
 
@@ -58,6 +60,27 @@ class Way:
 
 
 WAYS = [Way(format, where, truncate) for format in FORMATS for truncate in (False, True) for where in PLACES]
+
+
+def answer_with(case: Case, part: str, way: Way) -> dict[str, np.ndarray]:
+    """The right formula, of which one part is computed in this way: its value and its gradients."""
+    array_type = _array_type(way)
+
+    def coarse(t: Any) -> Any:
+        return _input(t, way).view(array_type) if isinstance(t, np.ndarray) and t.dtype.kind == "f" else t
+
+    def wrap(op: Any) -> Any:
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            y, pullback = op(*map(coarse, args), **{name: coarse(a) for name, a in kwargs.items()})
+
+            def gradients(dy: Any, wrt: frozenset[str]) -> dict[str, Any]:
+                return {name: np.asarray(grad) for name, grad in pullback(coarse(dy), wrt=wrt).items()}
+
+            return np.asarray(y), Pullback(gradients, y, pullback.inputs, pullback.frozen)
+
+        return inside
+
+    return with_parts(case.contract, {part: wrap})(widen(case), case.config)
 
 
 def answer(case: Case, way: Way) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from . import coarse
 from .coarse import FORMATS, Format
 
 _ENOUGH = 16  # numbers, to compare two patterns
-_SAME = 0.85  # the correlation of two patterns above which they are one
+SAME = 0.85  # the correlation of two patterns above which they are one
 _ANEW = 0.7  # and below which they have nothing to do with each other
 _FORMULA = 0.95  # above this, the error is that of a wrong formula, whatever its pattern
 _ROUGH = 0.05  # the share of an error that is left beside a smooth function of the value, at least, if it is rounding
@@ -52,20 +52,20 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
     An output is explained if there is a proof for it in some case, or if it has too few numbers for a proof. Where
     most outputs are proved, the others are explained, too, if their errors are as small.
     """
-    tried = _largest(failing)
+    tried = largest(failing)
     proofs = [(name, p) for one in tried for name, p in _proofs(one, ask).items()]
     claims = [proof for _, proof in proofs]
-    provable = [name for one in tried for name in _provable(one)]
-    if len(claims) < min(2, len(provable)) or not claims:
+    provable_names = [name for one in tried for name in provable(one)]
+    if len(claims) < min(2, len(provable_names)) or not claims:
         return None  # one pattern among many may be alike by chance
     format, truncate = max(dict.fromkeys(claims), key=claims.count)
     proved = [name for name, proof in proofs if proof[0] == format]
-    names = {name for name in proved if 2 * proved.count(name) >= provable.count(name)}
+    names = {name for name in proved if 2 * proved.count(name) >= provable_names.count(name)}
     if not names:
         return None
-    few = {name for one in failing for name in one.failed} - set(provable)
-    if 2 * len(claims) > len(provable):
-        names |= set(provable)
+    few = {name for one in failing for name in one.failed} - set(provable_names)
+    if 2 * len(claims) > len(provable_names):
+        names |= set(provable_names)
     elements = {
         (one.case.id, name)
         for one in failing
@@ -79,7 +79,7 @@ def _is_biased(failing: Sequence[Observed], elements: Set[Element]) -> bool:
     """Whether the errors point toward zero, as truncation's do: by five standard deviations of unbiased ones."""
     along, energy = 0.0, 0.0
     for one in failing:
-        for name, error in _provable(one).items():
+        for name, error in provable(one).items():
             right = one.right[name]
             if (one.case.id, name) in elements and isinstance(right, Right):
                 along += float(error @ np.sign(_in_deviations(right.value, right)))
@@ -92,16 +92,16 @@ def could_be_rounding(one: Observed, name: str) -> bool:
     return any(_is_coarser(format, one.case) and _within(one, name, format) for format in FORMATS)
 
 
-def _largest(failing: Sequence[Observed]) -> list[Observed]:
+def largest(failing: Sequence[Observed]) -> list[Observed]:
     """A few of the failing cases of each dtype, those with most numbers: they prove most."""
     chosen = []
     for dtype in dict.fromkeys(one.case.dtype for one in failing):
         of_dtype = [one for one in failing if one.case.dtype == dtype]
-        chosen += sorted(of_dtype, key=lambda one: -sum(e.size for e in _provable(one).values()))[:_CASES]
+        chosen += sorted(of_dtype, key=lambda one: -sum(e.size for e in provable(one).values()))[:_CASES]
     return chosen
 
 
-def _provable(one: Observed) -> dict[str, np.ndarray]:
+def provable(one: Observed) -> dict[str, np.ndarray]:
     """{output: its error} for the wrong outputs with enough numbers to compare patterns."""
     errors = {name: _error(one, name) for name in one.failed}
     return {name: e for name, e in errors.items() if e is not None and np.count_nonzero(e) >= _ENOUGH}
@@ -126,7 +126,7 @@ def _is_coarser(format: Format, case: Case) -> bool:
 
 def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
-    errors = _provable(one)
+    errors = provable(one)
     proofs = _with_pattern(one, errors)
     formats = [format for format in FORMATS if _is_coarser(format, one.case)]
     for format in reversed(formats):  # a number that fits a coarse format fits the finer ones, too
@@ -210,19 +210,27 @@ def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, 
     for way in coarse.WAYS if errors else ():
         if not _is_coarser(way.format, one.case):
             continue
-        outputs = coarse.answer(one.case, way)
-        for name, error in errors.items():
-            right = one.right[name]
-            assert isinstance(right, Right)
-            expected = _in_deviations(outputs[name] - right.value, right)
-            if not np.any(right.value) or not np.isfinite(expected).all():
-                continue
-            size = float(np.linalg.norm(expected) / np.linalg.norm(error))
-            smooth = _in_deviations(right.value, right)
-            alike = min(_correlation(error, expected), _correlation(_beside(error, smooth), _beside(expected, smooth)))
-            if alike > (nearest[name][0] if name in nearest else _SAME) and 0.25 < size < 4.0:
+        for name, alike in patterns(one, errors, coarse.answer(one.case, way)).items():
+            if alike > (nearest[name][0] if name in nearest else SAME):
                 nearest[name] = alike, way.format, way.truncate
     return {name: (format, truncate) for name, (_, format, truncate) in nearest.items()}
+
+
+def patterns(one: Observed, errors: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """{output: how alike its errors and those of these outputs are}, where they are about as large."""
+    alike = {}
+    for name, error in errors.items():
+        right = one.right[name]
+        assert isinstance(right, Right)
+        expected = _in_deviations(outputs[name] - right.value, right)
+        if not np.any(right.value) or not np.isfinite(expected).all():
+            continue
+        size = float(np.linalg.norm(expected) / np.linalg.norm(error))
+        smooth = _in_deviations(right.value, right)
+        if 0.25 < size < 4.0:
+            beside = _correlation(_beside(error, smooth), _beside(expected, smooth))
+            alike[name] = min(_correlation(error, expected), beside)
+    return alike
 
 
 def _likeness(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> dict[str, float]:

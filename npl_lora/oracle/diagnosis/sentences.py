@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from ..faults import Fault
 from ..report import Claim, Observed
 from .cover import Explanation, wrong_elements
+from .place import place_of
 from .precision import Coarseness
 from .where import where
 from .words import listed
@@ -64,7 +65,8 @@ def of_precision(coarse: Coarseness, failing: Sequence[Observed]) -> list[Claim]
     claims = []
     rounding = "truncation" if coarse.truncate else "rounding"
     article = "an" if coarse.format.bits in (8, 11) else "a"
-    format = f"{article} {coarse.format.bits}-bit significand: {coarse.format.name} somewhere inside"
+    inside = f"inside {place}" if (place := place_of(coarse, failing)) else "somewhere inside"
+    format = f"{article} {coarse.format.bits}-bit significand: {coarse.format.name} {inside}"
     for dtype in dict.fromkeys(one.case.dtype for one in failing):
         of_dtype = [one for one in failing if one.case.dtype == dtype]
         ids = {one.case.id for one in of_dtype}
