@@ -1,6 +1,7 @@
 """Judging dumps: right ones pass whatever is missing, wrong ones fail with the right line, and of large ones every row
 is seen."""
 
+import math
 import re
 
 import numpy as np
@@ -12,12 +13,13 @@ from oracle.test_precision import truncated_variant
 from oracle.variants import LINEAR, plain
 
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
-from npl_lora.oracle.dumps import diagnosing, judge_dump, rows
+from npl_lora.oracle.dumps import diagnosing, gradients, judge_dump, judging, rows
 from npl_lora.oracle.dumps import step as steps
 from npl_lora.oracle.dumps.file import open_dump
 from npl_lora.oracle.dumps.gradients import right_dA, right_dB, rows_of_dh, rows_of_h
 from npl_lora.oracle.dumps.progress import Progress
 from npl_lora.oracle.faults import FAULTS, wrong_answer
+from npl_lora.oracle.report import NOTHING
 from npl_lora.oracle.subjects.self_ops import SelfSubject
 from npl_lora.oracle.tolerance.judge import right_answer
 
@@ -26,9 +28,11 @@ INPUTS = ("x", "W", "A", "B", "dy", "b", "mask")
 
 @pytest.fixture
 def as_if_large(monkeypatch):
-    """Small steps go the way of large ones: blocks of a few rows, random sums, some rows in full."""
+    """Small steps go the way of large ones: blocks of a few rows, random sums, some rows in full. No diagnosis, which
+    takes seconds where nothing explains what is wrong."""
     monkeypatch.setattr(steps, "_BLOCK", 1 << 9)
     monkeypatch.setattr(rows, "_IN_FULL", 0)
+    monkeypatch.setattr(judging, "diagnose_step", lambda *step: NOTHING)
 
 
 def judged(path, inner=None):
@@ -95,8 +99,10 @@ def test_every_right_way_to_compute_passes(large, tmp_path_factory, seed, dtype,
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_in_blocks_the_right_answer_is_the_ops_own(tmp_path, monkeypatch, mask):
-    """Values and what is allowed, from h, dh and slices of W, against the contract's answer in one go."""
+    """Values and what is allowed, from h, dh and slices of W, against the contract's answer in one go. (It does not
+    know that tokens may share a rounding.)"""
     monkeypatch.setattr(steps, "_BLOCK", 1 << 7)
+    monkeypatch.setattr(gradients, "_of_factor", lambda step, factor, sums: np.zeros(step.sizes["r"]))
     path = write(tmp_path / "dump.safetensors", step(leading=(5, 6), mask=mask))
     dump = steps.lora_linear_step(open_dump(path))
     inputs = {name: np.array(a) for name, a in dump.arrays.items() if name in INPUTS}
@@ -112,6 +118,69 @@ def test_in_blocks_the_right_answer_is_the_ops_own(tmp_path, monkeypatch, mask):
         np.testing.assert_allclose(right.value, whole[name].value, rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(right.size, whole[name].size, rtol=1e-12)
         np.testing.assert_allclose(right.allowed, whole[name].allowed, rtol=1e-9)
+
+
+def drifting(tokens, in_, out, dtype, seed=0):
+    """A step whose x and dy have the mean 1 over the tokens, as behind a ReLU."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, mean=0.0, std=1.0):
+        return (mean + std * rng.standard_normal(shape)).astype(dtype)
+
+    arrays = {"x": normal(tokens, in_, mean=1.0), "dy": normal(tokens, out, mean=1.0)}
+    arrays |= {"W": normal(out, in_, std=in_**-0.5), "A": normal(3, in_, std=in_**-0.5), "B": normal(out, 3, std=0.5)}
+    return arrays
+
+
+@pytest.mark.parametrize("tokens", [300, 3000])
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_sum_over_tokens_that_all_point_one_way_passes(tmp_path, tokens, one_by_one):
+    """In float32, by BLAS and token after token: there each partial sum is larger than the one before."""
+    t = drifting(tokens, 7, 6, np.float32)
+    s = np.float32(LORA["alpha"] / LORA["r"])
+    h, dh = t["x"] @ t["A"].T, s * (t["dy"] @ t["B"])
+    y, dx = t["x"] @ t["W"].T + s * (h @ t["B"].T), t["dy"] @ t["W"] + dh @ t["A"]
+    if one_by_one:
+        dA, dB = (np.cumsum(np.einsum("nk,ni->nki", a, b), axis=0)[-1] for a, b in ((dh, t["x"]), (t["dy"], h)))
+    else:
+        dA, dB = dh.T @ t["x"], t["dy"].T @ h
+    outputs = {"y": y, "dx": dx, "dA": dA, "dB": s * dB}
+    assert judged(write(tmp_path / "dump.safetensors", {**t, **outputs})).verdict == "pass"
+
+
+@pytest.mark.parametrize("which", ["A", "B"])
+def test_tokens_may_share_the_rounding_of_a_factor(tmp_path, which):
+    """The variance for it is that of gradients whose factor is rounded anew again and again, but for what the means do
+    not hold of x and dy."""
+    t = drifting(2000, 7, 6, "bfloat16")
+    dump = steps.lora_linear_step(open_dump(write(tmp_path / "dump.safetensors", t, dtype="bfloat16")))
+    x, dy, factor = (t[name].astype(np.float64) for name in ("x", "dy", which))
+    u, s = dump.precision.store, LORA["alpha"] / LORA["r"]
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(400):
+        error = factor * rng.uniform(-u, u, factor.shape)
+        drawn.append(s * (dy @ error).T @ x if which == "B" else s * dy.T @ (x @ error.T))
+    sums = np.sum(dy if which == "B" else x, axis=0)
+    of_factor = gradients._of_factor(dump, factor if which == "B" else factor.T, sums)
+    others = np.mean(x if which == "B" else dy, axis=0) ** 2
+    expected = np.multiply.outer(of_factor, others) if which == "B" else np.multiply.outer(others, of_factor)
+    np.testing.assert_allclose(np.var(drawn, axis=0), expected, rtol=0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_roots_of_s_stored_in_bfloat16_pass(tmp_path, seed):
+    """(sqrt(s) A) and (sqrt(s) B) are rounded once, for 4,096 tokens that all point one way."""
+    t = drifting(4096, 128, 256, "bfloat16", seed)
+    wide = {name: a.astype(np.float64) for name, a in t.items()}
+    stored = lambda a: a.astype("bfloat16").astype(np.float64)  # noqa: E731
+    root = math.sqrt(LORA["alpha"] / LORA["r"])
+    A, B = stored(root * wide["A"]), stored(root * wide["B"])
+    h, dh = stored(wide["x"] @ A.T), stored(wide["dy"] @ B)
+    outputs = {"y": wide["x"] @ wide["W"].T + h @ B.T, "dx": wide["dy"] @ wide["W"] + dh @ A}
+    outputs |= {"dA": root * stored(dh.T @ wide["x"]), "dB": root * stored(wide["dy"].T @ h)}
+    arrays = {**t, **{name: a.astype("bfloat16") for name, a in outputs.items()}}
+    assert judged(write(tmp_path / "dump.safetensors", arrays, dtype="bfloat16")).verdict == "pass"
 
 
 def test_progress_is_told(tmp_path):

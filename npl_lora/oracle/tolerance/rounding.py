@@ -12,7 +12,7 @@ each elementary operation passes errors on, and how much it adds. To first order
 values and v that of sums:
 
                 error                                            variance
-    sum_K a_k   sum of the errors                + (K v + u) size  sum of variances      + K v^2 Q + u^2 (Q + value^2)/3
+    sum_K a_k   sum of the errors                + (K v + u) size  sum of variances      + K v^2 P + u^2 (Q + value^2)/3
     a b         error_a size_b + size_a error_b  + u size          b^2 var_a + a^2 var_b + (u value)^2 / 3
     f(a)        |f'| error_a                     + 4u |f(a)|       f'^2 var_a            + (4u f(a))^2 / 3
     c a         |c| error_a                      + 2u size         c^2 var_a             + 2 (u c a)^2 / 3
@@ -20,6 +20,11 @@ values and v that of sums:
 Every store also adds the least subnormal number. Q is the sum of the squares of the terms. Another order of association
 may round the terms before they cancel (when W + s B A is stored, for example), so a sum pays for a rounding of each
 term. Elementary functions are assumed to be right to 2 units in the last place.
+
+P = Q + value^2 / 9. The k-th partial sum S_k is rounded by at most v |S_k|, with variance (v S_k)^2 / 3 at most. Where
+the terms come in a random order, S_k is k/K of the value, with a variance below k Q / K. So E S_k^2 <= (k value / K)^2
++ k Q / K, and the K of them add up to K (value^2 / 3 + Q / 2). Q alone would do for terms of mixed signs: where all
+have one sign, value^2 is K Q.
 
 `error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections
 3.1 and 3.5), with `size` where the textbook's running bound has |value|. So it holds for every order of summation and
@@ -249,8 +254,8 @@ class Rounded:
         error = error + self.xp._sum_error(K, size)
         a2, b2 = a.value**2, b.value**2
         squares = a2 @ b2
-        var = _product(a2, b.var) + _product(a.var, b2) + _product(a.var, b.var) + self.xp._sum_variance(K, squares)
-        return self.xp._stored(a.value @ b.value, size, error, var, squares)
+        value, var = a.value @ b.value, _product(a2, b.var) + _product(a.var, b2) + _product(a.var, b.var)
+        return self.xp._stored(value, size, error, var + self.xp._sum_variance(K, squares, value), squares)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -385,8 +390,9 @@ class RoundingNamespace:
     def _sum_error(self, terms: int, size: Any) -> Any:
         return terms * self.precision.accumulate * size
 
-    def _sum_variance(self, terms: int, squares: Any) -> Any:
-        return terms * self.precision.accumulate**2 * squares
+    def _sum_variance(self, terms: int, squares: Any, value: Any = 0.0) -> Any:
+        """squares: the sum of the squares of the terms. value: their sum, which partial sums drift towards."""
+        return terms * self.precision.accumulate**2 * (squares + np.square(value) / 9.0)
 
     def sum(self, x: Rounded, axis: int | None = None, keepdims: Any = False) -> Rounded:
         if x.size is None:
@@ -394,7 +400,7 @@ class RoundingNamespace:
         parts = (x.value, x.size, x.error, x.var, x.value**2)
         value, size, error, var, squares = (np.sum(t, axis=axis, keepdims=keepdims) for t in parts)
         terms = x.value.size if axis is None else x.shape[axis]
-        error, var = error + self._sum_error(terms, size), var + self._sum_variance(terms, squares)
+        error, var = error + self._sum_error(terms, size), var + self._sum_variance(terms, squares, value)
         return self._stored(value, size, error, var, squares)
 
     def _function(self, value: Any, error: Any, var: Any, absolute: float = 0.0) -> Rounded:
