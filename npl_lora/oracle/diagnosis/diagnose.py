@@ -100,15 +100,18 @@ def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Dia
 
 def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnProgress) -> Diagnosis:
     """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
+    if _is_drawn(observed):
+        if matches := catalogue.several_matches(observed):
+            return _known(matches, [one for one in observed if one.failed and one.outputs is not None])
+        observed = [_readable(one) for one in observed]
     answered = [one for one in observed if one.outputs is not None]
     failing = [one for one in answered if one.failed]
-    if _is_drawn(observed):  # an output alone shows nothing here: only what reproduces everything is claimed
-        matches = catalogue.several_matches(observed)
-        return _known(matches, failing) if matches else _joined(_not_finite(failing))
+    if not failing:
+        return NOTHING
     hypotheses = hypotheses_for([one.case for one in cover.probes(answered)])
     covered = cover.explain(hypotheses, answered, on_progress)
     several = covered.left or len(covered.chosen) > 1
-    if several and (matches := catalogue.several_matches(observed)):
+    if several and not _is_drawn(observed) and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
     described = _described(failing, covered.left)
@@ -119,6 +122,20 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     if ask is not None and (unknown := {name for _, name in covered.left} - told - small):
         claims += _answered(failing, unknown, ask)
     return _joined(claims)
+
+
+def _readable(one: Observed) -> Observed:
+    """The outputs of a subject that draws its masks that can be compared one by one.
+
+    The masks are read from y and y_again. Where those are wrong, so may the masks be, and y_eval alone needs none.
+    """
+    if one.outputs is None or not {"y", "y_again"} & {name for _, name in cover.wrong_elements([one])}:
+        return one
+    name = "y_eval"
+    outputs = {name: one.outputs[name]} if name in one.outputs else None
+    return replace(
+        one, right={name: one.right[name]}, outputs=outputs, failed=tuple(n for n in one.failed if n == name)
+    )
 
 
 def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[Claim]:

@@ -17,8 +17,12 @@ def of_faults(matches: Sequence[tuple[Fault, ...]]) -> str:
     """What the first set of faults does, and which others these cases cannot tell it from."""
     best = matches[0]
     says = " ".join(f"{fault.says} ({fault.id}): {_formulas(fault)}." for fault in best)
-    others = list(dict.fromkeys(fault.says for faults in matches[1:] for fault in faults if fault not in best))
-    return f"{says} These cases cannot tell it from: {'; '.join(others)}." if others else says
+    return says + _not_told_from(fault.says for faults in matches[1:] for fault in faults if fault not in best)
+
+
+def _not_told_from(others: Iterable[str]) -> str:
+    others = dict.fromkeys(others)
+    return f" These cases cannot tell it from: {'; '.join(others)}." if others else ""
 
 
 def _formulas(fault: Fault) -> str:
@@ -35,9 +39,10 @@ def of_explanation(explanation: Explanation, rivals: Iterable[Explanation], answ
     if hypothesis.fault is None:
         return Claim((), outputs, f"{place}: as if {hypothesis.says}.")
     fault = hypothesis.fault
-    ids = dict.fromkeys([fault.id, *(e.hypothesis.fault.id for e in rivals if e.hypothesis.fault is not None)])
+    others = [e.hypothesis.fault for e in rivals if e.hypothesis.fault not in (None, fault)]
+    ids = dict.fromkeys([fault.id, *(other.id for other in others if other)])
     says = f"{place}: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}: {_formulas(fault)}."
-    return Claim(tuple(ids), outputs, says)
+    return Claim(tuple(ids), outputs, says + _not_told_from(other.says for other in others if other))
 
 
 def in_order(names: Collection[str], observed: Iterable[Observed]) -> tuple[str, ...]:
