@@ -8,8 +8,10 @@ from npl_lora.ops import Pullback
 from npl_lora.oracle import CONTRACTS, check
 from npl_lora.oracle.case import widen
 from npl_lora.oracle.definition import RIGHT, scale
+from npl_lora.oracle.faults import FAULTS
 from npl_lora.oracle.faults.wraps import compose, with_arguments, with_gradients
 from npl_lora.oracle.subjects import Answer
+from npl_lora.oracle.subjects.injected import Injected
 
 
 class Answering:
@@ -105,6 +107,27 @@ def test_float32_with_a_fault_behind_it_is_told_with_the_fault():
     found = diagnosis("lora_mlp", answer)
     assert "24-bit significand: float32" in found.says
     assert found.ids == ("G1",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a.weights[::-1], "as if weights were in the reverse order"),
+        (lambda a: [*a.weights[:-1], 2.0 * a.weights[-1]], "were doubled"),
+    ],
+)
+def test_a_list_of_numbers_is_edited_number_by_number(change, words):
+    found = diagnosis("adapter_combine", with_parts("adapter_combine", combine=with_arguments(weights=change)))
+    assert found.ids == ()
+    assert words in found.says
+
+
+def test_of_a_subject_that_draws_its_masks_what_can_be_read_is_explained():
+    """With y, the masks cannot be read. y_eval has none, and shows what is wrong."""
+    [fault] = [fault for fault in FAULTS if fault.name == "M4"]
+    [report] = check(Injected(fault), contract="lora_dropout", dtypes=["float64"]).contracts
+    assert report.diagnosis.ids == ("M4",)
+    assert report.diagnosis.claims[0].outputs == ("y_eval",)
 
 
 def in_float32(op):

@@ -14,7 +14,7 @@ no edits of their own. An op inside another is also edited in its value alone an
 one of its calls. An edit says what it does, and names no fault.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -186,11 +186,28 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
     elif isinstance(value, int):
         for step in (1, -1):
             yield Edit(f"{name} were {value + step}", with_arguments(**{name: partial(_constant, value + step)}))
+    elif isinstance(value, list | tuple) and all(isinstance(one, float) for one in value):
+        yield from _list_edits(name, value)
     elif name == "activation":
         for other in sorted(ACTIVATIONS.keys() - {value}):
             yield Edit(f"the activation were {other}", with_arguments(activation=partial(_constant, other)))
         for other, function in OTHER_ACTIVATIONS.items():
             yield Edit(f"the activation were {other}", partial(with_activation, function))
+
+
+def _list_edits(name: str, numbers: Sequence[float]) -> Iterator[Edit]:
+    """Numbers that an argument lists, such as the weights of adapters."""
+    if len(numbers) > 1:
+        yield Edit(f"{name} were in the reverse order", with_arguments(**{name: lambda a: getattr(a, name)[::-1]}))
+    for i in range(len(numbers)):
+        for says, change in SCALAR_CHANGES.items():
+            one = f"{name}[{i}]"
+            wrap = with_arguments(**{name: partial(_with_one, name, i, change)})
+            yield Edit(f"{one} {says}", wrap, 1, gradual=_gradual(one, says))
+
+
+def _with_one(name: str, i: int, change: Change, a: SimpleNamespace) -> list[Any]:
+    return [change(one) if k == i else one for k, one in enumerate(getattr(a, name))]
 
 
 def _gradual(name: str, says: str) -> Callable[[float], str] | None:
@@ -257,6 +274,8 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         place = partial(axis_name, part, name, t.ndim, axis)
         yield f"were rolled forward by one {place()}", partial(_rolled, axis, 1), 1
         yield f"were rolled back by one {place()}", partial(_rolled, axis, -1), 1
+        if n > 2:
+            yield f"had each {place()} in the reverse order", partial(_reversed, axis), 1
         for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
             index = -1 if i == n - 1 else i
             there = place_name(place(), index)
@@ -280,6 +299,10 @@ def _ones_where_kept(mask: Array) -> Array:
 
 def _rolled(axis: int, step: int, t: Array) -> Array:
     return _taken_along(t, axis, lambda n: (np.arange(n) - step) % n)
+
+
+def _reversed(axis: int, t: Array) -> Array:
+    return _taken_along(t, axis, lambda n: np.arange(n)[::-1])
 
 
 def _neighbour(axis: int, index: int, step: int, t: Array) -> Array:

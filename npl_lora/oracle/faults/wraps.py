@@ -144,9 +144,12 @@ def with_question(arrays: QuestionChange | None = None, config: QuestionChange |
 
 def _bind(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
     """The arguments by name, with the defaults filled in."""
-    bound = _signature(inspect.unwrap(op)).bind(*args, **kwargs)  # the cache keeps ops, not their short-lived wrappers
+    signature = _signature(inspect.unwrap(op))  # the cache keeps ops, not their short-lived wrappers
+    bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    return SimpleNamespace(**bound.arguments)
+    others = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]  # combine's factors
+    arguments = {name: value for name, value in bound.arguments.items() if name not in others}
+    return SimpleNamespace(**arguments, **{k: v for name in others for k, v in bound.arguments[name].items()})
 
 
 @functools.cache
