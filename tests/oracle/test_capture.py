@@ -260,10 +260,45 @@ def test_a_layer_that_a_kernel_goes_around_is_named(tmp_path, spoil):
     assert "without being called" in message
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_a_kernel_computed_in_is_not_known(tmp_path, autocast):
+    """A and B are float32. The base is bfloat16, or autocast is on: a kernel that casts A and B down is right."""
+    watched = model(torch.float32, targets=["up_proj"])
+    name, layer = list(layers(watched).items())[1]
+    if not autocast:
+        layer.get_base_layer().to(torch.bfloat16)
+
+    def fused(self, x):
+        narrow = [t.to(torch.bfloat16) for t in (self.lora_A["default"].weight, self.lora_B["default"].weight, x)]
+        A, B, x = narrow
+        return (x @ layer.get_base_layer().weight.to(x.dtype).T + self.scaling["default"] * (x @ A.T @ B.T)).float()
+
+    layer.__class__ = type("Fused", (type(layer),), {"__call__": fused})
+    with (
+        pytest.warns(UserWarning, match="without being called"),
+        capture(watched, tmp_path / "dumps"),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        train(watched)
+    path = tmp_path / "dumps" / f"{name}.safetensors"
+    assert judge_dump(path).contracts[0].cases[0].dtype == "bfloat16"
+    assert judge_dump(path).verdict == "pass"
+
+
+def test_a_batch_of_several_adapters_is_left_out(tmp_path):
+    watched = model(targets=["up_proj"])
+    watched.add_adapter("other", watched.peft_config["default"])
+    watched.eval()
+    said = "were not called with gradients enabled|ran inside capture"
+    with pytest.raises(RuntimeError, match=said), capture(watched, tmp_path / "dumps"):
+        watched(input_ids=torch.arange(6).reshape(2, 3), adapter_names=["default", "other"])
+    assert not (tmp_path / "dumps").exists()
+
+
 def test_a_layer_that_took_no_part_is_named(tmp_path):
     watched = model(targets=["up_proj"])
     (name, _), (other, layer) = layers(watched).items()
-    said = f"took no part in the block, so they are not judged: {name}$"
+    said = f"were not called with gradients enabled, so they are not judged: {name}$"
     with pytest.warns(UserWarning, match=said), capture(watched, tmp_path / "dumps"):
         layer(torch.randn(2, 24, dtype=torch.float64)).sum().backward()
     assert list(dumps(tmp_path / "dumps")) == [other]

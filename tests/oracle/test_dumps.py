@@ -102,7 +102,7 @@ def test_in_blocks_the_right_answer_is_the_ops_own(tmp_path, monkeypatch, mask):
     """Values and what is allowed, from h, dh and slices of W, against the contract's answer in one go. (It does not
     know that tokens may share a rounding.)"""
     monkeypatch.setattr(steps, "_BLOCK", 1 << 7)
-    monkeypatch.setattr(gradients, "_of_factor", lambda step, factor, sums: np.zeros(step.sizes["r"]))
+    monkeypatch.setattr(gradients, "_of_factor", lambda step, signed, other: np.zeros((1, 1)))
     path = write(tmp_path / "dump.safetensors", step(leading=(5, 6), mask=mask))
     dump = steps.lora_linear_step(open_dump(path))
     inputs = {name: np.array(a) for name, a in dump.arrays.items() if name in INPUTS}
@@ -148,11 +148,15 @@ def test_a_sum_over_tokens_that_all_point_one_way_passes(tmp_path, tokens, one_b
     assert judged(write(tmp_path / "dump.safetensors", {**t, **outputs})).verdict == "pass"
 
 
+@pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("which", ["A", "B"])
-def test_tokens_may_share_the_rounding_of_a_factor(tmp_path, which):
-    """The variance for it is that of gradients whose factor is rounded anew again and again, but for what the means do
-    not hold of x and dy."""
+def test_tokens_may_share_the_rounding_of_a_factor(tmp_path, which, alike):
+    """The variance for it is that of gradients whose factor is rounded anew again and again, within what 16 draws
+    of signs can tell. alike: dy goes with x, as in a regression, though both have mean 0."""
     t = drifting(2000, 7, 6, "bfloat16")
+    if alike:
+        t["x"] = (t["x"].astype(np.float64) - 1.0).astype("bfloat16")
+        t["dy"] = (t["x"].astype(np.float64) @ t["W"].astype(np.float64).T).astype("bfloat16")
     dump = steps.lora_linear_step(open_dump(write(tmp_path / "dump.safetensors", t, dtype="bfloat16")))
     x, dy, factor = (t[name].astype(np.float64) for name in ("x", "dy", which))
     u, s = dump.precision.store, LORA["alpha"] / LORA["r"]
@@ -160,11 +164,12 @@ def test_tokens_may_share_the_rounding_of_a_factor(tmp_path, which):
     for _ in range(400):
         error = factor * rng.uniform(-u, u, factor.shape)
         drawn.append(s * (dy @ error).T @ x if which == "B" else s * dy.T @ (x @ error.T))
-    sums = np.sum(dy if which == "B" else x, axis=0)
-    of_factor = gradients._of_factor(dump, factor if which == "B" else factor.T, sums)
-    others = np.mean(x if which == "B" else dy, axis=0) ** 2
-    expected = np.multiply.outer(of_factor, others) if which == "B" else np.multiply.outer(others, of_factor)
-    np.testing.assert_allclose(np.var(drawn, axis=0), expected, rtol=0.4)
+    columns = factor if which == "B" else factor.T
+    signed = gradients._with_signs(dump, "dy" if which == "B" else "x", columns, Progress())
+    estimate = gradients._of_factor(dump, signed, x if which == "B" else dy)
+    ratio = (estimate if which == "B" else estimate.T) / np.var(drawn, axis=0)
+    assert 0.1 < ratio.min() < ratio.max() < 4.0
+    assert 0.6 < ratio.mean() < 1.6
 
 
 @pytest.mark.slow
@@ -186,7 +191,8 @@ def test_roots_of_s_stored_in_bfloat16_pass(tmp_path, seed):
 def test_progress_is_told(tmp_path):
     told = []
     judge_dump(write(tmp_path / "dump.safetensors", step()), on_progress=lambda *where: told.append(where))
-    assert {"h", "dh", "dA", "dB", "y: rows in full", "dx: rows in full"} == {what for what, _, _ in told}
+    steps_told = {"h", "dh", "dA", "dB", "roundings that tokens share", "y: rows in full", "dx: rows in full"}
+    assert steps_told == {what for what, _, _ in told}
     assert all(0 <= done < total for _, done, total in told)
 
 
@@ -354,6 +360,48 @@ def test_of_a_very_large_dump_some_rows_are_looked_at(tmp_path, monkeypatch, nam
     monkeypatch.setattr(diagnosing, "_ALL_ROWS", 1 << 12)
     report = judge_dump(write(tmp_path / "dump.safetensors", spoiled_by(name), dtype="float64"))
     assert report.as_json()["diagnosis"] == ids
+
+
+def spoiled_somewhere(what):
+    """A large step in which one thing is wrong that a sample shows in another place, or not at all."""
+    arrays = step("float64", leading=(1500,), in_=20, out=300)
+    if what == "one output":
+        arrays["y"] = arrays["y"].copy()
+        arrays["y"][:, 100] = arrays["y"][:, 100] - arrays["x"] @ arrays["W"][100]
+    elif what == "dx over the sample's length":
+        arrays["dx"] = arrays["dx"] / 16
+    elif what == "y doubled, and one row of dB":
+        arrays["y"], arrays["dB"] = 2.0 * arrays["y"], arrays["dB"].copy()
+        arrays["dB"][173] *= 3.0
+    return arrays
+
+
+@pytest.mark.parametrize("what", ["one output", "dx over the sample's length", "y doubled, and one row of dB"])
+def test_no_place_and_no_length_of_a_sample_is_told(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(diagnosing, "_ALL_ROWS", 1 << 12)
+    report = judge_dump(write(tmp_path / "dump.safetensors", spoiled_somewhere(what), dtype="float64"))
+    says = report.contracts[0].diagnosis.says
+    assert report.verdict == "fail"
+    assert not re.search(r"(output|token|feature|rank|index|row) \d", says), says
+    assert "mean" not in says
+    assert not re.search(r"dB[^.]* (is|are) right", says), says
+
+
+def test_a_step_without_tokens_is_judged(tmp_path):
+    """As of a layer that a kernel went around: A, B and their gradients alone. At B = 0, dA must be 0."""
+    arrays = step("float64")
+    alone = {name: arrays[name] for name in ("A", "B", "dA", "dB")}
+    report = judge_dump(write(tmp_path / "dump.safetensors", {**alone, "B": 0.0 * arrays["B"]}, dtype="float64"))
+    assert report.verdict == "fail"
+
+
+def test_a_scale_that_has_no_square_is_judged(tmp_path):
+    arrays, config = step("float64"), {**LORA, "alpha": 3e-170}
+    arrays = {**arrays, "B": arrays["B"] * 1e90}
+    inputs = {name: a for name, a in arrays.items() if name in INPUTS}
+    right = CONTRACTS["lora_linear"].answer(inputs, config)
+    spoilt = {**inputs, **right, "dA": right["dA"] / 2.0}
+    assert judge_dump(write(tmp_path / "dump.safetensors", spoilt, dtype="float64", config=config)).verdict == "fail"
 
 
 @pytest.mark.parametrize("missing", ["dx", "W", "y"])

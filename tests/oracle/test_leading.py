@@ -59,8 +59,22 @@ def test_one_that_raises_is_told_what_to_raise():
     report = only(3, ValueError("not enough values to unpack"))
     assert report.verdict == "fail"
     assert report.diagnosis.ids == ()
-    assert "raises wherever x has not 3 axes" in report.diagnosis.says
+    assert "no answer wherever x has not 3 axes" in report.diagnosis.says
     assert "NotImplementedError" in report.diagnosis.says
+
+
+class WithoutRslora(Only):
+    def _function(self, case):
+        if case.config["use_rslora"]:
+            raise ValueError("what is rsLoRA?")
+        return self._answer(widen(case), case.config)
+
+
+def test_one_that_raises_for_another_reason_is_not_told_so():
+    """In dora_linear, the one case with x of three axes is the one with rsLoRA."""
+    (report,) = check(WithoutRslora(0, None, "dora_linear", ()), dtypes=["float64"]).contracts
+    assert report.verdict == "fail"
+    assert report.diagnosis.says == ""
 
 
 def test_one_that_supports_nothing_stays_absent():

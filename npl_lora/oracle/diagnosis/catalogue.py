@@ -20,9 +20,9 @@ from ..report import Observed
 from ..tolerance.judge import right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import changes, error_ratio, quick_distance
+from .compare import UNANSWERED, changes, error_ratio, quick_distance
 
-_SUSPECTS = 64  # of more candidates than these, those that fail a quick comparison in a further case are left out
+_SUSPECTS = 64  # so many are compared exactly: those that fit further cases by a quick comparison, the nearest first
 
 
 def matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
@@ -114,7 +114,7 @@ def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.nda
     try:
         with np.errstate(all="ignore"):
             answer = wrong_answer(one.case.contract, *faults)(widen(one.case), one.case.config)
-    except (ValueError, IndexError):
+    except UNANSWERED:
         return {}
     answer = {name: output for name, output in answer.items() if _is_asked(name, one)}
     if answer.keys() != one.outputs.keys():
@@ -157,15 +157,18 @@ def _possible_pairs(
 def _reproducing(
     candidates: Sequence[tuple[float, tuple[Fault, ...]]], observed: Sequence[Observed]
 ) -> list[tuple[Fault, ...]]:
-    near = _narrowed([faults for distance, faults in candidates if distance < 1.0], observed[1:])
+    near = _narrowed([one for one in candidates if one[0] < 1.0], observed[1:])
+    nearest = sorted(range(len(near)), key=lambda n: near[n][0])[:_SUSPECTS]
     return [
         faults
-        for faults in near
+        for _, faults in map(near.__getitem__, sorted(nearest))
         if all_reproduced(faults, observed) and all(_shows(fault, observed) for fault in faults)
     ]
 
 
-def _narrowed(candidates: list[tuple[Fault, ...]], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:
+def _narrowed(
+    candidates: list[tuple[float, tuple[Fault, ...]]], observed: Sequence[Observed]
+) -> list[tuple[float, tuple[Fault, ...]]]:
     """Those that are near in further cases too, until few are left.
 
     A case that one fault alone explains fits every pair of it with a fault that shows elsewhere.
@@ -174,7 +177,7 @@ def _narrowed(candidates: list[tuple[Fault, ...]], observed: Sequence[Observed])
         if len(candidates) <= _SUSPECTS:
             break
         if one.outputs is not None:
-            candidates = [faults for faults in candidates if _distance(faults, one) < 1.0]
+            candidates = [each for each in candidates if _distance(each[1], one) < 1.0]
     return candidates
 
 
@@ -227,7 +230,7 @@ def _is_reproduced(answer: AnswerFunction, one: Observed) -> bool:
     try:
         with np.errstate(all="ignore"):
             predicted = right_answer(one.case, answer)
-    except (ValueError, IndexError):
+    except UNANSWERED:
         predicted = None
     if predicted is None or one.outputs is None:
         return predicted is None and one.outputs is None

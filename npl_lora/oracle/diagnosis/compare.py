@@ -8,6 +8,7 @@ from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 
 Predicted = np.ndarray | Distribution
+UNANSWERED = (ValueError, IndexError, TypeError, ArithmeticError)  # what a wrong definition may raise for a case
 
 
 def quick_distance(predicted: Predicted, one: Observed, name: str) -> float:

@@ -16,7 +16,7 @@ from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import changes, degree, error_ratio, quick_distance
+from .compare import UNANSWERED, changes, degree, error_ratio, quick_distance
 from .hypothesis import Hypothesis, by_degree
 from .precision import Element
 from .progress import OnProgress, silent
@@ -55,6 +55,15 @@ class Cover:
 
     chosen: list[tuple[Explanation, list[Explanation]]]
     left: frozenset[Element]
+
+    def in_every_case(self) -> "Cover":
+        """Without what explains an output in some cases, and would change it in others, where it is right or wrong in
+        another way."""
+        kept = [
+            (e, rivals) for e, rivals in self.chosen if not any(n in e.outputs for _, n in e.contradicted | e.refuted)
+        ]
+        explained = frozenset().union(*(e.elements for e, _ in self.chosen))
+        return Cover(kept, (self.left | explained) - frozenset().union(*(e.elements for e, _ in kept)))
 
 
 def wrong_elements(observed: Iterable[Observed]) -> list[Element]:
@@ -159,7 +168,7 @@ def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
         with np.errstate(all="ignore"):
             outputs = hypothesis.answer(widen(one.case), one.case.config)
             return {name: np.asarray(t) for name, t in outputs.items() if np.asarray(t).dtype.kind == "f"}
-    except (ValueError, IndexError, TypeError, ArithmeticError):
+    except UNANSWERED:
         return {}
 
 
@@ -215,6 +224,6 @@ def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> 
     try:
         with np.errstate(all="ignore"):
             predicted = right_answer(one.case, hypothesis.answer)
-    except (ValueError, IndexError, TypeError, ArithmeticError):
+    except UNANSWERED:
         return []
     return [name for name in names if error_ratio(predicted[name], one.outputs[name]) <= 1.0]

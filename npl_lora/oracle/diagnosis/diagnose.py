@@ -23,6 +23,7 @@ from ..report import NOTHING, Claim, Diagnosis, Observed
 from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
+from .edits import PLACED
 from .hypotheses import hypotheses_for
 from .interrogate import interrogate
 from .one_shape import takes_one_shape
@@ -31,13 +32,16 @@ from .progress import OnProgress, silent
 from .wrong import Wrong
 
 
-def diagnose(observed: Sequence[Observed], ask: Ask | None = None, on_progress: OnProgress = silent) -> Diagnosis:
+def diagnose(
+    observed: Sequence[Observed], ask: Ask | None = None, on_progress: OnProgress = silent, places: bool = True
+) -> Diagnosis:
     """What is wrong with the answers to the cases of one contract, some of which failed.
 
     ask: puts another question to the subject, where it can be asked. on_progress(what, done, total) is called before
-    each piece of the work.
+    each piece of the work. places: whether an index is what it says. In samples of something larger it is not, and then
+    none is told, and what holds in one sample must hold in all.
     """
-    if observed and (claim := takes_one_shape(observed)):
+    if observed and ask is not None and (claim := takes_one_shape(observed, ask)):
         return _with([claim], diagnose([one for one in observed if one.outputs is not None], ask, on_progress))
     failing = [one for one in observed if one.failed and one.outputs is not None]
     if not failing:
@@ -47,7 +51,7 @@ def diagnose(observed: Sequence[Observed], ask: Ask | None = None, on_progress: 
         return _known(matches, failing)
     if ask is not None and (_is_drawn(observed) or not _repeats(failing[0].case, ask)):
         ask = None  # the subject draws at random, so two answers cannot be compared
-    return _with_right_outputs(_in_parts(observed, failing, ask, on_progress), observed)
+    return _with_right_outputs(_in_parts(observed, failing, ask, on_progress, places), observed)
 
 
 def _is_drawn(observed: Sequence[Observed]) -> bool:
@@ -64,21 +68,20 @@ def _repeats(case: Case, ask: Ask) -> bool:
 
 
 def _in_parts(
-    observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None, on_progress: OnProgress
+    observed: Sequence[Observed], failing: Sequence[Observed], ask: Ask | None, on_progress: OnProgress, places: bool
 ) -> Diagnosis:
     """A proven precision, and then what is left once that is allowed."""
     coarse = precision.proven(failing, ask)
     if coarse is None:
-        return _explained(observed, ask, on_progress)
+        return _explained(observed, ask, on_progress, places)
     rounded = sentences.of_precision(coarse, failing)
     rest = precision.admitted(observed, coarse)
     if not any(one.failed for one in rest):
         return _joined(rounded)
     if matches := catalogue.single_matches(rest):
         return _with(rounded, _known(matches, [one for one in rest if one.failed]))
-    return _with(
-        rounded, _explained(rest, None, on_progress)
-    )  # these cases are judged as what they are not, and cannot be asked
+    # These cases are judged as what they are not, so the subject can't be asked them.
+    return _with(rounded, _explained(rest, None, on_progress, places))
 
 
 def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
@@ -98,9 +101,10 @@ def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Dia
     return Diagnosis(ids, says, tuple(tuple(f.id for f in faults) for faults in matches), (Claim(ids, outputs, says),))
 
 
-def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnProgress) -> Diagnosis:
+def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnProgress, places: bool) -> Diagnosis:
     """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
     if _is_drawn(observed):
+        on_progress("pairs of known faults", 0, 1)
         if matches := catalogue.several_matches(observed):
             return _known(matches, [one for one in observed if one.failed and one.outputs is not None])
         observed = [_readable(one) for one in observed]
@@ -109,12 +113,16 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     if not failing:
         return NOTHING
     hypotheses = hypotheses_for([one.case for one in cover.probes(answered)])
-    covered = cover.explain(hypotheses, answered, on_progress)
+    if places:
+        covered = cover.explain(hypotheses, answered, on_progress)
+    else:
+        covered = cover.explain((h for h in hypotheses if h.rank < PLACED), answered, on_progress).in_every_case()
+    on_progress("pairs of known faults", 0, 1)
     several = covered.left or len(covered.chosen) > 1
     if several and not _is_drawn(observed) and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
-    described = _described(failing, covered.left)
+    described = _described(failing, covered.left, places)
     told = {name for claim in described for name in claim.outputs}
     claims += described
     wrong = {name for one in failing for name in one.failed}
@@ -148,11 +156,11 @@ def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[
     return interrogate(most, sentences.in_order(outputs, failing), ask)
 
 
-def _described(failing: Sequence[Observed], left: frozenset[cover.Element]) -> list[Claim]:
+def _described(failing: Sequence[Observed], left: frozenset[cover.Element], places: bool) -> list[Claim]:
     """What the numbers of the outputs are like that nothing explains, and which are not finite."""
     claims = []
     for name, wrongs in _wrongs(failing, left).items():
-        if sentence := fit.explain(_finest(wrongs), _could_all_be_rounding(name, failing)):
+        if sentence := fit.explain(_finest(wrongs), _could_all_be_rounding(name, failing), places):
             claims.append(Claim((), (name,), f"{sentence}."))
     return claims + _not_finite(failing)
 

@@ -40,6 +40,7 @@ from .words import listed
 
 _INDICES = 6  # of one axis; and the last one
 _CALLS = 4  # edited one by one
+PLACED = 60  # the rank of hypotheses from which on they tell an index
 
 Change = Callable[[Any], Any]
 
@@ -275,7 +276,7 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         yield f"were rolled forward by one {place()}", partial(_rolled, axis, 1), 1
         yield f"were rolled back by one {place()}", partial(_rolled, axis, -1), 1
         if n > 2:
-            yield f"had each {place()} in the reverse order", partial(_reversed, axis), 1
+            yield f"were in the reverse order by {place()}", partial(_reversed, axis), 1
         for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
             index = -1 if i == n - 1 else i
             there = place_name(place(), index)

@@ -33,7 +33,8 @@ def _expressions(case: Case) -> dict[str, float]:
     if isinstance(config.get("r"), int):
         s, r, alpha = scale(config), config["r"], config["alpha"]
         known |= {"1/s": 1 / s, "s": s, "r": r, "1/r": 1 / r, "sqrt(r)": math.sqrt(r), "1/sqrt(r)": 1 / math.sqrt(r)}
-        known |= {"alpha": alpha, "1/alpha": 1 / alpha, "s^2": s * s, "1/s^2": 1 / s**2, "-s": -s, "-1/s": -1 / s}
+        known |= {"alpha": alpha, "1/alpha": 1 / alpha, "s^2": s * s, "-s": -s, "-1/s": -1 / s}
+        known |= {"1/s^2": 1 / (s * s)} if s * s else {}  # a tiny s has no square
     if tokens := _tokens(case):
         known |= {"N": tokens, "1/N": 1 / tokens}
     if "mask" in case and np.any(case["mask"] > 1):

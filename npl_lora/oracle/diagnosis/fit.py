@@ -17,9 +17,12 @@ from .terms import terms
 from .wrong import Wrong
 
 
-def explain(observations: Sequence[Wrong], small: bool = False) -> str | None:
-    """A sentence that starts with the output's name, or None. small: the errors could be rounding, so none is loose."""
+def explain(observations: Sequence[Wrong], small: bool = False, places: bool = True) -> str | None:
+    """A sentence that starts with the output's name, or None. small: the errors could be rounding, so none is loose.
+    places: whether an index may be told."""
     for explanation in EXPLANATIONS if small else (*EXPLANATIONS, *LOOSE):
+        if explanation in PLACED and not places:
+            continue
         if sentence := explanation(observations):
             return f"{observations[0].name} {sentence}"
     return None
@@ -218,6 +221,8 @@ EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
 
 # These have a number for every slice, or say where and not what: rounding may look like that, too.
 LOOSE: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (_factor_per_slice, _confined)
+
+PLACED = (_permuted, *LOOSE)  # these tell indices
 
 
 def _times(expression: str) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 
 from ..case import Case, widen
 from ..contracts import CONTRACTS
-from ..definition import scale
 from ..faults.relevant import parts_used
 from ..report import Observed
 from ..tolerance.judge import right_answer
@@ -44,14 +43,14 @@ def _is_in_the_norm(one: Observed, claim: Coarseness) -> bool:
         return False
     n = _norms(one.case, y.astype(np.float64))
     predicted = right_answer(one.case.with_arrays({"n": n}), CONTRACTS["dora_linear"].answer)
-    names = [name for id, name in claim.elements if id == one.case.id]
-    return all(error_ratio(predicted[name], (one.outputs or {})[name]) <= 1.0 for name in names)
+    return all(error_ratio(predicted[name], got) <= 1.0 for name, got in (one.outputs or {}).items())
 
 
 def _norms(case: Case, y: np.ndarray) -> np.ndarray:
     """The norms with which y comes out, by least squares over the tokens."""
     t = widen(case)
-    V = t["W"] + scale(case.config) * (t["B"] @ t["A"])
-    z, got = (a.reshape(-1, len(V)) for a in (t["x"] @ V.T, y - t.get("b", 0.0)))
+    m, b = t["m"], t.get("b", 0.0)
+    of_m = np.asarray(CONTRACTS["dora_linear"].answer({**t, "n": m}, case.config)["y"])  # there y - b = z
+    z, got = (a.reshape(-1, len(m)) for a in (of_m - b, y - b))
     with np.errstate(all="ignore"):
-        return t["m"] * np.sum(z * z, axis=0) / np.sum(got * z, axis=0)
+        return m * np.sum(z * z, axis=0) / np.sum(got * z, axis=0)

@@ -15,7 +15,7 @@ Recorded for each layer, from its first call with gradients enabled:
     dA, dB         the gradients that this backward adds to A.grad and B.grad
 
 A layer may be trained without being called: a fused kernel reads its weights. Of such a layer A, B, dA and dB are
-recorded, and a warning names it. A layer that took no part in the block is named as well.
+recorded, and a warning names it. A layer that was not called with gradients enabled is named as well.
 
 Recording does not change a bit of the step. An alias is the same memory and has one user, so autograd adds gradients in
 the same order as without it. The sum of the two shares of dx is computed here, away from x.grad.
@@ -24,6 +24,7 @@ the same order as without it. The sum of the two shares of dx is computed here, 
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,12 @@ def capture(model: Any, folder: str | Path, layers: Iterable[str] | None = None)
     if folder.is_dir() and any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} already holds dumps: name another folder, or empty it")
     recorders = [Recorder(torch, name, layer) for name, layer in chosen]
+    autocast: set[str] = set()
+    watch = torch.nn.modules.module.register_module_forward_pre_hook(partial(_see_autocast, torch, autocast))
     try:
         yield folder
     finally:
+        watch.remove()
         for recorder in recorders:
             recorder.stop()
     if problem := next((recorder.problem for recorder in recorders if recorder.problem), ""):
@@ -65,18 +69,25 @@ def capture(model: Any, folder: str | Path, layers: Iterable[str] | None = None)
         raise RuntimeError(f"none of the {len(recorders)} LoRA layers ran inside capture with gradients enabled")
     folder.mkdir(parents=True, exist_ok=True)
     for recorder in recorded:
-        save_file(recorder.contents(), folder / f"{recorder.name}.safetensors", recorder.metadata())
+        save_file(recorder.contents(), folder / f"{recorder.name}.safetensors", recorder.metadata(autocast))
     _warn([recorder for recorder in recorders if not recorder.was_called])
+
+
+def _see_autocast(torch: Any, seen: set[str], module: Any, arguments: tuple[Any, ...]) -> None:
+    """Add the dtype that autocast has at a module's call, if it is on."""
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            seen.add(str(torch.get_autocast_dtype(device)).removeprefix("torch."))
 
 
 def _warn(recorders: list[Recorder]) -> None:
     """Name the layers that were not called."""
-    for why, layers in (
-        (f"{GONE_AROUND}, so their y and dx are not judged", [r.name for r in recorders if r.was_gone_around]),
-        ("took no part in the block, so they are not judged", [r.name for r in recorders if not r.was_gone_around]),
+    for around, why in (
+        (True, f"{GONE_AROUND}, so their y and dx are not judged"),
+        (False, "were not called with gradients enabled, so they are not judged"),
     ):
-        if layers:
-            warnings.warn(f"LoRA layers that {why}: {', '.join(layers)}", stacklevel=4)
+        if names := [recorder.name for recorder in recorders if recorder.was_gone_around is around]:
+            warnings.warn(f"LoRA layers that {why}: {', '.join(names)}", stacklevel=4)
 
 
 def _choose(model: Any, layers: Iterable[str] | None) -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The report on a dump: its verdicts, what could not be checked, and a diagnosis if the dump is small."""
+"""The report on a dump: its verdicts, what could not be checked, and a diagnosis."""
 
 from pathlib import Path
 
@@ -47,7 +47,10 @@ def judge_dump(path: Path, inner: str | None = None, on_progress: OnProgress = s
     sentences += [dump.note] if dump.note else []
     overall = "fail" if failed else "pass" if verdicts else "absent"
     case = CaseReport(dump.id, dump.dtype, overall, "; ".join(sentences), verdicts)
-    diagnosis = _diagnosis(dump, step, inner, case, on_progress) if failed else NOTHING
+    try:
+        diagnosis = _diagnosis(dump, step, inner, case, on_progress) if failed else NOTHING
+    except (MemoryError, ArithmeticError):
+        diagnosis = NOTHING  # a verdict needs no reason: numbers at the limits of float64, or too many of them
     return Report(str(path), (ContractReport(dump.contract, (case,), diagnosis),))
 
 

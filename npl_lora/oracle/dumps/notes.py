@@ -13,13 +13,13 @@ _PLAIN = ("0", "-1", "2", "1/2")  # expressions that add nothing to the number
 def factor_of(step: Step, right: Right, got: np.ndarray) -> str:
     """The factor c if got = c right everywhere, with its expression if it has one: "0.5 = 1/s". Else empty.
 
-    It is "0" if nothing but rounding is left of the right answer.
+    It is "0" if all that came is as small as rounding.
     """
     factor = constant_factor(right, got)
     if factor is None:
         return ""
     error = float(np.sum(np.abs(right.value) * right.allowed)) / float(np.sum(right.value**2))
-    if abs(factor) <= error:
+    if np.all(np.abs(got) <= right.allowed):
         return "0"
     case = Case("lora_linear", "", step.dtype, step.config, step.arrays)
     expression = name_of([(case, factor, error)])

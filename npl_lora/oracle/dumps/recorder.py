@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ...support.extras import require
@@ -53,7 +53,7 @@ class Recorder:
             layer.get_base_layer().register_forward_pre_hook(self._before_base),
             dropout.register_forward_pre_hook(self._before_dropout),
             dropout.register_forward_hook(self._after_dropout),
-            layer.register_forward_hook(self._after_layer),
+            layer.register_forward_hook(self._after_layer, with_kwargs=True),
         ]
 
         for name, parameter in self._factors().items():
@@ -130,10 +130,13 @@ class Recorder:
         if not torch.allclose(x * mask, dropped.detach(), **close):
             self.problem = f"{self.name} cannot be captured: its dropout mask could not be reproduced"
 
-    def _after_layer(self, layer: Any, arguments: tuple[Any, ...], y: Any) -> None:
+    def _after_layer(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], y: Any) -> None:
         if not self._recording:
             return
         self._recording = False
+        if keywords.get("adapter_names") is not None:  # PEFT adds it by a hook of its own, after ours
+            self.tensors, self._dx, self._shared = {}, {}, True
+            return
         self.tensors["y"] = _copy(y)
         if y.requires_grad:
             y.register_hook(_keep(self.tensors, "dy"))
@@ -152,14 +155,18 @@ class Recorder:
         dropped = ("dA", "dB") if self._shared else ()
         return {name: tensor.contiguous() for name, tensor in tensors.items() if name not in dropped}
 
-    def metadata(self) -> dict[str, str]:
-        """The metadata of a case. dtype is the coarsest among the tensors; note is shown with the verdict."""
+    def metadata(self, autocast: Collection[str] = ()) -> dict[str, str]:
+        """The metadata of a case. dtype is the coarsest among the tensors; note is shown with the verdict.
+
+        autocast: the dtypes that autocast had while the block ran.
+        """
         layer, adapter = self._layer, self._adapter
         r, alpha, use_rslora = layer.r[adapter], layer.lora_alpha[adapter], bool(layer.use_rslora[adapter])
         config = {"r": r, "alpha": alpha, "use_rslora": use_rslora}
-        tensors = self.contents()
+        tensors = {"W": self._layer.get_base_layer().weight, **self.contents()}
         inputs = [tensors[name] for name in ("x", "W", "A", "B", "y") if name in tensors]
         dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in inputs}
+        dtypes |= set(autocast) if self.was_gone_around else set()  # nobody knows what the kernel computed in
         notes = [GONE_AROUND] if self.was_gone_around else []
         notes += [f"d{name} never came, although {name} is trained" for name in self._without_a_gradient()]
         if self._shared:

@@ -105,7 +105,7 @@ FAULTS = [
         wrong="rows (H + 2 G) D / 3 each: q's last rows get A_k's product, k's rows A_v's",
         right="H D rows with A_q, then G D with A_k, then G D with A_v",
         hidden_when="there are as many key/value heads as query heads",
-        seen_in="Lightning-AI/litgpt#891; microsoft/LoRA#69",
+        seen_in="Lightning-AI/litgpt#357; whittle-org/whittle#259",
         parts={"lora_attention": _three_equal_parts},
     ),
     Fault(

@@ -21,10 +21,10 @@ Every store also adds the least subnormal number. Q is the sum of the squares of
 may round the terms before they cancel (when W + s B A is stored, for example), so a sum pays for a rounding of each
 term. Elementary functions are assumed to be right to 2 units in the last place.
 
-P = Q + value^2 / 9. The k-th partial sum S_k is rounded by at most v |S_k|, with variance (v S_k)^2 / 3 at most. Where
-the terms come in a random order, S_k is k/K of the value, with a variance below k Q / K. So E S_k^2 <= (k value / K)^2
-+ k Q / K, and the K of them add up to K (value^2 / 3 + Q / 2). Q alone would do for terms of mixed signs: where all
-have one sign, value^2 is K Q.
+P = Q + value^2 / 9. The k-th partial sum S_k is rounded by at most v |S_k|, with variance (v S_k)^2 / 3 if all such
+errors are equally likely. Where the terms come in a random order, S_k is k/K of the value, with a variance below
+k Q / K. So E S_k^2 <= (k value / K)^2 + k Q / K, and the K of them add up to about K (value^2 / 3 + Q / 2). Q alone
+would do for terms of mixed signs: where all have one sign, value^2 is K Q.
 
 `error` is the classical componentwise bound (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections
 3.1 and 3.5), with `size` where the textbook's running bound has |value|. So it holds for every order of summation and
