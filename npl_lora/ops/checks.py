@@ -35,11 +35,11 @@ def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
     sizes: dict[str, Any] = {}
     namespace = None
     for name, (array, shape, *rest) in arguments.items():
-        kind, _, none = (rest[0] if rest else "number").partition(" or ")
-        if array is None and none:
+        kind = rest[0] if rest else "number"
+        if array is None and kind.endswith(" or None"):
             continue
         namespace = _namespace(name, array, namespace)
-        _check_kind(name, array, namespace, kind)
+        _check_kind(name, array, namespace, kind.removesuffix(" or None"))
         if shape is not None:
             _check_shape(name, array, shape, sizes)
     return namespace, sizes
@@ -78,12 +78,10 @@ def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> No
     leading = len(got) - axes
     if leading >= 0 and axes < len(letters):
         got = (got[:leading], *got[leading:])
-    fits = len(got) == len(letters)
-    for letter, size in zip(letters, got, strict=False):
-        fits = fits and sizes.get(letter, size) == size
-    if not fits:
+    bound = dict(zip(letters, got, strict=False))
+    if len(got) != len(letters) or sizes | bound != bound | sizes:
         raise ValueError(f"{name} has shape {tuple(array.shape)}, expected {_expected(letters, sizes)}")
-    sizes.update(zip(letters, got, strict=True))
+    sizes |= bound
 
 
 @lru_cache(maxsize=256)  # called for every array of every call
