@@ -117,6 +117,7 @@ def test_in_a_terminal_sentences_wrap_at_its_width(columns):
     assert "worst output" in "\n".join(rest[len(wrapped) - 1 :])
 
 
+@pytest.mark.slow
 def test_dtype_asks_only_these(tmp_path):
     _, report = report_of(tmp_path, RIGHT, "--dtype", "float32,float16")
     assert {case["dtype"] for case in report["contracts"]["lora_linear"]["cases"]} == {"float32", "float16"}

@@ -122,6 +122,7 @@ def test_a_list_of_numbers_is_edited_number_by_number(change, words):
     assert words in found.says
 
 
+@pytest.mark.slow
 def test_of_a_subject_that_draws_its_masks_what_can_be_read_is_explained():
     """With y, the masks cannot be read. y_eval has none, and shows what is wrong."""
     [fault] = [fault for fault in FAULTS if fault.name == "M4"]

@@ -224,6 +224,7 @@ def test_too_large_a_number_is_noticed_by_the_proof_and_by_the_arithmetic(case):
     assert any(failures(large, variant(large)) for variant in LINEAR)
 
 
+@pytest.mark.slow
 def test_a_case_that_cannot_be_exact_is_refused():
     linear = CONTRACTS["lora_linear"]
 
