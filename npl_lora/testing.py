@@ -19,10 +19,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .oracle import CONTRACTS, DTYPES, Case, CaseReport
-from .oracle.check import check_case, observe
+from .oracle.check import ask_and_judge, observe
 from .oracle.diagnosis import Diagnosis, diagnose
 from .oracle.dtypes import askable
-from .oracle.leading import ask_as_supported
 from .oracle.subjects.in_process import Function, ask
 
 F = TypeVar("F", bound=Function)
@@ -68,6 +67,5 @@ def asked(function: Any) -> Conforms | None:
 
 def check_function(function: Function, case: Case) -> tuple[CaseReport, Diagnosis]:
     """Ask a function one case, in this process, judge its answers, and diagnose what this one case shows."""
-    case, answer = ask_as_supported(partial(ask, function), case)
-    report = check_case(case, answer)
+    case, answer, report = ask_and_judge(partial(ask, function), case)
     return report, diagnose(observe([case], [answer], [report]))

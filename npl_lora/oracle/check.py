@@ -53,10 +53,10 @@ def check(
         for case in cases:
             if on_case is not None:
                 on_case(subject.name, case.id, done, total)
-            asked, answer = ask_as_supported(subject.ask, case)
+            asked, answer, report = ask_and_judge(subject.ask, case)
             questions.append(asked)
             answers.append(answer)
-            reports.append(_with_axes_said(check_case(asked, answer), case, asked))
+            reports.append(report)
             done += 1
         proof = getattr(subject, "proof", None)  # only the package's own ops have one
         reports.extend(proof(name) if proof is not None else ())
@@ -68,12 +68,14 @@ def check(
     return Report(subject.name, tuple(contracts))
 
 
-def _with_axes_said(report: CaseReport, case: Case, asked: Case) -> CaseReport:
-    """The report, which says so if the case was asked with another number of axes."""
-    if asked is case:
-        return report
-    said = f"asked with x of {asked['x'].ndim} axes, since others are not supported"
-    return replace(report, message="; ".join(filter(None, (report.message, said))))
+def ask_and_judge(ask: Callable[[Case], Answer], case: Case) -> tuple[Case, Answer, CaseReport]:
+    """The case as it was asked, the answer, and the report, which says so if x had another number of axes."""
+    asked, answer = ask_as_supported(ask, case)
+    report = check_case(asked, answer)
+    if asked is not case:
+        said = f"asked with x of {asked['x'].ndim} axes, since others are not supported"
+        report = replace(report, message="; ".join(filter(None, (report.message, said))))
+    return asked, answer, report
 
 
 def _asking(subject: Subject) -> Ask:

@@ -12,6 +12,7 @@ from npl_lora.oracle.faults import FAULTS, wrong_answer
 from npl_lora.oracle.leading import with_axes
 from npl_lora.oracle.subjects.in_process import ask
 from npl_lora.oracle.tolerance.judge import right_answer
+from npl_lora.testing import check_function
 
 LEADING = [name for name, contract in CONTRACTS.items() if contract.leading]
 
@@ -75,6 +76,13 @@ def test_one_that_raises_for_another_reason_is_not_told_so():
     (report,) = check(WithoutRslora(0, None, "dora_linear", ()), dtypes=["float64"]).contracts
     assert report.verdict == "fail"
     assert report.diagnosis.says == ""
+
+
+def test_a_test_of_ones_own_suite_is_told_so_too():
+    subject = Only(3, NotImplementedError(), "lora_linear", [fault for fault in FAULTS if fault.name == "S1"])
+    report, diagnosis = check_function(subject._function, CONTRACTS["lora_linear"].cases("float64")[0])
+    assert report.message.endswith("asked with x of 3 axes, since others are not supported")
+    assert diagnosis.ids[0] == "S1"
 
 
 def test_one_that_supports_nothing_stays_absent():

@@ -1,4 +1,4 @@
-"""A subject that raises wherever x has not as many axes as it expects."""
+"""A subject that gives no answer wherever x has not as many axes as it expects."""
 
 from collections.abc import Sequence
 

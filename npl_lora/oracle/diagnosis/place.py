@@ -27,12 +27,12 @@ def _is_in_the_activation(claim: Coarseness, with_some: Sequence[Observed]) -> b
     if not with_some or "glu" not in parts_used(with_some[0].case.contract):
         return False
     ways = [way for way in coarse.WAYS if way.format is claim.format and way.truncate == claim.truncate]
-    return any(all(_has_pattern(one, "glu", claim, way) for one in largest(with_some)) for way in ways)
+    return any(all(_has_pattern(one, claim, way) for one in largest(with_some)) for way in ways)
 
 
-def _has_pattern(one: Observed, part: str, claim: Coarseness, way: coarse.Way) -> bool:
+def _has_pattern(one: Observed, claim: Coarseness, way: coarse.Way) -> bool:
     errors = {name: error for name, error in provable(one).items() if (one.case.id, name) in claim.elements}
-    alike = patterns(one, errors, coarse.answer_with(one.case, part, way))
+    alike = patterns(one, errors, coarse.answer_with(one.case, "glu", way))
     return 2 * sum(likeness > SAME for likeness in alike.values()) > len(errors)
 
 
