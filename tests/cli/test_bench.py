@@ -68,6 +68,7 @@ def test_memory_is_that_of_the_child(folder):
     assert len(held) == 300_000_000
 
 
+@pytest.mark.slow
 def test_coded_and_recomputed_it_is_the_same_step(tmp_path):
     import ml_dtypes
 

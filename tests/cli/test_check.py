@@ -138,6 +138,7 @@ def test_without_ml_dtypes_bfloat16_is_left_out_and_that_is_said(tmp_path):
     assert "bfloat16" not in dtypes
 
 
+@pytest.mark.slow
 def test_bfloat16_without_ml_dtypes_is_one_sentence():
     done = without_ml_dtypes("self", "--dtype", "float32,bfloat16")
     assert done.returncode == 2

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from light import light
 from oracle.dump_files import LORA, step, write
 
 from npl_lora.cli import main
@@ -88,11 +89,13 @@ def test_products_may_be_coarser_where_the_user_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
-    [
-        ("nothing.safetensors", None, "No such file or directory"),
-        ("garbage.safetensors", b"\xff" * 100, "is no safetensors file"),
-        ("empty", "folder", "a folder without *.safetensors in it"),
-    ],
+    light(
+        [
+            ("garbage.safetensors", b"\xff" * 100, "is no safetensors file"),
+            ("nothing.safetensors", None, "No such file or directory"),
+            ("empty", "folder", "a folder without *.safetensors in it"),
+        ]
+    ),
 )
 def test_what_is_no_dump_is_one_sentence_and_exit_2(tmp_path, name, content, sentence):
     if content == "folder":

@@ -488,11 +488,14 @@ def test_a_file_that_does_not_load_is_one_sentence(loaded, source, sentence):
 
 @pytest.mark.parametrize(
     ("source", "sentence"),
-    [
-        ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
-        ("import sys; sys.exit(4)", "cannot be loaded: its process ended with status 4"),
-        ("import ctypes; ctypes.string_at(0)", "cannot be loaded: its process ended by signal SIGSEGV"),
-    ],
+    light(
+        [
+            ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
+            ("import sys; sys.exit(4)", "cannot be loaded: its process ended with status 4"),
+            ("import ctypes; ctypes.string_at(0)", "cannot be loaded: its process ended by signal SIGSEGV"),
+        ],
+        2,
+    ),
 )
 def test_a_worker_that_cannot_load_is_one_sentence(subject, source, sentence):
     with pytest.raises(TargetError, match=sentence):
@@ -522,7 +525,7 @@ def test_a_target_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, targe
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("target", ["package", "package.module:Impl"])
+@pytest.mark.parametrize("target", light(["package.module:Impl", "package"]))
 def test_code_may_be_importable_from_here(tmp_path, monkeypatch, case, target):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "package").mkdir()

@@ -281,7 +281,7 @@ HOSTILE_ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "sentence"), HOSTILE_ANSWERS)
+@pytest.mark.parametrize(("change", "sentence"), light(HOSTILE_ANSWERS, 3))
 def test_a_file_that_is_no_answer_fails_with_a_sentence(answered, change, sentence):
     folder, results = answered
     change(results / f"{ID}.safetensors")
@@ -342,7 +342,7 @@ HOSTILE_VECTORS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "sentence"), HOSTILE_VECTORS)
+@pytest.mark.parametrize(("change", "sentence"), light(HOSTILE_VECTORS, 9))
 def test_a_vector_that_was_changed_fails_with_a_sentence(answered, change, sentence):
     folder, results = answered
     change(folder)

@@ -50,7 +50,7 @@ def test_the_ops_in_the_cases_own_dtype_pass(variant, contract, seed, dtype, dat
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", light(CONTRACTS["lora_linear"].draws, 2))
+@pytest.mark.parametrize("name", light(CONTRACTS["lora_linear"].draws))
 @settings(max_examples=10)
 @given(seed=seeds, dtype=dtypes)
 def test_a_fault_in_lora_linear_fails_in_every_dtype(fault, name, seed, dtype):
