@@ -32,59 +32,61 @@ def check_inputs(**arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
     shape. A tuple in place of the letters is an exact shape, and None allows any shape. Raises TypeError and
     ValueError, one sentence.
     """
-    sizes: dict[str, Any] = {}
-    namespace = None
-    for name, (array, shape, *rest) in arguments.items():
-        kind = rest[0] if rest else "number"
-        if array is None and kind.endswith(" or None"):
+    namespace, signature = None, []
+    for name, (array, *expected) in arguments.items():
+        if array is None and len(expected) > 1 and expected[1].endswith(" or None"):
             continue
         namespace = _namespace(name, array, namespace)
-        _check_kind(name, array, namespace, kind.removesuffix(" or None"))
+        signature.append((name, tuple(array.shape), array.dtype, *expected))
+    return namespace, dict(_sizes(namespace, tuple(signature)))
+
+
+@lru_cache(maxsize=4096)  # called for every call of every op
+def _sizes(namespace: Any, signature: tuple[tuple[Any, ...], ...]) -> dict[str, Any]:
+    """The size of each letter. signature: for each array its name, shape, dtype, the expected shape and the kind."""
+    sizes: dict[str, Any] = {}
+    for name, got, dtype, shape, *rest in signature:
+        _check_kind(name, dtype, namespace, rest[0].removesuffix(" or None") if rest else "number")
         if shape is not None:
-            _check_shape(name, array, shape, sizes)
-    return namespace, sizes
+            _check_shape(name, got, shape, sizes)
+    return sizes
 
 
 def _namespace(name: str, array: Any, others: Any) -> Any:
     """The array's namespace, which must be that of the other arrays (None: there are none yet)."""
-    if not hasattr(array, "__array_namespace__"):
-        raise TypeError(f"{name} is {describe_type(array)}, expected an array")
-    namespace = array.__array_namespace__()
+    try:
+        namespace = array.__array_namespace__()
+    except AttributeError:
+        raise TypeError(f"{name} is {describe_type(array)}, expected an array") from None
     if others is not None and namespace is not others:
         expected = f"one of {others.__name__} like the others"
         raise TypeError(f"{name} is an array of {namespace.__name__}, expected {expected}")
     return namespace
 
 
-def _check_kind(name: str, array: Any, xp: Any, kind: str) -> None:
-    if kind == "number" and array.dtype == object:  # Python integers, for exact checks
+def _check_kind(name: str, dtype: Any, xp: Any, kind: str) -> None:
+    if kind == "number" and dtype == np.dtype(object):  # Python integers, for exact checks
         return
-    if not _is_kind(xp, array.dtype, kind):
-        raise TypeError(f"{name} has dtype {array.dtype}, expected {_KINDS[kind][0]}")
+    if not xp.isdtype(dtype, _KINDS[kind][1]):
+        raise TypeError(f"{name} has dtype {dtype}, expected {_KINDS[kind][0]}")
 
 
-@lru_cache(maxsize=64)  # slow, and called for every array of every call
-def _is_kind(xp: Any, dtype: Any, kind: str) -> bool:
-    return bool(xp.isdtype(dtype, _KINDS[kind][1]))
-
-
-def _check_shape(name: str, array: Any, shape: Any, sizes: dict[str, Any]) -> None:
-    got = tuple(array.shape)
+def _check_shape(name: str, got: tuple[int, ...], shape: Any, sizes: dict[str, Any]) -> None:
     if isinstance(shape, tuple):
         if got != shape:
             raise ValueError(f"{name} has shape {got}, expected {shape}")
         return
     letters, axes = _letters(shape)
     leading = len(got) - axes
+    entries: tuple[Any, ...] = got
     if leading >= 0 and axes < len(letters):
-        got = (got[:leading], *got[leading:])
-    bound = dict(zip(letters, got, strict=False))
-    if len(got) != len(letters) or sizes | bound != bound | sizes:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}, expected {_expected(letters, sizes)}")
+        entries = (got[:leading], *got[leading:])
+    bound = dict(zip(letters, entries, strict=False))
+    if len(entries) != len(letters) or sizes | bound != bound | sizes:
+        raise ValueError(f"{name} has shape {got}, expected {_expected(letters, sizes)}")
     sizes |= bound
 
 
-@lru_cache(maxsize=256)  # called for every array of every call
 def _letters(shape: str) -> tuple[tuple[str, ...], int]:
     """The letters, and how many of them are axes: all but "...", which comes first."""
     letters = tuple(shape.split())

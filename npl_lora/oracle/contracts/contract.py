@@ -9,7 +9,7 @@ import numpy as np
 from ...ops import Pullback
 from ...support.array import Array
 from ..case import Case
-from ..definition import AnswerFunction, Config
+from ..definition import AnswerFunction, Config, Definition
 from ..tolerance.judge import OutputVerdict
 from ._exact import largest_sum
 from .draw import Draw, WholeNumbers
@@ -47,6 +47,7 @@ class Contract:
     polynomial: the op to prove over the integers, where it is a polynomial. terms: {output: (formula of the base term,
     formula of the low-rank term)} for the outputs that are the sum of the two; an implementation may lose either.
     leading: the arrays with x's leading axes, if x may have any number of them.
+    value_name: the output that is the value of forward.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Contract:
     polynomial: Polynomial | None = None
     terms: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     leading: tuple[str, ...] = ()
+    value_name: str = "y"
     _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cases(self, dtype: str) -> list[Case]:
@@ -67,6 +69,10 @@ class Contract:
         if dtype not in self._drawn:
             self._drawn[dtype] = self._draw(dtype)
         return list(self._drawn[dtype])
+
+    def value(self, arrays: Mapping[str, Array], config: Config, definition: Definition) -> dict[str, Array]:
+        """The op's value alone, without its gradients, which are most of the work; {} where the answer is no op's."""
+        return {} if self.forward is None else {self.value_name: self.forward(arrays, config, definition)[0]}
 
     def _draw(self, dtype: str) -> list[Case]:
         cases = []

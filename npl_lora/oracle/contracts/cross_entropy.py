@@ -45,4 +45,5 @@ CONTRACT = Contract(
         "nothing-counts": lambda draw: _batch(draw, 2, 3, 5, [[1, 2], [0, 1, 2]], _config(-100, 1)),
     },
     forward,
+    value_name="loss",
 )

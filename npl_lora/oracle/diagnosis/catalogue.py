@@ -15,12 +15,13 @@ import numpy as np
 from ..case import widen
 from ..definition import AnswerFunction
 from ..faults import FAULTS, Fault, wrong_answer
+from ..faults.fault import wrong_value
 from ..faults.relevant import relevant_to
 from ..report import Observed
 from ..tolerance.judge import right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import UNANSWERED, changes, error_ratio, quick_distance
+from .compare import UNANSWERED, changes, error_ratio, predict, quick_distance
 
 _SUSPECTS = 64  # so many are compared exactly: those that fit further cases by a quick comparison, the nearest first
 
@@ -100,12 +101,20 @@ def _distances(fault: Fault, one: Observed) -> _Distances:
 
 def _distance(faults: tuple[Fault, ...], one: Observed) -> float:
     """The largest distance of an output from what came back; inf as soon as one is not below 1."""
+    if _misses_the_value(faults, one):
+        return np.inf
     largest = 0.0 if (wrong := _wrong_outputs(faults, one)) else np.inf
     for name, output in wrong.items():
         largest = max(largest, quick_distance(output, one, name))
         if not largest < 1.0:
             return np.inf
     return largest
+
+
+def _misses_the_value(faults: tuple[Fault, ...], one: Observed) -> bool:
+    """Whether the op's value alone shows that these faults give something else. Most do, and it is half of the work."""
+    value = predict(wrong_value(one.case.contract, *faults), one)
+    return any(not quick_distance(value[name], one, name) < 1.0 for name in value if name in (one.outputs or {}))
 
 
 def _wrong_outputs(faults: tuple[Fault, ...], one: Observed) -> dict[str, np.ndarray | Distribution]:

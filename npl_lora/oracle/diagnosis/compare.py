@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..case import widen
+from ..definition import AnswerFunction
 from ..report import Observed
 from ..tolerance.judge import Right, judge_output
 from ..tolerance.rounding import PRECISIONS
@@ -9,6 +11,16 @@ from ..tolerance.statistics import Distribution
 
 Predicted = np.ndarray | Distribution
 UNANSWERED = (ValueError, IndexError, TypeError, ArithmeticError)  # what a wrong definition may raise for a case
+
+
+def predict(answer: AnswerFunction, one: Observed) -> dict[str, np.ndarray]:
+    """What it answers, in plain numbers; {} where it raises."""
+    try:
+        with np.errstate(all="ignore"):
+            outputs = answer(widen(one.case), one.case.config)
+            return {name: np.asarray(t) for name, t in outputs.items() if np.asarray(t).dtype.kind == "f"}
+    except UNANSWERED:
+        return {}
 
 
 def quick_distance(predicted: Predicted, one: Observed, name: str) -> float:

@@ -5,23 +5,22 @@ need not explain the other outputs: a layer may have a mistake in y alone. Nor n
 stand in one branch, such as that with dropout.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
-from ..case import widen
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import UNANSWERED, changes, degree, error_ratio, quick_distance
+from .compare import UNANSWERED, changes, degree, error_ratio, predict, quick_distance
 from .hypothesis import Hypothesis, by_degree
 from .precision import Element
 from .progress import OnProgress, silent
 
-_CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be
+_CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
 _EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
 _FIRST_STAGES = 3  # those that are tried on more than one case
 
@@ -97,11 +96,12 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
     for number, probe in enumerate(probes(answered)):
         if not any((probe.case.id, name) in left for name in probe.failed):
             continue
+        errors = _errors(probe)
         for stage in stages if number == 0 else stages[:_FIRST_STAGES]:
             near = []
             for hypothesis in stage:
                 on_progress(f"explanations of {probe.case.id}", tried, total)
-                near += [close] if (close := _near(hypothesis, probe)) else []
+                near += [close] if (close := _near(hypothesis, probe, errors)) else []
                 tried += 1
             candidates += [e for h in near if (e := _explanation(h, answered)).elements]
             if any(e.elements == wrong for e in candidates):
@@ -146,14 +146,22 @@ def probes(answered: Sequence[Observed]) -> list[Observed]:
     return chosen
 
 
-def _near(hypothesis: Hypothesis, probe: Observed) -> Hypothesis | None:
+def _errors(probe: Observed) -> dict[str, float]:
+    """{wrong output: the sum of squares of its errors}"""
+    rights = {name: probe.right.get(name) for name in probe.failed if name in (probe.outputs or {})}
+    return {name: _squares(right.value, probe, name) for name, right in rights.items() if isinstance(right, Right)}
+
+
+def _near(hypothesis: Hypothesis, probe: Observed, errors: Mapping[str, float]) -> Hypothesis | None:
     """The hypothesis, in the right degree, if it gives some wrong output of this case, by a quick comparison."""
-    assert probe.outputs is not None
-    predicted = predict(hypothesis, probe)
-    wrong = [n for n in probe.failed if n in predicted and n in probe.outputs and isinstance(probe.right.get(n), Right)]
-    shown = [name for name in wrong if changes(predicted[name], probe.right[name])]
-    if any(_is_clear(predicted[n], probe, n) and quick_distance(predicted[n], probe, n) < 1.0 for n in shown):
-        return hypothesis
+    if hypothesis.value is not None and not _may_be(hypothesis, probe):
+        return None
+    predicted = predict(hypothesis.answer, probe)
+    shown = [name for name in errors if name in predicted and changes(predicted[name], probe.right[name])]
+    for name in shown:
+        clear = _squares(predicted[name], probe, name) <= _CLEARLY**2 * errors[name]
+        if clear and quick_distance(predicted[name], probe, name) < 1.0:
+            return hypothesis
     if hypothesis.gradual is not None:
         for name in shown:
             c = degree(predicted[name], probe, name)
@@ -162,21 +170,21 @@ def _near(hypothesis: Hypothesis, probe: Observed) -> Hypothesis | None:
     return None
 
 
-def predict(hypothesis: Hypothesis, one: Observed) -> dict[str, np.ndarray]:
-    """What it answers, in plain numbers; {} where it raises."""
-    try:
-        with np.errstate(all="ignore"):
-            outputs = hypothesis.answer(widen(one.case), one.case.config)
-            return {name: np.asarray(t) for name, t in outputs.items() if np.asarray(t).dtype.kind == "f"}
-    except UNANSWERED:
-        return {}
+def _may_be(hypothesis: Hypothesis, probe: Observed) -> bool:
+    """Whether the op's value, where the hypothesis changes it, may be what came back."""
+    assert hypothesis.value is not None
+    for name, predicted in predict(hypothesis.value, probe).items():
+        if name in (probe.outputs or {}) and changes(predicted, probe.right[name]):
+            near = quick_distance(predicted, probe, name) < 1.0
+            return near or (hypothesis.gradual is not None and degree(predicted, probe, name) is not None)
+    return True
 
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
     elements, contradicted, shown, evidence = set[Element](), set[Element](), set[Element](), 0.0
     for one in answered:
         assert one.outputs is not None
-        predicted = predict(hypothesis, one)
+        predicted = predict(hypothesis.answer, one)
         shows = [n for n in predicted if n in one.outputs and n in one.right and changes(predicted[n], one.right[n])]
         contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
         shown |= {(one.case.id, name) for name in shows if name in one.failed}
@@ -197,13 +205,6 @@ def _bits(one: Observed, name: str) -> float:
     with np.errstate(all="ignore"):
         choices = np.abs(got.astype(np.float64) - right.value)[right.allowed > 0] / right.allowed[right.allowed > 0]
     return float(np.sum(np.log2(np.maximum(choices[np.isfinite(choices)], 1.0))))
-
-
-def _is_clear(predicted: np.ndarray, one: Observed, name: str) -> bool:
-    """Whether what came back is clearly nearer to the prediction than to the right answer. Small errors never are."""
-    right = one.right[name]
-    assert isinstance(right, Right)
-    return _squares(predicted, one, name) <= _CLEARLY**2 * _squares(right.value, one, name)
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:

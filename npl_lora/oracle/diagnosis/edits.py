@@ -34,7 +34,7 @@ from ..tolerance.statistics import Distribution
 from .activations import OTHER_ACTIVATIONS, with_activation
 from .axes import axis_name, place_name
 from .calls import Call, in_calls, record
-from .hypothesis import HALVES, Hypothesis, has_pullback, with_parts
+from .hypothesis import HALVES, Hypothesis, has_pullback, value_with_parts, with_parts
 from .low_rank_input import LOW_RANK_INPUTS, with_low_rank_input
 from .words import listed
 
@@ -132,7 +132,9 @@ def _hypothesis(case: Case, part: str, edit: Edit, wrap: Wrap, place: str, half:
     alone = {"": "", "value": ", in the value alone", "backward": ", in the backward alone"}[half if place else ""]
     words = edit.gradual
     gradual = None if words is None else lambda c: f"{words(c)}{place}{alone}"
-    return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half, gradual=gradual)
+    in_halves = bool(place) and half != "backward" and has_pullback(part)
+    value = value_with_parts(case.contract, {part: wrap}) if in_halves else None
+    return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half, gradual=gradual, value=value)
 
 
 def _name_of_call(case: Case, call: Call, number: int) -> str:

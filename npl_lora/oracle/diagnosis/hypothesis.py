@@ -26,6 +26,8 @@ class Hypothesis:
 
     half: "value" or "backward" where only that half of each op is wrong, else "".
     gradual: for a mistake that can be made by degrees, its clause for another degree: 1 for the answer itself.
+    value: the value of the contract's op alone, where another hypothesis has this mistake in the backward alone. Then
+    this one need not be compared any further if that value is not what came back.
     """
 
     says: str
@@ -34,6 +36,7 @@ class Hypothesis:
     fault: Fault | None = None
     half: str = ""
     gradual: Callable[[float], str] | None = field(default=None, repr=False)
+    value: AnswerFunction | None = field(default=None, repr=False)
 
 
 def of_fault(contract: str, fault: Fault) -> Hypothesis:
@@ -75,6 +78,12 @@ def with_parts(contract: str, parts: Mapping[str, Wrap]) -> AnswerFunction:
         return right(arrays, config, RIGHT.wrapped(**parts))
 
     return answer
+
+
+def value_with_parts(contract: str, parts: Mapping[str, Wrap]) -> AnswerFunction:
+    """The value of that answer alone."""
+    value = CONTRACTS[contract].value
+    return lambda arrays, config: value(arrays, config, RIGHT.wrapped(**parts))
 
 
 def _with_half_scale(contract: str, wrap: Wrap, half: str) -> AnswerFunction:

@@ -68,3 +68,16 @@ def wrong_answer(contract: str, *faults: Fault) -> AnswerFunction:
         return right(arrays, config, definition)
 
     return answer
+
+
+def wrong_value(contract: str, *faults: Fault) -> AnswerFunction:
+    """The value alone of the op with these faults: {} where it can't be had without the whole answer."""
+    definition = RIGHT
+    for fault in faults:
+        definition = definition.wrapped(**fault.parts)
+    whole = any(contract in fault.answers for fault in faults)
+
+    def value(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        return {} if whole else CONTRACTS[contract].value(arrays, config, definition)
+
+    return value

@@ -144,17 +144,15 @@ def with_question(arrays: QuestionChange | None = None, config: QuestionChange |
 
 def _bind(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
     """The arguments by name, with the defaults filled in."""
-    signature = _signature(inspect.unwrap(op))  # the cache keeps ops, not their short-lived wrappers
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    others = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]  # combine's factors
-    arguments = {name: value for name, value in bound.arguments.items() if name not in others}
-    return SimpleNamespace(**arguments, **{k: v for name in others for k, v in bound.arguments[name].items()})
+    names, defaults = _parameters(inspect.unwrap(op))  # the cache keeps ops, not their short-lived wrappers
+    return SimpleNamespace(**{**defaults, **dict(zip(names, args, strict=False)), **kwargs})
 
 
 @functools.cache
-def _signature(op: Any) -> inspect.Signature:
-    return inspect.signature(op)
+def _parameters(op: Any) -> tuple[list[str], dict[str, Any]]:
+    """The names of an op's parameters, and the defaults of those that have one."""
+    parameters = inspect.signature(op).parameters
+    return list(parameters), {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def as_numpy(t: Array) -> Any:
