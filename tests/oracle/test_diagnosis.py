@@ -80,6 +80,44 @@ def test_an_edit_that_no_fault_stands_for_is_told_without_an_id(wrap, words):
     assert words in found.says
 
 
+@pytest.mark.parametrize(
+    ("contract", "parts", "words"),
+    [
+        (
+            "lora_mlp",
+            dict(glu=with_arguments(gate=lambda a: np.clip(a.gate, -0.75, 0.75))),
+            "gate were clipped at 0.75",
+        ),
+        (
+            "lora_mlp",
+            dict(glu=with_arguments(up=lambda a: 2.0 * np.tanh(a.up / 2.0))),
+            "up were soft-capped at 2 in glu",
+        ),
+        ("lora_attention", dict(rope=with_arguments(theta=lambda a: 1.3 * a.theta)), "theta were 1.3 times as large"),
+        ("train_steps", dict(sgd=with_arguments(lr=lambda a: a.lr + 1 / 32)), "lr were larger by 0.03125 in sgd"),
+    ],
+)
+def test_the_degree_of_a_mistake_is_found_where_the_answer_is_not_linear_in_it(contract, parts, words):
+    found = diagnosis(contract, with_parts(contract, **parts))
+    assert found.ids == ()
+    assert words in found.says
+
+
+@pytest.mark.parametrize("case", CONTRACTS["lora_merge"].cases("float64")[:3], ids=lambda case: case.id)
+def test_the_low_rank_term_is_told_from_the_base_term(case):
+    """Whatever takes the place of A: the error is made up of B's columns, in either layout of W."""
+
+    def answer(asked):
+        A = np.abs(asked["A"]) ** 1.5  # no edit
+        return CONTRACTS["lora_merge"].answer({**widen(asked), "A": A}, asked.config)
+
+    def right(asked):
+        return CONTRACTS["lora_merge"].answer(widen(asked), asked.config)
+
+    found = diagnosis("lora_merge", lambda asked: answer(asked) if asked.id == case.id else right(asked))
+    assert "W_merged has a wrong low-rank term s B A, and a right base term W" in found.says
+
+
 FORMULAS = {
     "theta doubled": dict(rope=with_arguments(theta=lambda a: 2.0 * a.theta)),
     "one token rolled": dict(attention=with_arguments(v=lambda a: np.roll(a.v, 1, axis=-2))),

@@ -98,7 +98,6 @@ def test_an_edit_outside_the_catalogue_is_never_called_a_fault_or_rounding():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the aim; of larger samples 0.61 to 0.65 are", raises=AssertionError, strict=True)
 def test_an_edit_outside_the_catalogue_is_located():
     share = shares("edits")
     assert share["where"] + share["true id"] >= 0.8

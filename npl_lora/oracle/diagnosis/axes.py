@@ -32,6 +32,12 @@ def axis_name(part: str, array: str, ndim: int, axis: int) -> str:
     return "element" if ndim == 1 else f"slice along axis {ndim + axis}"
 
 
+def plural(axis: str) -> str:
+    """ "tokens", "slices along axis 2" """
+    noun, along, where = axis.partition(" along ")
+    return f"{noun}s{along}{where}"
+
+
 def place_name(axis: str, index: int) -> str:
     """One place along an axis of this name: "token 3", "the last token", "slice 3 along axis 2"."""
     noun, along, where = axis.partition(" along ")

@@ -1,5 +1,7 @@
 """How far a predicted output is from what came back: a quick comparison, and an exact one."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..case import widen
@@ -8,6 +10,8 @@ from ..report import Observed
 from ..tolerance.judge import Right, judge_output
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
+
+_FINER = 16.0  # the degree of a mistake is fitted, so what is left of the error must be smaller
 
 Predicted = np.ndarray | Distribution
 UNANSWERED = (ValueError, IndexError, TypeError, ArithmeticError)  # what a wrong definition may raise for a case
@@ -43,9 +47,21 @@ def quick_distance(predicted: Predicted, one: Observed, name: str) -> float:
     return 0.0 if difference == 0 else difference / tolerance if tolerance else np.inf
 
 
-def degree(predicted: Predicted, one: Observed, name: str) -> float | None:
-    """The number c with got = right + c (predicted - right), if the error of this output is that of the prediction but
-    for its size. The error must be clear, since small ones point in any direction."""
+@dataclass(frozen=True)
+class Degree:
+    """got is nearest to right + nearest (predicted - right). likeness: the cosine between the two errors.
+
+    fits: the numbers that do in its place, within what is allowed, the shortest first; none where no number does.
+    """
+
+    nearest: float
+    likeness: float
+    fits: tuple[float, ...]
+
+
+def degree(predicted: Predicted, one: Observed, name: str) -> Degree | None:
+    """To what degree the error of an output is that of the prediction; None where it is not clear, for small errors
+    point in any direction."""
     assert one.outputs is not None
     right, got = one.right[name], one.outputs[name]
     if isinstance(predicted, Distribution) or isinstance(right, Distribution):
@@ -55,11 +71,14 @@ def degree(predicted: Predicted, one: Observed, name: str) -> float | None:
     if predicted.shape != got.shape or not (np.isfinite(predicted).all() and np.isfinite(got).all()):
         return None
     error, direction = got.astype(np.float64) - right.value, predicted - right.value
-    energy, tolerance = float(np.sum(direction * direction)), _tolerance(predicted, one, right)
-    if energy == 0 or not np.max(np.abs(error), initial=0.0) > 16.0 * tolerance:
+    energy, tolerance = float(np.sum(direction * direction)), _tolerance(predicted, one, right) / _FINER
+    if energy == 0 or not np.max(np.abs(error), initial=0.0) > 4.0 * tolerance:
         return None
-    c = float(np.sum(error * direction)) / energy
-    return c if np.max(np.abs(error - c * direction)) <= tolerance else None
+    along = float(np.sum(error * direction))
+    nearest, likeness = along / energy, abs(along) / float(np.sqrt(energy * np.sum(error * error)))
+    numbers = dict.fromkeys([*(float(f"{nearest:.{digits}g}") for digits in (1, 2, 3)), nearest])
+    fits = tuple(c for c in numbers if np.max(np.abs(error - c * direction)) <= tolerance)
+    return Degree(nearest, likeness, fits)
 
 
 def _tolerance(predicted: np.ndarray, one: Observed, right: Right) -> float:

@@ -16,12 +16,15 @@ from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 from .compare import UNANSWERED, changes, degree, error_ratio, predict, quick_distance
-from .hypothesis import Hypothesis, by_degree
+from .degrees import fitted
+from .hypothesis import Hypothesis
 from .precision import Element
 from .progress import OnProgress, silent
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
 _EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
+_LIKE = 0.7  # the cosine between two errors from which on the degree is looked for
+_LEADS = 24  # so many are tried for an output
 _FIRST_STAGES = 3  # those that are tried on more than one case
 
 
@@ -92,6 +95,7 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
     wrong = frozenset(wrong_elements(answered))
     stages = [list(stage) for _, stage in groupby(sorted(hypotheses, key=_stage), key=_stage)]
     candidates: list[Explanation] = []
+    leads: list[_Lead] = []
     left, total, tried = wrong, sum(map(len, stages)), 0
     for number, probe in enumerate(probes(answered)):
         if not any((probe.case.id, name) in left for name in probe.failed):
@@ -101,14 +105,56 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
             near = []
             for hypothesis in stage:
                 on_progress(f"explanations of {probe.case.id}", tried, total)
-                near += [close] if (close := _near(hypothesis, probe, errors)) else []
+                near += _near(hypothesis, probe, errors, leads)
                 tried += 1
-            candidates += [e for h in near if (e := _explanation(h, answered)).elements]
+            candidates += _explanations(near, answered)
             if any(e.elements == wrong for e in candidates):
                 return _choose(candidates, wrong)
         tried = 0
         left = wrong - frozenset().union(*(e.elements for e in candidates))
-    return _choose(candidates, wrong)
+    return _choose([*candidates, *_by_degree(leads, left, answered, on_progress)], wrong)
+
+
+def _by_degree(
+    leads: Iterable["_Lead"], left: frozenset[Element], answered: Sequence[Observed], on_progress: OnProgress
+) -> list[Explanation]:
+    """What leads to some degree explain of what is left. The search ends when one of them explains it all."""
+    explanations: list[Explanation] = []
+    for number, lead in enumerate(promising := _most_promising(leads, left)):
+        on_progress("by what degree", number, len(promising))
+        if close := fitted(lead.hypothesis, lead.probe, lead.name, lead.degree):
+            explanations += _explanations([close], answered)
+            if any(e.elements >= left for e in explanations):
+                break
+    return explanations
+
+
+def _explanations(hypotheses: Iterable[Hypothesis], answered: Sequence[Observed]) -> list[Explanation]:
+    return [e for hypothesis in hypotheses if (e := _explanation(hypothesis, answered)).elements]
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """A mistake by degrees whose error in one output points about where the one that came back does."""
+
+    hypothesis: Hypothesis
+    probe: Observed
+    name: str
+    degree: float
+    likeness: float
+
+
+def _most_promising(leads: Iterable[_Lead], left: frozenset[Element]) -> list[_Lead]:
+    """For each output that nothing explains, those that are most like it, and each hypothesis once."""
+    chosen: dict[str, list[_Lead]] = {}
+    tried = set[str]()
+    for lead in sorted(leads, key=lambda lead: -lead.likeness):
+        of_output = chosen.setdefault(lead.name, [])
+        is_new = (lead.probe.case.id, lead.name) in left and lead.hypothesis.says not in tried
+        if is_new and len(of_output) < _LEADS:
+            of_output.append(lead)
+            tried.add(lead.hypothesis.says)
+    return [lead for of_output in chosen.values() for lead in of_output]
 
 
 def _stage(hypothesis: Hypothesis) -> int:
@@ -152,22 +198,27 @@ def _errors(probe: Observed) -> dict[str, float]:
     return {name: _squares(right.value, probe, name) for name, right in rights.items() if isinstance(right, Right)}
 
 
-def _near(hypothesis: Hypothesis, probe: Observed, errors: Mapping[str, float]) -> Hypothesis | None:
-    """The hypothesis, in the right degree, if it gives some wrong output of this case, by a quick comparison."""
+def _near(hypothesis: Hypothesis, probe: Observed, errors: Mapping[str, float], leads: list[_Lead]) -> list[Hypothesis]:
+    """The hypothesis, in the right degree, if it gives some wrong output of this case, by a quick comparison.
+
+    leads: gets those whose degree is still to be found.
+    """
     if hypothesis.value is not None and not _may_be(hypothesis, probe):
-        return None
+        return []
     predicted = predict(hypothesis.answer, probe)
     shown = [name for name in errors if name in predicted and changes(predicted[name], probe.right[name])]
     for name in shown:
         clear = _squares(predicted[name], probe, name) <= _CLEARLY**2 * errors[name]
         if clear and quick_distance(predicted[name], probe, name) < 1.0:
-            return hypothesis
-    if hypothesis.gradual is not None:
-        for name in shown:
-            c = degree(predicted[name], probe, name)
-            if c is not None:
-                return by_degree(probe.case.contract, hypothesis, c)
-    return None
+            return [hypothesis]
+    for name in shown:
+        found = degree(predicted[name], probe, name)
+        if hypothesis.gradual is not None and found is not None:
+            if found.fits:
+                return [hypothesis.gradual(c) for c in found.fits]
+            if found.likeness > _LIKE:
+                leads.append(_Lead(hypothesis, probe, name, found.nearest, found.likeness))
+    return []
 
 
 def _may_be(hypothesis: Hypothesis, probe: Observed) -> bool:
@@ -175,8 +226,9 @@ def _may_be(hypothesis: Hypothesis, probe: Observed) -> bool:
     assert hypothesis.value is not None
     for name, predicted in predict(hypothesis.value, probe).items():
         if name in (probe.outputs or {}) and changes(predicted, probe.right[name]):
-            near = quick_distance(predicted, probe, name) < 1.0
-            return near or (hypothesis.gradual is not None and degree(predicted, probe, name) is not None)
+            found = degree(predicted, probe, name) if hypothesis.gradual is not None else None
+            by_degree = found is not None and (bool(found.fits) or found.likeness > _LIKE)
+            return by_degree or quick_distance(predicted, probe, name) < 1.0
     return True
 
 

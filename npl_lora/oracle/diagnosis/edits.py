@@ -32,8 +32,9 @@ from ..faults.wraps import with_arguments, with_gradients
 from ..tolerance.judge import format_factor
 from ..tolerance.statistics import Distribution
 from .activations import OTHER_ACTIVATIONS, with_activation
-from .axes import axis_name, place_name
+from .axes import axis_name, place_name, plural
 from .calls import Call, in_calls, record
+from .degrees import Change, clipped, degrees, soft_capped, weighted
 from .hypothesis import HALVES, Hypothesis, has_pullback, value_with_parts, with_parts
 from .low_rank_input import LOW_RANK_INPUTS, with_low_rank_input
 from .words import listed
@@ -42,21 +43,19 @@ _INDICES = 6  # of one axis; and the last one
 _CALLS = 4  # edited one by one
 PLACED = 60  # the rank of hypotheses from which on they tell an index
 
-Change = Callable[[Any], Any]
-
 
 @dataclass(frozen=True)
 class Edit:
     """says: a clause such as "mask were left out". half: "value" or "backward" if it can be there alone.
 
-    rank: simple edits come first. gradual: see Hypothesis.
+    rank: simple edits come first. gradual: the same edit to another degree (see degrees).
     """
 
     says: str
     wrap: Wrap
     rank: int = 0
     half: str = ""
-    gradual: Callable[[float], str] | None = None
+    gradual: "Callable[[float], Edit] | None" = None
 
 
 def edits(case: Case) -> Iterator[Hypothesis]:
@@ -73,8 +72,7 @@ def question_edits(case: Case) -> Iterator[Hypothesis]:
     right = CONTRACTS[case.contract].answer
     for name, array in case.arrays.items() if not hasattr(RIGHT, case.contract) else ():
         for says, change, rank in _array_changes("", name, array):
-            answer = _with_array(right, name, change)
-            yield Hypothesis(f"{name} {says}", answer, 12 + rank, gradual=_gradual(name, says))
+            yield _of_change(name, says, change, partial(_with_array, right, name), 12 + rank)
 
 
 def _with_array(right: AnswerFunction, name: str, change: Change) -> AnswerFunction:
@@ -91,8 +89,17 @@ def output_edits(case: Case) -> Iterator[Hypothesis]:
         if isinstance(value, Distribution):
             continue
         for says, change, rank in _array_changes("", output, np.asarray(value)):
-            answer = _with_output(right, output, change)
-            yield Hypothesis(f"it {says}", answer, 15 + rank, gradual=_gradual("it", says))
+            yield _of_change("it", says, change, partial(_with_output, right, output), 15 + rank)
+
+
+def _of_change(
+    name: str, says: str, change: Change, answer_of: Callable[[Change], AnswerFunction], rank: int
+) -> Hypothesis:
+    by_degree = degrees(name, says, change)
+    gradual = None
+    if by_degree is not None:
+        gradual = lambda c: Hypothesis(by_degree.says(c), answer_of(by_degree.change(c)), rank + 3)  # noqa: E731
+    return Hypothesis(f"{name} {says}", answer_of(change), rank, gradual=gradual)
 
 
 def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFunction:
@@ -106,17 +113,17 @@ def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFu
 
 def _hypotheses(case: Case, part: str, calls: list[Call], edit: Edit, inner: bool) -> Iterator[Hypothesis]:
     place = f" in {part}" if inner else ""
-    yield _hypothesis(case, part, edit, edit.wrap, place, edit.half, 10)
+    yield _hypothesis(case, part, edit, _as_it_is, place, edit.half, 10)
     if not inner:
         return
     halves = HALVES if has_pullback(part) and not edit.half else {}
     for half, take in halves.items():
-        yield _hypothesis(case, part, edit, take(edit.wrap), place, half, 20)
+        yield _hypothesis(case, part, edit, take, place, half, 20)
     for numbers in _groups(len(calls)) if edit.rank == 0 else ():
         of_calls = f"{place} ({listed([_name_of_call(case, calls[n], n) for n in numbers])})"
-        yield _hypothesis(case, part, edit, in_calls(edit.wrap, numbers), of_calls, edit.half, 30)
+        yield _hypothesis(case, part, edit, partial(_in_calls, numbers, _as_it_is), of_calls, edit.half, 30)
         for half, take in halves.items():
-            yield _hypothesis(case, part, edit, in_calls(take(edit.wrap), numbers), of_calls, half, 40)
+            yield _hypothesis(case, part, edit, partial(_in_calls, numbers, take), of_calls, half, 40)
 
 
 def _groups(calls: int) -> list[tuple[int, ...]]:
@@ -127,13 +134,26 @@ def _groups(calls: int) -> list[tuple[int, ...]]:
     return [*singles, tuple(range(calls - 1))] if calls > 2 else singles
 
 
-def _hypothesis(case: Case, part: str, edit: Edit, wrap: Wrap, place: str, half: str, rank: int) -> Hypothesis:
-    answer = with_parts(case.contract, {part: wrap})
+def _as_it_is(wrap: Wrap) -> Wrap:
+    return wrap
+
+
+def _in_calls(numbers: tuple[int, ...], take: Callable[[Wrap], Wrap], wrap: Wrap) -> Wrap:
+    return in_calls(take(wrap), numbers)
+
+
+def _hypothesis(
+    case: Case, part: str, edit: Edit, take: Callable[[Wrap], Wrap], place: str, half: str, rank: int
+) -> Hypothesis:
+    """The edit in what `take` takes of it: its value or backward alone, or some calls."""
+    parts = {part: take(edit.wrap)}
+    answer = with_parts(case.contract, parts)
     alone = {"": "", "value": ", in the value alone", "backward": ", in the backward alone"}[half if place else ""]
-    words = edit.gradual
-    gradual = None if words is None else lambda c: f"{words(c)}{place}{alone}"
+    by_degree, gradual = edit.gradual, None
+    if by_degree is not None:  # a plain mistake comes before one by degrees
+        gradual = lambda c: _hypothesis(case, part, by_degree(c), take, place, half, rank + 3)  # noqa: E731
     in_halves = bool(place) and half != "backward" and has_pullback(part)
-    value = value_with_parts(case.contract, {part: wrap}) if in_halves else None
+    value = value_with_parts(case.contract, parts) if in_halves else None
     return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half, gradual=gradual, value=value)
 
 
@@ -159,7 +179,7 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
     if has_pullback(part):
         if call.value is not None and call.value.dtype.kind == "f":
             for says, change, rank in _array_changes(part, "dy", call.value):
-                yield Edit(f"dy {says}", _with_cotangent(change), rank, "backward", _gradual("dy", says))
+                yield _edit("dy", says, change, _with_cotangent, rank, "backward")
             yield Edit("the sum over tokens were a mean", _with_cotangent(_mean_over_tokens), 0, "backward")
         if inner:
             yield from _result_edits(call)
@@ -168,8 +188,7 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
 def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Edit]:
     if isinstance(value, np.ndarray):
         for says, change, rank in _array_changes(part, name, value):
-            wrap = with_arguments(**{name: partial(_applied, name, change)})
-            yield Edit(f"{name} {says}", wrap, rank, gradual=_gradual(name, says))
+            yield _edit(name, says, change, partial(_with_argument, name), rank)
         for other, array in call.arguments.items():
             if other != name and _are_alike(array, value):
                 yield Edit(f"{name} were {other}", with_arguments(**{name: partial(_taken, other)}), 1)
@@ -184,8 +203,7 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
         yield Edit(f"{name} were {not value}", with_arguments(**{name: lambda a: not value}))
     elif isinstance(value, float):
         for says, scalar_change in SCALAR_CHANGES.items():
-            wrap = with_arguments(**{name: partial(_applied, name, scalar_change)})
-            yield Edit(f"{name} {says}", wrap, gradual=_gradual(name, says))
+            yield _edit(name, says, scalar_change, partial(_with_argument, name))
     elif isinstance(value, int):
         for step in (1, -1):
             yield Edit(f"{name} were {value + step}", with_arguments(**{name: partial(_constant, value + step)}))
@@ -202,26 +220,37 @@ def _list_edits(name: str, numbers: Sequence[float]) -> Iterator[Edit]:
     """Numbers that an argument lists, such as the weights of adapters."""
     if len(numbers) > 1:
         yield Edit(f"{name} were in the reverse order", with_arguments(**{name: lambda a: getattr(a, name)[::-1]}))
+    for says, change in SCALAR_CHANGES.items():
+        yield _edit(f"all {name}", says, change, partial(_with_entries, name), 1)
     for i in range(len(numbers)):
         for says, change in SCALAR_CHANGES.items():
-            one = f"{name}[{i}]"
-            wrap = with_arguments(**{name: partial(_with_one, name, i, change)})
-            yield Edit(f"{one} {says}", wrap, 1, gradual=_gradual(one, says))
+            yield _edit(f"{name}[{i}]", says, change, partial(_with_entry, name, i), 1)
 
 
 def _with_one(name: str, i: int, change: Change, a: SimpleNamespace) -> list[Any]:
     return [change(one) if k == i else one for k, one in enumerate(getattr(a, name))]
 
 
-def _gradual(name: str, says: str) -> Callable[[float], str] | None:
-    """The clause by degrees, for an argument that is doubled and for one of its places that is left out."""
-    if says == "were doubled":
-        return lambda c: f"{name} were {format_factor(1.0 + c)} times as large"
-    if says == "were larger by 1":
-        return lambda c: f"{name} were larger by {format_factor(c)}"
-    if says.startswith("lacked "):
-        return lambda c: f"{name} counted {says.removeprefix('lacked ')} {format_factor(1.0 - c)} times"
-    return None
+def _with_argument(name: str, change: Change) -> Wrap:
+    return with_arguments(**{name: partial(_applied, name, change)})
+
+
+def _with_entry(name: str, i: int, change: Change) -> Wrap:
+    return with_arguments(**{name: partial(_with_one, name, i, change)})
+
+
+def _with_entries(name: str, change: Change) -> Wrap:
+    return with_arguments(**{name: lambda a: [change(one) for one in getattr(a, name)]})
+
+
+def _edit(
+    name: str, says: str, change: Change, wrap_of: Callable[[Change], Wrap], rank: int = 0, half: str = ""
+) -> Edit:
+    """The edit "name says", by degrees where it has some."""
+    by_degree, gradual = degrees(name, says, change), None
+    if by_degree is not None:
+        gradual = lambda c: Edit(by_degree.says(c), wrap_of(by_degree.change(c)), rank, half)  # noqa: E731
+    return Edit(f"{name} {says}", wrap_of(change), rank, half, gradual)
 
 
 def _are_alike(a: Any, b: np.ndarray) -> bool:
@@ -251,6 +280,8 @@ SCALAR_CHANGES: Mapping[str, Change] = {
     "were squared": lambda s: s * s,
     "were its square root": lambda s: abs(s) ** 0.5,
     "were its inverse": lambda s: 1.0 / s,
+    "were larger by a tenth": lambda s: 1.1 * s,
+    "were larger by 1/8": lambda s: s + 0.125,
 }
 
 
@@ -266,6 +297,10 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         yield "had the other sign", lambda a: -a, 0
         yield "were squared", lambda a: a * a, 1
         yield "were rooted, sign kept", _rooted, 1
+        half = float(np.max(np.abs(t), initial=0.0)) / 2.0
+        if half > 0.0 and np.isfinite(half):
+            yield f"were clipped at {format_factor(half)}", partial(clipped, half), 2
+            yield "were soft-capped at 1", partial(soft_capped, 1.0), 2
         if name == "mask":
             yield "were not divided by 1 - p", _ones_where_kept, 0
     if t.ndim > 1 and t.shape[-1] == t.shape[-2] > 1:
@@ -279,12 +314,14 @@ def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, C
         yield f"were rolled back by one {place()}", partial(_rolled, axis, -1), 1
         if n > 2:
             yield f"were in the reverse order by {place()}", partial(_reversed, axis), 1
+        if t.dtype.kind == "f":
+            yield f"were divided by the number of {plural(place())}", partial(_averaged, axis), 1
         for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
             index = -1 if i == n - 1 else i
             there = place_name(place(), index)
             if t.dtype.kind == "f":
-                yield f"lacked {there}", partial(_weighted, axis, index, 0.0), 50
-                yield f"counted {there} twice", partial(_weighted, axis, index, 2.0), 51
+                yield f"lacked {there}", partial(weighted, axis, index, 0.0), 50
+                yield f"counted {there} twice", partial(weighted, axis, index, 2.0), 51
             for step, neighbour in ((1, "after"), (-1, "before")):
                 if 0 <= i + step < n:
                     yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52
@@ -302,6 +339,10 @@ def _ones_where_kept(mask: Array) -> Array:
 
 def _rolled(axis: int, step: int, t: Array) -> Array:
     return _taken_along(t, axis, lambda n: (np.arange(n) - step) % n)
+
+
+def _averaged(axis: int, t: Array) -> Array:
+    return t / t.shape[axis] if t.ndim >= -axis else t
 
 
 def _reversed(axis: int, t: Array) -> Array:
@@ -323,15 +364,6 @@ def _taken_along(t: Array, axis: int, indices: Callable[[int], np.ndarray]) -> A
         return t
     xp = t.__array_namespace__()
     return xp.take(t, xp.asarray(indices(t.shape[axis])), axis=axis)
-
-
-def _weighted(axis: int, index: int, weight: float, t: Array) -> Array:
-    """t with one slice along an axis times a weight."""
-    if t.ndim < -axis or not -t.shape[axis] <= index < t.shape[axis]:
-        return t
-    factors = np.ones(t.shape)
-    np.moveaxis(factors, axis, 0)[index] = weight
-    return t * factors
 
 
 def _mean_over_tokens(dy: Array) -> Array:
@@ -360,6 +392,10 @@ GRADIENT_CHANGES: Mapping[str, Change] = {
 }
 
 
+def _with_gradient(name: str, change: Change) -> Wrap:
+    return with_gradients(**{name: partial(_changed, change)})
+
+
 def _changed(change: Change, gradient: Array, a: SimpleNamespace) -> Array:
     return change(gradient)
 
@@ -368,16 +404,14 @@ def _result_edits(call: Call) -> Iterator[Edit]:
     """Edits of the value and of each gradient of an op inside another."""
     if call.value is not None and call.value.dtype.kind == "f":
         for says, change, rank in _array_changes("", "the value", call.value):
-            yield Edit(f"the value {says}", _with_value(change), rank, "value", _gradual("the value", says))
+            yield _edit("the value", says, change, _with_value, rank, "value")
     first, *_ = call.arguments.values()
     if call.value is not None and getattr(first, "shape", None) == call.value.shape:
         yield Edit("nothing were done", _identity)
     for name, value in call.arguments.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             for says, change in GRADIENT_CHANGES.items():
-                wrap = with_gradients(**{name: partial(_changed, change)})
-                what = f"the gradient of {name}"
-                yield Edit(f"{what} {says}", wrap, 0, "backward", _gradual(what, says))
+                yield _edit(f"the gradient of {name}", says, change, partial(_with_gradient, name), 0, "backward")
 
 
 def _with_value(change: Change) -> Wrap:

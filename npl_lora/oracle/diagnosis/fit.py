@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..case import Case
+from ..contracts import CONTRACTS
 from ..tolerance.judge import format_factor as number
 from . import expressions
-from .terms import terms
+from .terms import low_rank_span, terms
 from .wrong import Wrong
+
+_EVIDENCE = 24.0  # bits, as for a hypothesis (see cover)
 
 
 def explain(observations: Sequence[Wrong], small: bool = False, places: bool = True) -> str | None:
@@ -100,6 +103,31 @@ def _terms(observations: Sequence[Wrong]) -> str | None:
             case, coefficient, _ = fitted[0]
             clauses.append(f"has {number(coefficient)} times its term {name} ({case.id})")
     return " and ".join(clauses) or None
+
+
+def _low_rank_alone(observations: Sequence[Wrong]) -> str | None:
+    """got = right + any combination of what spans the low-rank term: the base term is right."""
+    evidence, what = 0.0, ""
+    for one in observations:
+        span = low_rank_span(one.case, one.name)
+        bits = None if span is None else _bits_in_span(one, span.rows, span.axis)
+        if span is None or bits is None:
+            return None
+        evidence, what = evidence + bits, span.what
+    if evidence < _EVIDENCE:
+        return None
+    base, low = CONTRACTS[observations[0].case.contract].terms[observations[0].name]
+    return f"has a wrong low-rank term {low}, and a right base term {base}: its error is made up of {what} alone"
+
+
+def _bits_in_span(one: Wrong, rows: np.ndarray, axis: int) -> float | None:
+    """How unlikely it is that the error is by chance a combination of these rows, in bits; None if it is none."""
+    error, slack = (np.moveaxis(t, axis, -1).reshape(-1, t.shape[axis]) for t in (one.got - one.right.value, one.slack))
+    free = error.shape[1] - len(rows)
+    if free <= 0 or np.any(np.abs(error - error @ np.linalg.pinv(rows) @ rows) > 2.0 * slack):
+        return None
+    bits = np.log2(np.maximum(np.abs(error) / np.where(slack > 0, slack, np.inf), 1.0))
+    return float(np.sum(bits)) * free / error.shape[1]
 
 
 def _exchanged(observations: Sequence[Wrong]) -> str | None:
@@ -217,6 +245,7 @@ EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
     _transposed,
     _permuted,
     _terms,
+    _low_rank_alone,
 )
 
 # These have a number for every slice, or say where and not what: rounding may look like that, too.

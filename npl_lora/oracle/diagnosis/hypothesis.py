@@ -6,7 +6,7 @@ wrong, and the generated edits of `edits`. All of them are definitions with a wr
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -25,7 +25,7 @@ class Hypothesis:
     """says: a clause without a full stop. fault: the entry of the catalogue, if it is one. rank: simple ones are low.
 
     half: "value" or "backward" where only that half of each op is wrong, else "".
-    gradual: for a mistake that can be made by degrees, its clause for another degree: 1 for the answer itself.
+    gradual: for a mistake that can be made by degrees, the same one to another degree: 1 for this one, 0 for none.
     value: the value of the contract's op alone, where another hypothesis has this mistake in the backward alone. Then
     this one need not be compared any further if that value is not what came back.
     """
@@ -35,7 +35,7 @@ class Hypothesis:
     rank: int
     fault: Fault | None = None
     half: str = ""
-    gradual: Callable[[float], str] | None = field(default=None, repr=False)
+    gradual: "Callable[[float], Hypothesis] | None" = field(default=None, repr=False)
     value: AnswerFunction | None = field(default=None, repr=False)
 
 
@@ -56,18 +56,6 @@ def halves_of_fault(contract: str, fault: Fault) -> list[Hypothesis]:
                 Hypothesis(fault.says, _with_half_scale(contract, fault.parts["scale"], half), 1, fault, half)
             )
     return halves
-
-
-def by_degree(contract: str, hypothesis: Hypothesis, degree: float) -> Hypothesis:
-    """The same mistake so many times as far from the right answer."""
-    assert hypothesis.gradual is not None
-
-    def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
-        right, wrong = CONTRACTS[contract].answer(arrays, config), hypothesis.answer(arrays, config)
-        return {name: right[name] + degree * (wrong[name] - right[name]) for name in right}
-
-    says, rank = hypothesis.gradual(degree), hypothesis.rank + 1  # a plain mistake comes before one by degrees
-    return replace(hypothesis, says=says, answer=answer, rank=rank, gradual=None)
 
 
 def with_parts(contract: str, parts: Mapping[str, Wrap]) -> AnswerFunction:

@@ -1,6 +1,7 @@
 """Outputs as sums of terms, for those where an implementation may lose a term or count it twice."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,30 @@ def terms(case: Case, output: str) -> dict[str, np.ndarray]:
     if case.contract == "lora_linear" and output in ("dA", "dB"):
         return _tokens(case, output)
     return {}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows that span a term, and the axis of the output along which they lie. what: their name."""
+
+    what: str
+    rows: np.ndarray
+    axis: int
+
+
+def low_rank_span(case: Case, output: str) -> Span | None:
+    """What the low-rank term of an output is made of, whatever else goes into it; None where that is not known."""
+    arrays = widen(case)
+    of_B = lambda axis: Span("the columns of B", arrays["B"].reshape(len(arrays["B"]), -1).T, axis)  # noqa: E731
+    if output == "y" and case.contract in ("lora_linear", "lora_embedding"):
+        return of_B(-1)
+    if output == "y" and case.contract == "lora_conv2d":
+        return of_B(1)
+    if output in ("W_merged", "W_unmerged") and case.contract == "lora_merge":
+        return of_B(-1 if case.config["fan_in_fan_out"] else 0)
+    if output == "dx" and case.contract == "lora_linear" and "mask" not in case:
+        return Span("the rows of A", arrays["A"], -1)
+    return None
 
 
 def _answer(case: Case, output: str, **changed: np.ndarray | None) -> np.ndarray:
