@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+_OBJECT = np.dtype(object)
 _KINDS = {
     "number": ("a floating or complex dtype", ("real floating", "complex floating")),
     "integer": ("an integer dtype", ("integral",)),
@@ -65,7 +66,7 @@ def _namespace(name: str, array: Any, others: Any) -> Any:
 
 
 def _check_kind(name: str, dtype: Any, xp: Any, kind: str) -> None:
-    if kind == "number" and dtype == np.dtype(object):  # Python integers, for exact checks
+    if kind == "number" and dtype is _OBJECT:  # Python integers, for exact checks
         return
     if not xp.isdtype(dtype, _KINDS[kind][1]):
         raise TypeError(f"{name} has dtype {dtype}, expected {_KINDS[kind][0]}")
