@@ -103,6 +103,14 @@ def test_the_degree_of_a_mistake_is_found_where_the_answer_is_not_linear_in_it(c
     assert words in found.says
 
 
+def test_a_degree_that_is_found_from_one_number_explains_nothing():
+    def answer(case):
+        outputs = CONTRACTS["cross_entropy"].answer(widen(case), case.config)
+        return outputs | ({"loss": outputs["loss"] * 1.01 + 0.03} if "accumulated" in case.id else {})
+
+    assert "times as large" not in diagnosis("cross_entropy", answer).says
+
+
 @pytest.mark.parametrize("case", CONTRACTS["lora_merge"].cases("float64")[:3], ids=lambda case: case.id)
 def test_the_low_rank_term_is_told_from_the_base_term(case):
     """Whatever takes the place of A: the error is made up of B's columns, in either layout of W."""

@@ -123,7 +123,7 @@ def _by_degree(
     for number, lead in enumerate(promising := _most_promising(leads, left)):
         on_progress("by what degree", number, len(promising))
         if close := fitted(lead.hypothesis, lead.probe, lead.name, lead.degree):
-            explanations += _explanations([close], answered)
+            explanations += _explanations([replace(close, is_fitted=True)], answered)
             if any(e.elements >= left for e in explanations):
                 break
     return explanations
@@ -215,7 +215,7 @@ def _near(hypothesis: Hypothesis, probe: Observed, errors: Mapping[str, float], 
         found = degree(predicted[name], probe, name)
         if hypothesis.gradual is not None and found is not None:
             if found.fits:
-                return [hypothesis.gradual(c) for c in found.fits]
+                return [replace(hypothesis.gradual(c), is_fitted=True) for c in found.fits]
             if found.likeness > _LIKE:
                 leads.append(_Lead(hypothesis, probe, name, found.nearest, found.likeness))
     return []
@@ -233,7 +233,7 @@ def _may_be(hypothesis: Hypothesis, probe: Observed) -> bool:
 
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
-    elements, contradicted, shown, evidence = set[Element](), set[Element](), set[Element](), 0.0
+    elements, contradicted, shown, bits = set[Element](), set[Element](), set[Element](), [np.zeros(1)]
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis.answer, one)
@@ -243,20 +243,21 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
         for name in _reproduced(hypothesis, one, near):
             elements.add((one.case.id, name))
-            evidence += _bits(one, name)
-    if evidence < _EVIDENCE:
+            bits.append(_bits(one, name))
+    every = np.concatenate(bits)
+    if np.sum(every) - (np.max(every) if hypothesis.is_fitted else 0.0) < _EVIDENCE:  # a degree fits any one number
         elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
 
 
-def _bits(one: Observed, name: str) -> float:
-    """How unlikely it is to meet this output by chance, in bits: a wrong number that is met to within what is allowed
-    is one of |error| / allowed that could have come."""
+def _bits(one: Observed, name: str) -> np.ndarray:
+    """How unlikely it is to meet each number of this output by chance, in bits: a wrong number that is met to within
+    what is allowed is one of |error| / allowed that could have come."""
     right, got = one.right[name], (one.outputs or {})[name]
     assert isinstance(right, Right)
     with np.errstate(all="ignore"):
         choices = np.abs(got.astype(np.float64) - right.value)[right.allowed > 0] / right.allowed[right.allowed > 0]
-    return float(np.sum(np.log2(np.maximum(choices[np.isfinite(choices)], 1.0))))
+    return np.log2(np.maximum(choices[np.isfinite(choices)], 1.0))
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:

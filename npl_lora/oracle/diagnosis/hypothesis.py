@@ -26,6 +26,7 @@ class Hypothesis:
 
     half: "value" or "backward" where only that half of each op is wrong, else "".
     gradual: for a mistake that can be made by degrees, the same one to another degree: 1 for this one, 0 for none.
+    is_fitted: whether its degree was found from the numbers.
     value: the value of the contract's op alone, where another hypothesis has this mistake in the backward alone. Then
     this one need not be compared any further if that value is not what came back.
     """
@@ -36,6 +37,7 @@ class Hypothesis:
     fault: Fault | None = None
     half: str = ""
     gradual: "Callable[[float], Hypothesis] | None" = field(default=None, repr=False)
+    is_fitted: bool = False
     value: AnswerFunction | None = field(default=None, repr=False)
 
 
