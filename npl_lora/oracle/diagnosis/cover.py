@@ -22,7 +22,7 @@ from .precision import Element
 from .progress import OnProgress, silent
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
-_EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
+EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
 _LIKE = 0.7  # the cosine between two errors from which on the degree is looked for
 _LEADS = 24  # so many are tried for an output
 _FIRST_STAGES = 3  # those that are tried on more than one case
@@ -245,7 +245,7 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
             elements.add((one.case.id, name))
             bits.append(_bits(one, name))
     every = np.concatenate(bits)
-    if np.sum(every) - (np.max(every) if hypothesis.is_fitted else 0.0) < _EVIDENCE:  # a degree fits any one number
+    if np.sum(every) - (np.max(every) if hypothesis.is_fitted else 0.0) < EVIDENCE:  # a degree fits any one number
         elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
 

@@ -14,10 +14,9 @@ from ..case import Case
 from ..contracts import CONTRACTS
 from ..tolerance.judge import format_factor as number
 from . import expressions
+from .cover import EVIDENCE
 from .terms import low_rank_span, terms
 from .wrong import Wrong
-
-_EVIDENCE = 24.0  # bits, as for a hypothesis (see cover)
 
 
 def explain(observations: Sequence[Wrong], small: bool = False, places: bool = True) -> str | None:
@@ -114,7 +113,7 @@ def _low_rank_alone(observations: Sequence[Wrong]) -> str | None:
         if span is None or bits is None:
             return None
         evidence, what = evidence + bits, span.what
-    if evidence < _EVIDENCE:
+    if evidence < EVIDENCE:
         return None
     base, low = CONTRACTS[observations[0].case.contract].terms[observations[0].name]
     return f"has a wrong low-rank term {low}, and a right base term {base}: its error is made up of {what} alone"

@@ -15,12 +15,12 @@ The mistake itself is a wrap: a function that takes the right part and returns t
 goes through every contract that uses the part, and two faults can be put in together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
 from ...support.array import Array
 from ..contracts import CONTRACTS
-from ..definition import RIGHT, AnswerFunction, Config, Wrap
+from ..definition import RIGHT, AnswerFunction, Config, Definition, Wrap
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class Fault:
 
 def wrong_answer(contract: str, *faults: Fault) -> AnswerFunction:
     """answer(arrays, config) of the contract with these faults in it."""
-    definition, right = RIGHT, CONTRACTS[contract].answer
+    definition, right = _definition(faults), CONTRACTS[contract].answer
     for fault in faults:
-        definition = definition.wrapped(**fault.parts)
         if contract in fault.answers:
             right = fault.answers[contract](right)
 
@@ -72,12 +71,18 @@ def wrong_answer(contract: str, *faults: Fault) -> AnswerFunction:
 
 def wrong_value(contract: str, *faults: Fault) -> AnswerFunction:
     """The value alone of the op with these faults: {} where it can't be had without the whole answer."""
-    definition = RIGHT
-    for fault in faults:
-        definition = definition.wrapped(**fault.parts)
+    definition = _definition(faults)
     whole = any(contract in fault.answers for fault in faults)
 
     def value(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
         return {} if whole else CONTRACTS[contract].value(arrays, config, definition)
 
     return value
+
+
+def _definition(faults: Iterable[Fault]) -> Definition:
+    """The definition with the parts of these faults wrapped, the first innermost."""
+    definition = RIGHT
+    for fault in faults:
+        definition = definition.wrapped(**fault.parts)
+    return definition
