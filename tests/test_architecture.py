@@ -33,6 +33,7 @@ ROOMS = {
 # The oracle's rooms, each of which imports only those that stand before it.
 ORACLE = (
     "dtypes",
+    "one_line",
     "case",
     "definition",
     "tolerance",
@@ -40,6 +41,7 @@ ORACLE = (
     "report",
     "faults",
     "libraries",
+    "adoption",
     "subjects",
     "leading",
     "diagnosis",

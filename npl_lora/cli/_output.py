@@ -7,7 +7,7 @@ from pathlib import Path
 from ..oracle import Report, overall
 from ._errors import command_errors
 
-EXIT_STATUS = {"pass": 0, "fail": 1, "error": 2}
+EXIT_STATUS = {"pass": 0, "convention": 0, "fail": 1, "error": 2}
 
 
 def reports_as_json(reports: Sequence[Report]) -> str:

@@ -30,7 +30,14 @@ from rich.progress import (  # noqa: E402
 from rich.table import Table  # noqa: E402
 from rich.text import Text  # noqa: E402
 
-_STYLE = {"pass": "green", "fail": "bold red", "absent": "dim", "expected": "yellow", "error": "bold red"}
+_STYLE = {
+    "pass": "green",
+    "fail": "bold red",
+    "absent": "dim",
+    "expected": "yellow",
+    "convention": "yellow",
+    "error": "bold red",
+}
 _NUMERIC = ("cases", "error", "allowed")  # columns
 _INDENT = 2  # of the second and further lines of a sentence
 _UNLIMITED = 100_000  # columns, where nothing wraps
@@ -98,6 +105,10 @@ class Screen:
             _print(self._out, Text.assemble(_head(report), "  ", report.problem))
             return
         _print(self._out, _head(report))
+        for sentence in report.found:
+            _print(self._out, _labelled("found", "dim", sentence))
+        if report.convention:
+            _print(self._out, _labelled("convention", _STYLE["convention"], report.convention))
         for contract in report.contracts:
             if contract.verdict == "fail":
                 _print(self._out, _labelled(contract.contract, _STYLE["fail"], _failure(contract)))
@@ -211,7 +222,7 @@ def _failure(contract: ContractReport) -> str:
     """The diagnosis; where it names no fault, also the first failing case and how many more there are. Where some cases
     pass, how many of each dtype."""
     sentences = [contract.diagnosis.says]
-    if not contract.diagnosis.ids:
+    if not contract.diagnosis.ids and contract.contract != "layer":  # whose diagnosis has all of its sentences
         failed = [case for case in contract.cases if case.verdict == "fail"]
         more = f" (and {len(failed) - 1} more cases)" if len(failed) > 1 else ""
         end = "." if contract.counted else ""

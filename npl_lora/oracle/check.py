@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from .adoption import Adoption
 from .case import Case
 from .contracts import CONTRACTS
 from .contracts.judging import judge_case
@@ -13,7 +14,7 @@ from .diagnosis import Ask, diagnose
 from .diagnosis.progress import silent
 from .dtypes import DTYPES, askable, computable
 from .leading import ask_as_supported
-from .report import CaseReport, ContractReport, Observed, Report
+from .report import CaseReport, ContractReport, Diagnosis, Observed, Report
 from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
 from .tolerance.rounding import INNER
@@ -39,15 +40,17 @@ def check(
         raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
     if inner is not None and inner not in INNER:
         raise ValueError(f"inner is {inner!r}, expected one of {', '.join(INNER)}")
+    adoption: Adoption | None = getattr(subject, "adoption", None)  # only layers are adopted
     names = [name for name in subject.contracts if contract in (None, name)]
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
+    question = (lambda case: case) if adoption is None else adoption.question
     cases_of = {
-        name: [replace(case, inner=inner) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
+        name: [question(replace(case, inner=inner)) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
         for name in names
     }
     total, done = sum(map(len, cases_of.values())), 0
-    contracts = []
+    contracts = [] if adoption is None or contract is not None else [_facts(adoption)]
     for name, cases in cases_of.items():
         reports, questions, answers = [], [], []
         for case in cases:
@@ -65,7 +68,25 @@ def check(
         watch = silent if on_case is None else partial(on_case, subject.name)
         diagnosis = diagnose(observed, _asking(subject), watch)
         contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
-    return Report(subject.name, tuple(contracts))
+    if adoption is None:
+        return Report(subject.name, tuple(contracts))
+    return Report(subject.name, tuple(contracts), found=adoption.found, convention=adoption.convention)
+
+
+def _facts(adoption: Adoption) -> ContractReport:
+    """What was asked of a layer besides the contracts, as a row of its own."""
+    reports = [
+        CaseReport(f"layer/{fact.name}/any", "any", "fail" if fact.wrong else "pass", fact.wrong)
+        for fact in adoption.facts
+    ]
+    wrong = [fact.wrong for fact in adoption.facts if fact.wrong]
+    says = " ".join(f"{_capital(sentence)}." for sentence in wrong)
+    return ContractReport("layer", tuple(reports), Diagnosis(says=says))
+
+
+def _capital(sentence: str) -> str:
+    """With a capital, unless it begins with the symbol s."""
+    return sentence if sentence.startswith("s ") else sentence[0].upper() + sentence[1:]
 
 
 def ask_and_judge(ask: Callable[[Case], Answer], case: Case) -> tuple[Case, Answer, CaseReport]:

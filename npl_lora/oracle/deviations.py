@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..support.tensor_file import TensorFileError, json_object
+from .one_line import first_line
 from .report import CaseReport, ContractReport, Report
-from .subjects.one_line import first_line
 
 Reasons = Mapping[str, str]
 

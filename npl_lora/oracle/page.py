@@ -19,6 +19,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .pass { color: #18794e; } .fail, .error { color: #c0262d; font-weight: 600; } .absent { color: #777; }
+.convention, .expected { color: #8a6100; }
 figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; vertical-align: top; }
 figcaption { font-size: 13px; color: #555; }
 svg { border: 1px solid #ccc; background: #eee; }
@@ -38,10 +39,12 @@ def _target(report: Report) -> str:
     title = f'<h2>{escape(report.target)} <span class="{report.verdict}">{report.verdict}</span></h2>'
     if report.problem:
         return f"{title}<p>{escape(report.problem)}</p>"
+    sentences = [*report.found, report.convention] if report.convention else report.found
+    found = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     rows = "".join(_row(contract) for contract in report.contracts)
     header = "<tr><th>contract</th><th>verdict</th><th>cases that pass</th><th>what went wrong</th></tr>"
     failures = "".join(_failure(contract) for contract in report.contracts if contract.verdict == "fail")
-    return f"{title}<table>{header}{rows}</table>{failures}"
+    return f"{title}{found}<table>{header}{rows}</table>{failures}"
 
 
 def _row(contract: ContractReport) -> str:

@@ -11,6 +11,8 @@ from .case import Case
 from .tolerance.judge import OutputVerdict, Right
 from .tolerance.statistics import Distribution
 
+_DTYPE = {"any": ""}  # what is asked in one dtype alone
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -104,7 +106,7 @@ class ContractReport:
     @property
     def counted(self) -> str:
         """The counts in words: "Passed: float64 0/3, float32 2/3."; "" where no case passes."""
-        words = (f"{dtype} {passed}/{asked}" for dtype, (passed, asked) in self.counts.items())
+        words = (f"{_DTYPE.get(dtype, f'{dtype} ')}{passed}/{asked}" for dtype, (passed, asked) in self.counts.items())
         return f"Passed: {', '.join(words)}." if any(passed for passed, _ in self.counts.values()) else ""
 
     def as_json(self) -> dict[str, Any]:
@@ -121,17 +123,24 @@ class ContractReport:
 @dataclass(frozen=True)
 class Report:
     """A target's contracts. The verdict is "error" if nothing could be checked; problem says why, if known.
-    unexpected: sentences on listed deviations that do not fail."""
+    unexpected: sentences on listed deviations that do not fail. found: of a layer that was adopted, sentences on what
+    was found. convention: a sentence on its scale, if that is another than alpha / r; the verdict is then "convention"
+    where it would be "pass"."""
 
     target: str
     contracts: tuple[ContractReport, ...] = ()
     problem: str = ""
     unexpected: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    convention: str = ""
 
     @property
     def verdict(self) -> str:
         verdict = _overall([contract.verdict for contract in self.contracts], nothing="error")
-        return "fail" if self.unexpected else "pass" if verdict == "expected" else verdict
+        if self.unexpected:
+            return "fail"
+        right = "convention" if self.convention else "pass"
+        return right if verdict in ("pass", "expected") else verdict
 
     @property
     def diagnosis(self) -> tuple[str, ...]:
@@ -150,7 +159,12 @@ class Report:
             "diagnosis": list(self.diagnosis),
             "contracts": contracts,
         }
-        optional = {"message": self.problem, "unexpected": list(self.unexpected)}
+        optional = {
+            "message": self.problem,
+            "unexpected": list(self.unexpected),
+            "found": list(self.found),
+            "convention": self.convention,
+        }
         return {**report, **{name: value for name, value in optional.items() if value}}
 
 
@@ -160,6 +174,8 @@ def _overall(verdicts: Iterable[str], nothing: str) -> str:
 
 
 def overall(reports: Iterable[Report]) -> str:
-    """The verdict on several targets: "fail" if one fails, else "error" if one could not be checked."""
+    """The verdict on several targets: "fail" if one fails, else "error" if one could not be checked, else "convention"
+    if one follows another scale."""
     verdicts = {report.verdict for report in reports}
-    return "fail" if "fail" in verdicts else "error" if "error" in verdicts or not verdicts else "pass"
+    bad = next((verdict for verdict in ("fail", "error", "convention") if verdict in verdicts), "pass")
+    return bad if verdicts else "error"

@@ -408,7 +408,7 @@ def loaded(tmp_path, monkeypatch):
     def load_it(source, attribute="", contract=None):
         file = tmp_path / "mine.py"
         file.write_text(source)
-        return load(f"{file}:{attribute}" if attribute else str(file), contract)
+        return load(f"{file}:{attribute}" if attribute else str(file), contract).functions
 
     yield load_it
     for name in set(sys.modules) - before:

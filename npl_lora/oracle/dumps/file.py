@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...support.tensor_file import TensorFileError, json_object, open_tensors
+from .. import one_line
 from ..contracts import CONTRACTS
-from ..subjects import one_line
 from ..tolerance.rounding import PRECISIONS
 
 _HEADER_LIMIT = 1 << 20  # bytes; a dump has some ten arrays

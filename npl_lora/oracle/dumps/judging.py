@@ -11,9 +11,9 @@ from ..check import observe
 from ..contracts import CONTRACTS
 from ..contracts.judging import judge_case
 from ..diagnosis.progress import OnProgress, silent
+from ..one_line import describe
 from ..report import NOTHING, CaseReport, ContractReport, Diagnosis, Report
 from ..subjects import Answer
-from ..subjects.one_line import describe
 from ..tolerance.judge import OutputVerdict
 from .diagnosing import diagnose_all, diagnose_step
 from .file import Dump, DumpError, open_dump

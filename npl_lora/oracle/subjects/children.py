@@ -7,7 +7,7 @@ import subprocess
 import threading
 from typing import IO
 
-from .one_line import last_line
+from ..one_line import last_line
 
 _KEEP = 4096  # bytes of the output's tail
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import is_narrow
-from .one_line import describe
+from ..one_line import describe
 
 
 class AnswerError(Exception):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
+from ..one_line import describe, first_line
 from . import Answer
 from .convert import AnswerError, to_arrays
-from .one_line import describe, first_line
 
 CALLS = 2  # a case is asked twice, to show that no state leaks from one call to the next
 

@@ -6,6 +6,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ..adoption import Adoption
 from ..case import Case
 from . import Answer, TargetError
 from .conversation import Conversation, NoReplyError
@@ -23,7 +24,8 @@ _TRIES = 2  # consecutive failed restarts before giving up
 class ProcessSubject:
     """target: a file, importable code or a shipped library. contract: the only contract to ask for, if given.
 
-    timeout: seconds for each case. load_timeout: seconds for importing the target. Raises TargetError if the target
+    timeout: seconds for each case. load_timeout: seconds for importing the target. adoption: what was found, if the
+    target is a layer. Raises TargetError if the target
     cannot be loaded. Close the subject, or use it in a with statement.
     """
 
@@ -36,6 +38,7 @@ class ProcessSubject:
         self._load_timeout = load_timeout
         self._worker: Conversation | None = None
         self._failures: list[str] = []
+        self.adoption: Adoption | None = None
         self.contracts = self._start()
 
     def ask(self, case: Case) -> Answer:
@@ -85,6 +88,7 @@ class ProcessSubject:
             worker.close()
             raise TargetError(reply["problem"])
         self._worker = worker
+        self.adoption = None if reply["adoption"] is None else Adoption.from_json(reply["adoption"])
         return tuple(reply["contracts"])
 
     def _restart(self) -> Conversation:

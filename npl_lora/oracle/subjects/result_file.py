@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ...support.extras import require
+from ..one_line import describe
 from .convert import AnswerError, to_numpy
-from .one_line import describe
 
 _LIMIT = 1 << 30  # bytes
 

@@ -6,34 +6,67 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..adoption import Adoption, NotAdoptedError, adopt, is_layer
 from ..libraries.table import LIBRARIES
+from ..one_line import describe
 from . import CONTRACTS, TargetError
-from .one_line import describe
 
 Function = Callable[..., Any]
 
 
-def load(target: str, contract: str | None) -> dict[str, Function]:
-    """The functions of a target by contract. Raises TargetError, one sentence, if there are none."""
+@dataclass(frozen=True)
+class Loaded:
+    """The functions of a target by contract; what is said of it if it is an adopted layer."""
+
+    functions: dict[str, Function]
+    adoption: Adoption | None = None
+
+
+def load(target: str, contract: str | None) -> Loaded:
+    """Load a target. Raises TargetError, one sentence, if it has no functions."""
     if contract is not None and contract not in CONTRACTS:
         raise TargetError(f"{contract} is not a contract; the contracts are {_contract_names()}")
     source, name = _resolve(target)
-    if inspect.isclass(source):
-        source = _instance(source, target)
-    functions = _functions_of(source, target)
-    if not functions and callable(source):
-        functions = _single_function(source, name, target, contract)
+    loaded = _adopted(source, target) or Loaded(_written(source, name, target, contract))
+    functions = loaded.functions
     if contract in functions:
-        return {contract: functions[contract]}
+        return Loaded({contract: functions[contract]}, loaded.adoption)
     if contract is None and functions:
-        return functions
+        return loaded
     wanted = contract or f"after a contract ({_contract_names()})"
     others = f" (there are: {', '.join(functions)})" if functions else ""
     raise TargetError(f"{target} has no function named {wanted}{others}")
+
+
+def _adopted(source: Any, target: str) -> Loaded | None:
+    """A layer of a framework, adopted; None for what answers cases by itself."""
+    if isinstance(source, ModuleType) or any(_offers(source, name) for name in CONTRACTS):
+        return None
+    if getattr(source, "__name__", None) in CONTRACTS and not is_layer(source):
+        return None
+    try:
+        adopted = adopt(source)
+    except NotAdoptedError as error:
+        raise TargetError(f"{target} was not adopted: {error}") from None
+    return None if adopted is None else Loaded(*adopted)
+
+
+def _offers(source: Any, name: str) -> bool:
+    """Whether a class or object has a function named after a contract. Runs none of its code."""
+    return inspect.getattr_static(source, name, None) is not None
+
+
+def _written(source: Any, name: str, target: str, contract: str | None) -> dict[str, Function]:
+    """The functions that take a case."""
+    if inspect.isclass(source):
+        source = _instance(source, target)
+    functions = _functions_of(source, target)
+    return functions or (_single_function(source, name, target, contract) if callable(source) else {})
 
 
 def _contract_names() -> str:

@@ -21,18 +21,19 @@ def main() -> None:
     target, contract = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
     sys.argv[:] = [target]  # what the target would see if run by itself
     try:
-        functions = load(target, contract)
+        loaded = load(target, contract)
     except TargetError as error:
         write_frame(answers, {"problem": str(error)}, {})
         return
-    write_frame(answers, {"contracts": list(functions)}, {})
+    adoption = None if loaded.adoption is None else loaded.adoption.as_json()
+    write_frame(answers, {"contracts": list(loaded.functions), "adoption": adoption}, {})
     while True:
         try:
             header, arrays = read_frame(questions)
         except FrameError:
             return
         case = Case(header["contract"], header["id"], header["dtype"], header["config"], arrays)
-        _reply(answers, _frame(ask(functions[case.contract], case)))
+        _reply(answers, _frame(ask(loaded.functions[case.contract], case)))
 
 
 def _private_pipes() -> tuple[IO[bytes], IO[bytes]]:

@@ -1,0 +1,49 @@
+"""What is said of an adopted layer, and how the check's questions are put to it. Data alone: it crosses a pipe."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..case import Case
+from ..definition import RIGHT
+from .facts import Fact
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """found: sentences, the first with the tensors' roles. convention: a sentence if the scale follows another law than
+    alpha / r; else "". scales: {r: s} of a layer that takes neither alpha nor a scale. facts: what was asked besides
+    the contracts."""
+
+    found: tuple[str, ...]
+    convention: str = ""
+    scales: Mapping[int, float] | None = None
+    facts: tuple[Fact, ...] = ()
+
+    def question(self, case: Case) -> Case:
+        """The case as the layer can be asked it: with the layer's own scale, if nobody can hand it another."""
+        if not self.scales or "use_rslora" not in case.config or "alpha" not in case.config:
+            return case
+        rank = case.config["r"]
+        s = self.scales.get(rank)
+        if s is None:
+            return case
+        config = {**case.config, "alpha": s * rank, "use_rslora": False}
+        exact = case.exact and math.frexp(s)[0] == 0.5 and abs(s) <= abs(RIGHT.scale(case.config))
+        return replace(case, config=config, exact=exact)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "found": list(self.found),
+            "convention": self.convention,
+            "scales": {str(r): s for r, s in (self.scales or {}).items()},
+            "facts": [[fact.name, fact.wrong] for fact in self.facts],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Adoption":
+        """The inverse of as_json."""
+        scales = {int(r): s for r, s in data["scales"].items()}
+        facts = tuple(Fact(name, wrong) for name, wrong in data["facts"])
+        return cls(tuple(data["found"]), data["convention"], scales or None, facts)

@@ -1,0 +1,148 @@
+"""How a class, or a function that builds a layer, is called: its parameters by the roles that their names tell."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .config import AnyConfig
+from .wanted import NotAdoptedError, Wanted
+from .words import role_of
+
+Parts = Mapping[str, Callable[[Wanted], Any]]  # {role: how a framework makes what is handed over}
+
+_GLUE = (
+    "Write build(in_features, out_features, rank, alpha, dropout, bias) that returns a layer, and check FILE.py:build"
+)
+
+
+class Constructor:
+    """call: the class or function. roles: {parameter: role or None}, in the order of the signature."""
+
+    def __init__(self, call: Callable[..., Any], parts: Parts) -> None:
+        self.call = call
+        self._parts = parts
+        self._parameters = _parameters(call)
+        self._takes_more = any(p.kind is p.VAR_KEYWORD for p in _all_parameters(call))
+        self.roles = _roles(self._parameters)
+        self.exchanged = False  # whether in and out mean each other
+        self._asked_of_config: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return getattr(self.call, "__name__", type(self.call).__name__)
+
+    @property
+    def signature(self) -> str:
+        """LoRALinear(in_features, out_features, rank)."""
+        return f"{self.name}({', '.join(self.roles)})"
+
+    def has(self, *roles: str) -> bool:
+        """Whether one of these roles is among the parameters, or was asked of a config object."""
+        return any(role in self.roles.values() or role in self._asked_of_config for role in roles)
+
+    def parameter(self, role: str) -> str | None:
+        """The name of the parameter that plays a role."""
+        known = next((name for name, played in self.roles.items() if played == role), None)
+        return known or (role if role in self._asked_of_config else None)
+
+    @property
+    def builds_a_layer(self) -> bool:
+        """Whether the parameters are those of a LoRA layer: a rank (or its factors) and something to adapt."""
+        sized = self.has("base", "weight", "size", "config") or (self.has("in", "ids") and self.has("out", "width"))
+        return sized and self.has("rank", "config", "A") and not self.unknown
+
+    @property
+    def unknown(self) -> list[str]:
+        """The parameters that must be given and have no known role."""
+        return [p.name for p in self._parameters if self.roles[p.name] is None and p.default is p.empty]
+
+    @property
+    def square_only(self) -> bool:
+        return self.has("size") and not self.has("in", "out", "base", "weight", "config")
+
+    def build(self, wanted: Wanted) -> Any:
+        """Call it. Raises NotAdoptedError if a parameter is unknown, and whatever the call raises."""
+        if self.unknown:
+            raise NotAdoptedError(f"its constructor needs {' and '.join(self.unknown)}, which no rule knows. {_GLUE}")
+        if self.square_only and wanted.in_ != wanted.out:
+            raise NotImplementedError("takes square weights only")
+        given = {p.name: self._value(p, wanted) for p in self._parameters if self._is_given(p)}
+        if self._takes_more and not self.has("bias", "base", "weight"):
+            try:
+                return self.call(**given, bias=wanted.bias)
+            except TypeError:  # what **kwargs is for is not bias
+                return self.call(**given)
+        return self.call(**given)
+
+    def _is_given(self, parameter: inspect.Parameter) -> bool:
+        role, optional = self.roles[parameter.name], parameter.default is not parameter.empty
+        if role is None or (role in ("device", "dtype", "A", "B", "key", "name", "dora", "kernel") and optional):
+            return role in ("device", "dtype") and optional
+        return not (role == "scale" and optional and self.has("alpha"))
+
+    def _value(self, parameter: inspect.Parameter, wanted: Wanted) -> Any:
+        role, annotation = self.roles[parameter.name] or "", str(parameter.annotation)
+        if role in ("device", "dtype"):
+            asked = {"device": wanted.device, "dtype": wanted.dtype}[role]
+            unusable = parameter.default is parameter.empty or "cuda" in str(parameter.default)
+            return self._parts[role](wanted) if asked or unusable else parameter.default
+        if role == "config":
+            return AnyConfig(lambda inner: self._answer(inner, wanted))
+        if role == "bias" and self.has("weight"):
+            return self._parts["bias tensor"](wanted) if wanted.bias else None
+        if role in self._parts:
+            return self._parts[role](wanted)
+        value = self._plain_value(role, wanted)
+        whole = isinstance(value, float) and value.is_integer() and "int" in annotation and "float" not in annotation
+        return int(value) if whole else value
+
+    def _plain_value(self, role: str, wanted: Wanted) -> Any:
+        in_, out = (wanted.out, wanted.in_) if self.exchanged else (wanted.in_, wanted.out)
+        values = {
+            "in": in_,
+            "out": out,
+            "size": wanted.in_,
+            "ids": wanted.in_,
+            "width": wanted.out,
+            "rank": wanted.rank,
+            "alpha": wanted.strength,
+            "scale": 1.0 if self.has("alpha") else wanted.strength,
+            "dropout": wanted.dropout,
+            "bias": wanted.bias,
+            "rslora": wanted.rslora,
+            "transposed": wanted.transposed,
+            "dora": False,
+            "name": "default",
+            "kernel": 3,
+        }
+        return values[role]
+
+    def _answer(self, role: str, wanted: Wanted) -> Any:
+        """What a config object answers for a name of this role."""
+        self._asked_of_config.add(role)
+        return self._parts[role](wanted) if role in self._parts else self._plain_value(role, wanted)
+
+
+def _all_parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):  # no signature can be read
+        return []
+
+
+def _parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in _all_parameters(call) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+
+
+def _roles(parameters: list[inspect.Parameter]) -> dict[str, str | None]:
+    roles = {p.name: _role(p) for p in parameters}
+    if "out" in roles.values():  # a size beside an output is the input
+        roles = {name: "in" if role == "size" and "in" not in roles.values() else role for name, role in roles.items()}
+    return roles
+
+
+def _role(parameter: inspect.Parameter) -> str | None:
+    role, annotation = role_of(parameter.name), str(parameter.annotation)
+    if role in ("A", "B") and "Module" not in annotation and parameter.default is not parameter.empty:
+        return None
+    return "weight" if role == "base" and "Tensor" in annotation else role

@@ -1,0 +1,195 @@
+"""What holds of every LoRA layer besides its numbers, each by its own sentence: where it starts, what is trained and
+saved, and what a call leaves as it was."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .framework import Pass
+from .layer import Layer
+from .wanted import Wanted
+
+_START = 1e-4  # relative; a fresh layer computes in float32
+_COUNTED = (512, 512, 4)  # in, out, r
+
+
+@dataclass(frozen=True)
+class Fact:
+    """name: of what is asked. wrong: a sentence if it does not hold, else ""."""
+
+    name: str
+    wrong: str = ""
+
+
+def facts(layer: Layer) -> list[Fact]:
+    """Every fact that can be asked of a layer."""
+    asked: dict[str, Callable[[Layer], Iterator[str]]] = {
+        "start": _start,
+        "parameters": _parameters,
+        "saved": _saved,
+        "base-without-bias": _base_without_bias,
+        "calls": _calls,
+        "step": _step,
+        "evaluation": _evaluation,
+    }
+    return [Fact(name, _first_wrong(one, layer)) for name, one in asked.items()]
+
+
+def statements(layer: Layer) -> list[str]:
+    """What is worth knowing and no fault."""
+    said = [_trained(layer)]
+    if layer.path_alone:
+        said.append("The class is the low-rank path alone: the check adds a linear layer to it.")
+    if layer.constructor.exchanged:
+        said.append("Its input and output sizes are exchanged: the first is the number of rows of W.")
+    if layer.dropout_place not in ("", "x"):
+        said.append(f"Dropout acts on {layer.dropout_place}, where PEFT has it on x.")
+    return said
+
+
+def _first_wrong(fact: Callable[[Layer], Iterator[str]], layer: Layer) -> str:
+    try:
+        return next(fact(layer), "")
+    except Exception as error:  # a stranger's code may raise anything
+        return f"raised {type(error).__name__}: {error}"
+
+
+def _probe(layer: Layer, **changes: Any) -> Wanted:
+    return layer.probe.but(bias=not layer.takes_no_bias, **changes)
+
+
+def _input(layer: Layer) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 5, layer.probe.in_)).astype(np.float32)
+
+
+def _start(layer: Layer) -> Iterator[str]:
+    """A fresh layer is its base, and one factor alone is zero."""
+    if layer.constructor.has("A"):
+        return  # the factors are handed in
+    fresh, framework = layer.build(_probe(layer)), layer.framework
+    A, B = framework.read(fresh, layer.roles.A.path), framework.read(fresh, layer.roles.B.path)
+    if not A.any() and not B.any():
+        yield "A and B are both zero at the start, so both gradients are zero: nothing is ever learned"
+    if A.any() and B.any():
+        yield "neither A nor B is zero at the start, so a fresh layer is not its base"
+    if not np.isfinite(A).all() or not np.isfinite(B).all():
+        yield "A or B is not finite at the start"
+    x = _input(layer)
+    base = _base_value(layer, fresh, x.astype(np.float64))
+    if not np.allclose(framework.value(fresh, x), base, rtol=_START, atol=_START * float(np.max(np.abs(base)))):
+        yield "a fresh layer is not its base: y differs from x W^T + b"
+
+
+def _base_value(layer: Layer, built: Any, x: np.ndarray) -> np.ndarray:
+    framework, W = layer.framework, layer.roles.W
+    assert W is not None
+    weight = framework.read(built, W.path)
+    y = x @ (weight if W.transposed else weight.T)
+    there = framework.tensors(built)
+    return y + sum(framework.read(built, path) for path in layer.roles.biases[:1] if path in there)
+
+
+def _parameters(layer: Layer) -> Iterator[str]:
+    """A and B are parameters: as constructed, in another dtype, on another device."""
+    homes: dict[str, Mapping[str, str]] = {"": {}, **layer.framework.other_homes}
+    for words, changes in homes.items():
+        if changes and not layer.constructor.has("base", "weight", *changes):
+            continue
+        there = layer.framework.tensors(layer.build(_probe(layer, **changes)))
+        lost = [name for name, held in _factors(layer) if there[held].kind != "parameter"]
+        if lost:
+            yield f"{_and(lost)} {_are(lost)} not parameters{words}: never trained and never saved"
+        still = [name for name, held in _factors(layer) if not there[held].trained]
+        if still:
+            yield f"{_and(still)} {_are(still)} not trained: requires_grad is False"
+
+
+def _saved(layer: Layer) -> Iterator[str]:
+    """A and B are saved with the layer."""
+    saved = layer.framework.saved(layer.build(_probe(layer)))
+    lost = [name for name, path in _factors(layer) if path not in saved]
+    if lost:
+        yield f"{_and(lost)} {_are(lost)} not in the state dict: never saved"
+
+
+def _base_without_bias(layer: Layer) -> Iterator[str]:
+    """A base layer without a bias is taken."""
+    if not layer.takes_no_bias and layer.constructor.has("base", "weight"):
+        yield f"a base layer without bias is refused: {layer.refusal}"
+
+
+def _calls(layer: Layer) -> Iterator[str]:
+    """A call changes nothing: in training, in evaluation and in training again, W keeps its bits and its kind."""
+    built, framework, W = layer.build(_probe(layer)), layer.framework, layer.roles.W
+    assert W is not None
+    rng = np.random.default_rng(1)
+    for _, path in _factors(layer):
+        framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
+    before, kind, x = framework.read(built, W.path), framework.tensors(built)[W.path].kind, _input(layer)
+    first = framework.value(built, x)
+    if framework.tensors(built).get(W.path) is None or framework.tensors(built)[W.path].kind != kind:
+        yield "after a call in training W is no parameter any more"
+    if not np.array_equal(framework.read(built, W.path), before):
+        yield "a call in training changes W"
+    framework.evaluate(built, x)
+    again = framework.value(built, x)
+    if not np.allclose(first, again, rtol=_START, atol=_START * float(np.max(np.abs(first)))):
+        yield "after a call in evaluation, y in training is another one"
+
+
+def _step(layer: Layer) -> Iterator[str]:
+    """A step of an optimiser changes A and B, and no frozen W."""
+    built, framework, W = layer.build(_probe(layer)), layer.framework, layer.roles.W
+    assert W is not None
+    rng, x = np.random.default_rng(2), _input(layer)
+    for _, path in _factors(layer):
+        framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
+    paths = [path for _, path in _factors(layer)]
+    before = {path: framework.read(built, path) for path in (*paths, W.path)}
+    frozen = not framework.tensors(built)[W.path].trained
+    dy = rng.normal(size=(*x.shape[:-1], layer.probe.out)).astype(np.float32)
+    framework.step(built, Pass(x, dy, {}))
+    still = [n for n, path in _factors(layer) if np.array_equal(framework.read(built, path), before[path])]
+    if still:
+        yield f"a step of the optimiser does not change {_and(still)}"
+    if frozen and not np.array_equal(framework.read(built, W.path), before[W.path]):
+        yield "a step of the optimiser changes W, which is frozen"
+
+
+def _evaluation(layer: Layer) -> Iterator[str]:
+    """There is no dropout in evaluation."""
+    if not layer.constructor.has("dropout"):
+        return
+    built, framework, x = layer.build(_probe(layer, dropout=0.5)), layer.framework, _input(layer)
+    rng = np.random.default_rng(3)
+    for _, path in _factors(layer):
+        framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
+    right = framework.value(built, x)
+    if not np.allclose(framework.evaluate(built, x), right, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(right)))):
+        yield "dropout acts in evaluation too, or evaluation adds another low-rank path"
+
+
+def _trained(layer: Layer) -> str:
+    in_, out, rank = _COUNTED
+    wanted = Wanted(in_, out, rank, bias=not layer.takes_no_bias)
+    tensors = layer.framework.tensors(layer.build(wanted)).values()
+    sizes = [(int(np.prod(t.shape)), t.trained) for t in tensors if t.kind == "parameter"]
+    trained, total = sum(n for n, one in sizes if one), sum(n for n, _ in sizes)
+    where = f"at in = {in_}, out = {out}, r = {rank}"
+    factors = rank * (in_ + out)
+    note = "" if trained == factors else f" A and B are {factors:,}: freezing the rest is left to the caller."
+    return f"Trained: {trained:,} of {total:,} parameters {where}.{note}"
+
+
+def _factors(layer: Layer) -> list[tuple[str, str]]:
+    return [("A", layer.roles.A.path), ("B", layer.roles.B.path)]
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(names)
+
+
+def _are(names: list[str]) -> str:
+    return "are" if len(names) > 1 else "is"

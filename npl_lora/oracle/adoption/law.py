@@ -1,0 +1,112 @@
+"""The scale s that a layer multiplies B A with, as a law of alpha and r, found by probing.
+
+The layer's low-rank path is a matrix D. With A and B known, s = <D, A^T B^T> / |A^T B^T|^2, and what is left of D is
+zero. The grid tells all laws apart that were seen in public layers, alpha // r included.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+GRID = ((16.0, 4), (10.0, 4), (3.0, 2), (1.0, 4), (24.0, 6))  # (alpha, r)
+CLOSE = 1e-4  # relative; the layer may compute in float32
+
+_PLAIN: Mapping[str, Callable[[float, int], float]] = {
+    "{a} / r": lambda a, r: a / r,
+    "{a}": lambda a, r: a,
+    "{a} / sqrt(r)": lambda a, r: a / math.sqrt(r),
+}
+_WRONG: Mapping[str, Callable[[float, int], float]] = {
+    "{a} // r": lambda a, r: a // r,
+    "r / {a}": lambda a, r: r / a,
+}
+_OF_RANK: Mapping[str, Callable[[float, int], float]] = {
+    "1 / r": lambda a, r: 1 / r,
+    "1 / sqrt(r)": lambda a, r: 1 / math.sqrt(r),
+}
+
+
+@dataclass(frozen=True)
+class Law:
+    """formula: s in words. kind: "right" is alpha / r; "convention" another law that is kept everywhere; "fault" is
+    one that does not do what its parameter promises, with the formula "" where what is added is no multiple of B A
+    at all. parameter: the name of alpha or of the scale; "" if there is none.
+    slope: {r: s / alpha} of a law that is proportional to its parameter, or {r: s} of one without.
+    """
+
+    formula: str
+    kind: str
+    parameter: str = ""
+    slope: Mapping[int, float] = field(default_factory=dict)
+
+    def strength(self, s: float, rank: int) -> float:
+        """What to hand over as alpha so that the scale is s, to the last bit where that is possible."""
+        slope = self.slope[rank]
+        first = s / slope
+        near = (first, np.nextafter(first, math.inf), np.nextafter(first, -math.inf))
+        return float(next((a for a in near if self._apply(float(a), rank) == s), first))
+
+    def _apply(self, a: float, rank: int) -> float:
+        law = next((law for form, law in _PLAIN.items() if form.format(a=self.parameter) == self.formula), None)
+        return law(a, rank) if law else self.slope[rank] * a
+
+
+def find_law(measure: Callable[[float, int], float], parameter: str, is_alpha: bool, ranks: tuple[int, ...]) -> Law:
+    """The law of a layer. measure(alpha, r) -> s, or nan where what the layer adds is no multiple of B A.
+
+    parameter: "" if the constructor takes neither alpha nor a scale. ranks: those that will be asked for.
+    """
+    if not parameter:
+        return _without_parameter(measure, ranks)
+    measured = [measure(a, r) for a, r in GRID]
+    if not all(map(math.isfinite, measured)):
+        return Law("", "fault", parameter)
+    for form, law in _PLAIN.items():
+        if _fits(measured, law):
+            right = form == "{a} / r" and is_alpha
+            slope = {r: law(1.0, r) for r in ranks}
+            return Law(form.format(a=parameter), "right" if right else "convention", parameter, slope)
+    for form, law in _WRONG.items():
+        if _fits(measured, law):
+            return Law(form.format(a=parameter), "fault", parameter)
+    if all(_near(measure(2 * a, r), 2 * s) for (a, r), s in zip(GRID, measured, strict=True)):
+        slope = {r: measure(8.0, r) / 8.0 for r in ranks}
+        return Law(f"c(r) {parameter} with {_listed(slope)}", "convention", parameter, slope)
+    if all(_near(measure(2 * a, r), s) for (a, r), s in zip(GRID, measured, strict=True)):
+        return Law(f"{measured[0]:.4g}, whatever {parameter} is", "fault", parameter)
+    return Law(
+        "; ".join(f"{s:.4g} at ({a:g}, {r})" for (a, r), s in zip(GRID, measured, strict=True)), "fault", parameter
+    )
+
+
+def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int, ...]) -> Law:
+    slope = {r: measure(8.0, r) for r in ranks}
+    first = slope[ranks[0]]
+    if not all(map(math.isfinite, slope.values())):
+        return Law("1", "convention", "", dict.fromkeys(ranks, 1.0))
+    if all(_near(s, first) for s in slope.values()):
+        return Law(f"{first:.4g}", "convention", "", dict.fromkeys(ranks, _rounded(first)))
+    for formula, law in _OF_RANK.items():
+        if all(_near(s, law(0.0, r)) for r, s in slope.items()):
+            return Law(formula, "convention", "", {r: law(0.0, r) for r in ranks})
+    return Law(f"c(r) with {_listed(slope)}", "convention", "", slope)
+
+
+def _fits(measured: list[float], law: Callable[[float, int], float]) -> bool:
+    return all(_near(s, law(a, r)) for s, (a, r) in zip(measured, GRID, strict=True))
+
+
+def _near(s: float, expected: float) -> bool:
+    return abs(s - expected) <= CLOSE * max(0.1, abs(expected))
+
+
+def _rounded(s: float) -> float:
+    """The short number that was meant: what was measured carries rounding."""
+    short = float(f"{s:.4g}")
+    return short if abs(short - s) <= 1e-6 * abs(s) else s
+
+
+def _listed(slope: Mapping[int, float]) -> str:
+    return ", ".join(f"{s:.4g} at r = {r}" for r, s in list(slope.items())[:4])

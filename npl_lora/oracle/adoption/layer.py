@@ -1,0 +1,195 @@
+"""A layer as its author wrote it, adopted: what was found of it, and the answers that it gives to cases."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..case import Case
+from ..definition import RIGHT
+from .constructor import Constructor
+from .framework import Framework
+from .law import CLOSE, Law, find_law
+from .shapes import Held, Roles, Shapes, find_roles, square_candidates
+from .wanted import PROBE, SQUARE, NotAdoptedError, Wanted
+
+RANKS = (1, 2, 3, 4, 6, 7, 8, 16)  # those of the contracts' cases, and more
+
+
+class Layer:
+    """A layer's class, or a function that builds one, with the roles of its tensors and the law of its scale."""
+
+    def __init__(self, framework: Framework, constructor: Constructor) -> None:
+        self.framework = framework
+        self.constructor = constructor
+        self.takes_bias, self.takes_no_bias, self.refusal = self._biases_taken()
+        self.path_alone = False
+        self.roles = self._find_roles()
+        self.law = self._find_law()
+        if not self.law.formula and self.roles.W is not None and self.roles.W.path.startswith("parametrizations."):
+            self._exchange_sizes()
+
+    @cached_property
+    def dropout_place(self) -> str:
+        """What dropout acts on: "x", "x A^T", "after B", "the columns of A", "elsewhere", or "" for none."""
+        if not self.constructor.has("dropout"):
+            return ""
+        wanted = self.probe.but(dropout=0.5, bias=not self.takes_no_bias)
+        shapes = self.framework.dropped(self.build(wanted), np.ones((5, wanted.in_), np.float32))
+        places: dict[tuple[int, ...], str] = {
+            (5, wanted.in_): "x",
+            (5, wanted.rank): "x A^T",
+            (5, wanted.out): "after B",
+        }
+        if not shapes:
+            return "elsewhere"
+        return places.get(shapes[0], "the columns of A" if wanted.in_ in shapes[0] else "elsewhere")
+
+    @property
+    def probe(self) -> Wanted:
+        return SQUARE if self.constructor.square_only else PROBE
+
+    def build(self, wanted: Wanted) -> Any:
+        """A new layer."""
+        layer = self.constructor.build(wanted)
+        layer = self.framework.finish(layer, wanted, self.constructor)
+        return self.framework.with_base(layer, wanted)[0] if self.path_alone else layer
+
+    def filled(self, wanted: Wanted, arrays: Mapping[str, np.ndarray], dtype: str) -> Any:
+        """A new layer that holds W, A, B, and the bias b if there is one, in this dtype."""
+        layer = self.framework.cast(self.build(wanted), dtype)
+        self._write(layer, self.roles.A, arrays["A"])
+        self._write(layer, self.roles.B, arrays["B"])
+        if self.roles.W is not None:
+            self._write(layer, self.roles.W, arrays["W"])
+        there = self.framework.tensors(layer)
+        biases = [path for path in self.roles.biases if path in there]
+        if "b" in arrays and not biases:
+            raise NotImplementedError("has no bias")
+        for k, path in enumerate(biases):
+            zeros = np.zeros(there[path].shape, arrays["W"].dtype)
+            self.framework.write(layer, path, arrays["b"] if "b" in arrays and k == 0 else zeros)
+        return layer
+
+    def wanted_for(self, case: Case, dropout: float = 0.0) -> Wanted:
+        """What a case asks of the constructor. Raises NotImplementedError for what the layer does not have."""
+        (out, rank), in_ = case["B"].shape, case["A"].shape[1]
+        config, bias = case.config, "b" in case or not self.takes_no_bias
+        if bias and not self.takes_bias:
+            raise NotImplementedError("has no bias")
+        rslora = config["use_rslora"]
+        wanted = Wanted(in_, out, rank, bias=bias, dropout=dropout)
+        if rslora and self.constructor.has("rslora"):
+            return wanted.but(strength=float(config["alpha"]), rslora=True)
+        if self.law.kind == "fault" or (self.law.kind == "right" and not rslora):
+            if rslora:
+                raise NotImplementedError("has no rsLoRA")
+            return wanted.but(strength=float(config["alpha"]))
+        return wanted.but(strength=self.law.strength(RIGHT.scale(config), rank)) if self.law.parameter else wanted
+
+    def _write(self, layer: Any, held: Held, array: np.ndarray) -> None:
+        self.framework.write(layer, held.path, array.T if held.transposed else array)
+
+    def _biases_taken(self) -> tuple[bool, bool, str]:
+        """Whether the constructor takes a base with a bias, and one without; how it refused, if it did."""
+        taken, refusal = {}, ""
+        for bias in (True, False):
+            try:
+                self.framework.finish(self.constructor.build(self.probe.but(bias=bias)), self.probe, self.constructor)
+                taken[bias] = True
+            except NotAdoptedError:
+                raise
+            except Exception as error:  # a stranger's constructor may raise anything
+                taken[bias], refusal = False, f"{type(error).__name__}: {error}"
+        if not any(taken.values()):
+            raise NotAdoptedError(f"its constructor raised {refusal}")
+        return taken[True], taken[False], refusal
+
+    def _find_roles(self) -> Roles:
+        wanted = self.probe.but(bias=self.takes_bias)
+        layer = self.build(wanted)
+        tensors = self.framework.tensors(layer)
+        shapes = {path: t.shape for path, t in tensors.items()}
+        prefer = frozenset(path for path, t in tensors.items() if t.kind == "parameter")
+        if self.constructor.square_only:
+            return self._square_roles(layer, shapes, wanted)
+        roles = find_roles(shapes, wanted, prefer)
+        return self._with_base(layer, roles, wanted) if roles.W is None else roles
+
+    def _with_base(self, path: Any, roles: Roles, wanted: Wanted) -> Roles:
+        """The roles where the layer is the low-rank path alone, and the check adds the base."""
+        self.path_alone = True
+        _, base, prefix = self.framework.with_base(path, wanted)
+
+        def inside(held: Held) -> Held:
+            return replace(held, path=f"{prefix}.{held.path}")
+
+        return Roles(inside(roles.A), inside(roles.B), Held(f"{base}.weight"), (f"{base}.bias",))
+
+    def _square_roles(self, layer: Any, shapes: Shapes, wanted: Wanted) -> Roles:
+        """Which factor is which, by filling both and seeing which product comes out."""
+        factors = square_candidates(shapes, wanted)
+        base = [path for path, shape in shapes.items() if shape == (wanted.out, wanted.in_)]
+        biases = tuple(path for path, shape in shapes.items() if shape == (wanted.out,))
+        W = Held(base[0]) if base else None
+        orders = [Roles(A, B, W, biases) for A, B in (factors, factors[::-1])]
+        if W is None:
+            orders = [self._with_base(layer, roles, wanted) for roles in orders]
+        orders = [replace(roles, B=Held(roles.B.path, not roles.B.transposed)) for roles in orders]
+        misfits = []
+        for self.roles in orders:
+            misfits.append(self._low_rank(8.0, wanted.rank)[1])
+        best = int(np.argmin(misfits))
+        return orders[best]
+
+    def _exchange_sizes(self) -> None:
+        """A parametrization may mean the rows of W by in. Then what it adds has rank r only if they are exchanged."""
+        before = self.roles, self.law
+        self.constructor.exchanged = True
+        self.roles = self._find_roles()
+        self.law = self._find_law()
+        if not self.law.formula:
+            self.constructor.exchanged = False
+            self.roles, self.law = before
+
+    def _low_rank(self, strength: float, rank: int) -> tuple[float, float]:
+        """s, and what share of the low-rank path is left when s A^T B^T is taken away."""
+        rng = np.random.default_rng(rank)
+        bias = not self.takes_no_bias
+        wanted = self.probe.but(rank=rank, strength=strength, bias=bias)
+        A, B = rng.normal(size=(rank, wanted.in_)), rng.normal(size=(wanted.out, rank))
+        W = rng.normal(size=(wanted.out, wanted.in_))
+        layer = self.filled(wanted, {"W": W, "A": A, "B": B}, "float64")
+        added = self._of_identity(layer, wanted) - W.T
+        product = A.T @ B.T
+        s = float(np.sum(added * product) / np.sum(product * product))
+        left = float(np.linalg.norm(added - s * product))
+        size = float(np.linalg.norm(added))
+        return s, left / size if size else 0.0
+
+    def _of_identity(self, layer: Any, wanted: Wanted) -> np.ndarray:
+        """y for x = I: the layer as a matrix. Asked with a batch axis if two axes are not taken."""
+        identity = np.eye(wanted.in_)
+        try:
+            return self.framework.value(layer, identity)
+        except NotAdoptedError:
+            raise
+        except Exception:  # whatever a stranger's forward raises; it raises again if that is not the reason
+            return self.framework.value(layer, identity[None])[0]
+
+    def _find_law(self) -> Law:
+        parameter = self.constructor.parameter("alpha") or self.constructor.parameter("scale") or ""
+
+        def measure(strength: float, rank: int) -> float:
+            try:
+                s, left = self._low_rank(strength, rank)
+            except NotAdoptedError:
+                raise
+            except Exception:  # a forward that raises is judged case by case
+                return math.nan
+            return s if left < CLOSE else math.nan
+
+        return find_law(measure, parameter, self.constructor.has("alpha"), RANKS)

@@ -1,0 +1,37 @@
+"""What is said of an adopted layer: what was found, its convention, and a scale that is a fault."""
+
+from .facts import Fact, statements
+from .law import Law
+from .layer import Layer
+
+_ALPHA, _RANK = 16.0, 8  # of the example in a sentence
+
+
+def found(layer: Layer) -> tuple[str, ...]:
+    """The tensors and their roles first."""
+    roles = layer.roles
+    W = [f"W {roles.W.describe('(out, in)')}"] if roles.W is not None else []
+    pieces = [*W, f"A {roles.A.describe('(r, in)')}", f"B {roles.B.describe('(out, r)')}"]
+    if layer.law.kind != "fault":
+        pieces.append(f"s = {layer.law.formula}")
+    return (f"{layer.constructor.signature}: {'; '.join(pieces)}.", *statements(layer))
+
+
+def convention(law: Law) -> str:
+    """What another law than alpha / r means to somebody who knows PEFT's."""
+    if law.kind != "convention":
+        return ""
+    alpha = law.slope[_RANK] * _RANK * (_ALPHA if law.parameter else 1.0)
+    here = f"{law.parameter} = {_ALPHA:g} at r = {_RANK}" if law.parameter else f"this at r = {_RANK}"
+    return f"s = {law.formula}, not alpha / r: {here} is alpha = {alpha:.4g} in PEFT."
+
+
+def scale_fact(law: Law) -> list[Fact]:
+    """The scale's own row: nothing is asked where what is added is no multiple of B A, since lora_linear tells that."""
+    if law.kind != "fault":
+        return [Fact("scale")]
+    if not law.formula:
+        return []
+    if law.formula.endswith(f"whatever {law.parameter} is"):
+        return [Fact("scale", f"{law.parameter} has no effect: s = {law.formula}")]
+    return [Fact("scale", f"s = {law.formula}, which is not proportional to {law.parameter}")]

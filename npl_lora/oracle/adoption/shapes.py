@@ -1,0 +1,104 @@
+"""Which tensor of a layer is which. The shape decides; the name breaks ties, since names are exchanged as often as not.
+
+W (out, in)    A (r, in)    B (out, r)    b (out,)    m, the magnitude of DoRA: as many numbers as b, or as inputs
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .wanted import NotAdoptedError, Wanted
+from .words import MAGNITUDES, of_factor, plain
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a layer keeps a matrix: the tensor's path, and whether it is stored transposed."""
+
+    path: str
+    transposed: bool = False
+
+    def describe(self, shape: str) -> str:
+        """lora_A (in, r)."""
+        first, second = shape.strip("()").split(", ")
+        return f"{self.path} ({second}, {first})" if self.transposed else f"{self.path} {shape}"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The tensors of a layer. W: None for the low-rank path alone. biases: the first is the base layer's."""
+
+    A: Held
+    B: Held
+    W: Held | None = None
+    biases: tuple[str, ...] = ()
+    m: str | None = None
+
+
+def find_roles(shapes: Shapes, wanted: Wanted, prefer: frozenset[str] = frozenset()) -> Roles:
+    """The roles of the tensors of a layer that was built at sizes that differ.
+
+    prefer: paths of parameters, which win over buffers and caches of the same shape. Raises NotAdoptedError.
+    """
+    W = _candidates(shapes, (wanted.out, wanted.in_), prefer)
+    A = _named(_candidates(shapes, (wanted.rank, wanted.in_), prefer), "a")
+    B = _named(_candidates(shapes, (wanted.out, wanted.rank), prefer), "b")
+    if len(A) != 1 or len(B) != 1:
+        raise NotAdoptedError(
+            f"built with in = {wanted.in_}, out = {wanted.out} and r = {wanted.rank} it has {_count(A, '(r, in)')} and"
+            f" {_count(B, '(out, r)')}, expected one of each. Its tensors: {_list(shapes)}"
+        )
+    return Roles(A[0], B[0], _base(W), _biases(shapes, wanted), _magnitude(shapes, wanted))
+
+
+def square_candidates(shapes: Shapes, wanted: Wanted) -> list[Held]:
+    """The two factors of a layer whose weight must be square, in no order. transposed: stored as (size, r)."""
+    found = [
+        Held(path, shape != (wanted.rank, wanted.in_))
+        for path, shape in shapes.items()
+        if len(shape) == 2 and sorted(shape) == sorted((wanted.rank, wanted.in_))
+    ]
+    if len(found) != 2:
+        raise NotAdoptedError(f"it has {len(found)} matrices of a factor's shape, expected two")
+    return found
+
+
+def _candidates(shapes: Shapes, shape: tuple[int, int], prefer: frozenset[str]) -> list[Held]:
+    found = [Held(path, has != shape) for path, has in shapes.items() if len(has) == 2 and sorted(has) == sorted(shape)]
+    preferred = [held for held in found if held.path in prefer]
+    return preferred or found
+
+
+def _named(candidates: list[Held], letter: str) -> list[Held]:
+    """Those that are named like the factor, if there are several."""
+    if len(candidates) < 2:
+        return candidates
+    return [held for held in candidates if of_factor(held.path, letter)] or candidates
+
+
+def _base(candidates: list[Held]) -> Held | None:
+    """The first one: a second is a copy that the layer keeps for itself."""
+    return candidates[0] if candidates else None
+
+
+def _biases(shapes: Shapes, wanted: Wanted) -> tuple[str, ...]:
+    long = [path for path, shape in shapes.items() if shape == (wanted.out,)]
+    return tuple(path for path in long if path.split(".")[-1] in ("bias", "b", "base_bias", "original_bias"))
+
+
+def _magnitude(shapes: Shapes, wanted: Wanted) -> str | None:
+    for path, shape in shapes.items():
+        named = any(plain(word) in MAGNITUDES for word in path.split("."))
+        if named and math.prod(shape) in (wanted.out, wanted.in_) and max(shape, default=0) == math.prod(shape):
+            return path
+    return None
+
+
+def _count(found: list[Held], shape: str) -> str:
+    return f"{len(found)} {'matrix' if len(found) == 1 else 'matrices'} {shape}"
+
+
+def _list(shapes: Shapes) -> str:
+    return ", ".join(f"{path} {shape}" for path, shape in shapes.items()) or "none"

@@ -1,0 +1,248 @@
+"""torch.nn.Module: how to make, read, fill and call layers."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..libraries.torch_tools import tensor
+from .constructor import Constructor
+from .framework import Pass, Tensor
+from .wanted import NotAdoptedError, Wanted
+from .words import SET_UP, SET_WEIGHT, WEIGHTS, plain, role_of
+
+
+class WithBase(nn.Module):
+    """A low-rank path, added to a linear layer."""
+
+    def __init__(self, path: nn.Module, wanted: Wanted) -> None:
+        super().__init__()
+        self.base = _linear(wanted).requires_grad_(False)
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + _call(self.path, x)
+
+
+class TorchLayers:
+    """The framework torch. strength of a scale that forward takes is 1."""
+
+    name = "torch"
+    parts: Mapping[str, Callable[[Wanted], Any]]
+    other_homes: Mapping[str, Mapping[str, str]] = MappingProxyType(
+        {
+            " of a layer in another dtype": {"dtype": "float64"},
+            " of a layer on another device": {"device": "meta"},
+        }
+    )
+
+    def __init__(self) -> None:
+        self.parts = {
+            "base": _linear,
+            "weight": lambda wanted: nn.Parameter(_linear(wanted).weight.detach().clone()),
+            "bias tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out)),
+            "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
+            "B": lambda wanted: nn.Linear(wanted.rank, wanted.out, bias=False),
+            "device": lambda wanted: wanted.device or "cpu",
+            "dtype": lambda wanted: getattr(torch, wanted.dtype or "float32"),
+        }
+
+    def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
+        if not isinstance(layer, nn.Module):
+            raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected a torch.nn.Module")
+        if is_parametrization(layer):
+            linear = _linear(wanted)
+            nn.utils.parametrize.register_parametrization(linear, "weight", layer)
+            return linear
+        _set_up(layer, wanted)
+        _set_weight(layer, wanted, constructor)
+        return layer
+
+    def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, str, str]:
+        return WithBase(path, wanted), "base", "path"
+
+    def tensors(self, layer: Any) -> dict[str, Tensor]:
+        return {
+            path: Tensor(tuple(t.shape), kind, kind == "parameter" and t.requires_grad)
+            for path, kind, t in _walk(layer)
+        }
+
+    def read(self, layer: Any, path: str) -> np.ndarray:
+        return held(layer, path).detach().double().numpy().copy()
+
+    def write(self, layer: Any, path: str, array: np.ndarray) -> None:
+        with torch.no_grad():
+            held(layer, path).data.copy_(tensor(np.ascontiguousarray(array)))
+
+    def cast(self, layer: Any, dtype: str) -> Any:
+        to = getattr(torch, dtype)
+        plain_ones = [(path, t) for path, kind, t in _walk(layer) if kind == "plain" and t.is_floating_point()]
+        layer.to(to)
+        for path, t in plain_ones:  # torch does not know of them, so they would stay as they are
+            owner, _, name = path.rpartition(".")
+            setattr(layer.get_submodule(owner), name, t.detach().to(to).requires_grad_(t.requires_grad))
+        return layer
+
+    def value(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        with torch.no_grad(), dropout_as(None):
+            layer.train()
+            return _call(layer, tensor(x)).double().numpy()
+
+    def evaluate(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            layer.eval()
+            return _call(layer, tensor(x)).double().numpy()
+
+    def differentiate(self, layer: Any, what: Pass) -> dict[str, Any]:
+        layer.train()
+        x = tensor(what.x)
+        if x.is_floating_point():
+            x.requires_grad_()
+        leaves = {name: held(layer, path) for name, path in what.wrt.items()}
+        for leaf in leaves.values():
+            _trainable(leaf)
+        with dropout_as(what.mask):
+            y = _call(layer, x)
+        y.backward(tensor(what.dy))
+        dx = {"dx": x.grad} if x.requires_grad else {}
+        return {"y": y, **dx, **{name: _gradient(leaf) for name, leaf in leaves.items()}}
+
+    def step(self, layer: Any, what: Pass) -> None:
+        optimizer = torch.optim.SGD([p for p in layer.parameters() if p.requires_grad], lr=0.5)
+        layer.train()
+        with dropout_as(None):
+            _call(layer, tensor(what.x)).backward(tensor(what.dy))
+        optimizer.step()
+
+    def saved(self, layer: Any) -> frozenset[str]:
+        return frozenset(layer.state_dict())
+
+    def dropped(self, layer: Any, x: np.ndarray) -> list[tuple[int, ...]]:
+        layer.train()
+        seen: list[tuple[int, ...]] = []
+        with torch.no_grad(), dropout_as(None, seen):
+            _call(layer, tensor(x))
+        return seen
+
+
+def is_parametrization(layer: nn.Module) -> bool:
+    """Whether forward takes a weight and returns another, as torch.nn.utils.parametrize wants it."""
+    names = list(inspect.signature(type(layer).forward).parameters)[1:]
+    return bool(names) and (plain(names[0]) in WEIGHTS or "arametri" in type(layer).__name__)
+
+
+def held(layer: nn.Module, path: str) -> torch.Tensor:
+    """The tensor at a path."""
+    value: Any = layer
+    for name in path.split("."):
+        value = value[name] if isinstance(value, (nn.ModuleDict, nn.ParameterDict)) else getattr(value, name)
+    return value
+
+
+@contextmanager
+def dropout_as(mask: np.ndarray | None, seen: list[tuple[int, ...]] | None = None) -> Iterator[None]:
+    """Dropout multiplies with this mask, or does nothing. nn.Dropout goes through the same function of torch."""
+    factor = None if mask is None else tensor(mask)
+
+    def dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        if not training or p == 0:
+            return input
+        if seen is not None:
+            seen.append(tuple(input.shape))
+        return input if factor is None else input * factor
+
+    before = nn.functional.dropout
+    nn.functional.dropout = dropout
+    try:
+        yield
+    finally:
+        nn.functional.dropout = before
+
+
+def _linear(wanted: Wanted) -> nn.Linear:
+    dtype = getattr(torch, wanted.dtype or "float32")
+    return nn.Linear(wanted.in_, wanted.out, bias=wanted.bias, dtype=dtype, device=wanted.device or "cpu")
+
+
+def _call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """y; the first of a tuple. Raises NotImplementedError for what cannot be called with x alone."""
+    y = layer(x, **_more(layer))
+    y = y[0] if isinstance(y, tuple) and y else y
+    if not isinstance(y, torch.Tensor):
+        raise TypeError(f"forward returned {'None' if y is None else 'a ' + type(y).__name__}, expected a tensor")
+    return y
+
+
+def _more(layer: nn.Module) -> dict[str, Any]:
+    """What forward needs besides x."""
+    found: dict[str, Any] = {}
+    for p in list(inspect.signature(layer.forward).parameters.values())[1:]:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty:
+            continue
+        if role_of(p.name) not in ("scale", "alpha"):
+            raise NotAdoptedError(f"its forward needs {p.name}, which no rule knows")
+        found[p.name] = 1.0
+    return found
+
+
+def _walk(layer: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """path, kind and tensor, each tensor once. A plain one is an attribute that torch does not know of."""
+    seen: set[int] = set()
+    for prefix, module in layer.named_modules():
+        kinds = {
+            "parameter": module._parameters,
+            "buffer": module._buffers,
+            "plain": {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)},
+        }
+        for kind, tensors in kinds.items():
+            for name, t in tensors.items():
+                if t is not None and id(t) not in seen:
+                    seen.add(id(t))
+                    yield f"{prefix}.{name}".lstrip("."), kind, t
+
+
+def _trainable(t: torch.Tensor) -> None:
+    if t.is_leaf:
+        t.requires_grad_()
+    else:
+        t.retain_grad()
+
+
+def _gradient(t: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(t) if t.grad is None else t.grad
+
+
+def _set_up(layer: nn.Module, wanted: Wanted) -> None:
+    """Call what makes the factors, where the constructor made none."""
+    sizes = sorted((wanted.rank, wanted.in_))
+    if any(sorted(t.shape) == sizes for _, _, t in _walk(layer)):
+        return
+    for name in dir(type(layer)):
+        if name.startswith(SET_UP):
+            values = {
+                "rank": wanted.rank,
+                "alpha": wanted.strength,
+                "dropout": wanted.dropout,
+                "scale": wanted.strength,
+            }
+            call = getattr(layer, name)
+            names = inspect.signature(call).parameters
+            call(**{n: values[role] for n in names if (role := role_of(n)) in values})
+            return
+
+
+def _set_weight(layer: nn.Module, wanted: Wanted, constructor: Constructor) -> None:
+    """Call what takes the frozen weight, where the constructor took none."""
+    if constructor.has("base", "weight"):
+        return
+    for name in dir(type(layer)):
+        if re.fullmatch("|".join(SET_WEIGHT), name):
+            linear = _linear(wanted)
+            getattr(layer, name)(linear if "linear" in name else nn.Parameter(linear.weight.detach().clone()))
+            return

@@ -1,0 +1,36 @@
+"""What a layer is wanted for, and why one cannot be had."""
+
+from dataclasses import dataclass, replace
+
+
+class NotAdoptedError(Exception):
+    """The layer cannot be adopted. One sentence, which begins with what is in the way."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The layer that a constructor is asked for.
+
+    in_, out, rank: sizes; of an embedding, in_ is the number of ids and out the width. strength: what is handed over
+    as alpha, or as the scale where the constructor has no alpha. dropout: the probability. dtype, device: the layer's
+    own defaults if empty.
+    """
+
+    in_: int
+    out: int
+    rank: int
+    strength: float = 8.0
+    dropout: float = 0.0
+    bias: bool = False
+    rslora: bool = False
+    transposed: bool = False
+    dtype: str = ""
+    device: str = ""
+
+    def but(self, **changes: object) -> "Wanted":
+        """The same with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+PROBE = Wanted(13, 11, 3)  # sizes that differ, so that a shape tells what a tensor is
+SQUARE = Wanted(12, 12, 3)
