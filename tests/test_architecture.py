@@ -27,6 +27,7 @@ ROOMS = {
     "testing": ("oracle", "support"),
     "pytest_plugin": ("testing", "oracle", "support"),
     "cli": ("oracle", "training", "models", "adapters", "lora", "ops", "support"),
+    "checking": ("cli", "oracle", "support"),  # it prints as the command does
     "__main__": ("cli",),
 }
 

@@ -47,10 +47,10 @@ OnCase = Callable[[str, str, int, int], None]  # the same, with the target's nam
 
 
 class Screen:
-    """The terminal. quiet: show nothing at all."""
+    """The terminal. quiet: show nothing at all. out: where reports go; standard output by default."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._out = _console(sys.stdout, quiet)
+    def __init__(self, quiet: bool = False, out: TextIO | None = None) -> None:
+        self._out = _console(out or sys.stdout, quiet)
         self._err = _console(sys.stderr, quiet)
 
     @property

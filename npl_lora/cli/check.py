@@ -1,7 +1,7 @@
 """npl-lora check: ask an implementation every case, judge the answers, and report."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
-from ..oracle.subjects.shipped import SHIPPED, SLOW, default_targets, obstacles
+from ..oracle.subjects.shipped import SHIPPED, SLOW, default_targets, layers_of, obstacles
 from ..support.extras import MissingExtraError
 from ..support.ranks import Ranks, join_ranks
 from . import _arguments
@@ -20,7 +20,7 @@ from ._errors import CommandError, end_together
 from ._output import EXIT_STATUS, reports_as_json, write_text
 
 if TYPE_CHECKING:
-    from ._screen import Screen
+    from ._screen import OnCase, Screen
 
 SUMMARY = "Check an implementation of LoRA against the definition."
 
@@ -31,7 +31,9 @@ same expression evaluated with absolute values.
 
 TARGET is one of
   mine.py                     every function in the file that is named like a
-                              contract
+                              contract; without one, every LoRA layer in it
+  mine.py:LoRALinear          a layer as it was written (torch.nn.Module), or a
+                              function that builds one
   mine.py:f                   one function; its name is the contract, unless
                               --contract gives it
   package.module:attribute    importable code: a module, class, object or
@@ -43,13 +45,14 @@ Without a target: self, and every shipped subject whose library is installed
 
 _EXAMPLES = """\
 npl-lora check mine.py
+npl-lora check mine.py:LoRALinear
 npl-lora check mine.py:f --contract lora_linear --dtype float32,bfloat16
 npl-lora check peft --html report.html
 npl-lora check --exec './mine {case} {result}' --contract lora_linear
 npl-lora check --power 20000"""
 
 _EXIT_STATUS = """\
-0  everything that was asked is right
+0  everything that was asked is right, if by another scale than alpha / r
 1  something is wrong
 2  nothing could be checked"""
 
@@ -77,6 +80,9 @@ def add_command(commands: _arguments.Commands) -> None:
         help="seconds allowed for each case (default: %(default)g)",
     )
     _arguments.add_expect_fail(parser)
+    parser.add_argument(
+        "--strict", action="store_true", help="a layer whose scale is not alpha / r fails (default: off)"
+    )
     _arguments.add_json(parser, "the report")
     _arguments.add_file(parser, "--html", "also write a page with pictures of what is wrong to this file")
     parser.add_argument(
@@ -105,9 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen()
     reports = []
     for name, opener in openers:
-        report = excuse(_check_one(name, opener, arguments, screen), arguments.expect_fail or {})
-        screen.show(report)
-        reports.append(report)
+        for checked in _check_all(name, opener, arguments, screen):
+            report = excuse(checked, arguments.expect_fail or {})
+            screen.show(report)
+            reports.append(report)
     if not arguments.command and not arguments.targets:
         screen.print_not_checked(obstacles())
     if arguments.dtype is None:
@@ -116,7 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(arguments.json_file, reports_as_json(reports))
     if arguments.html_file is not None:
         write_text(arguments.html_file, page(reports))
-    return EXIT_STATUS[overall(reports)]
+    verdict = overall(reports)
+    return 1 if arguments.strict and verdict == "convention" else EXIT_STATUS[verdict]
 
 
 def _measure_power(arguments: argparse.Namespace, screen: "Screen", ranks: Ranks) -> int:
@@ -144,18 +152,34 @@ def _openers(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], Subj
     return [(target, partial(open_subject, target, contract, timeout)) for target in targets]
 
 
-def _check_one(name: str, opener: Callable[[], Subject], arguments: argparse.Namespace, screen: "Screen") -> Report:
+def _check_all(
+    name: str, opener: Callable[[], Subject], arguments: argparse.Namespace, screen: "Screen"
+) -> Iterator[Report]:
+    """The report on a target; for a file of layers, one on each of them."""
     with screen.case_progress(name) as on_case:
         try:
             subject = opener()
         except TargetError as error:
-            return Report(name, problem=str(error))
-        try:
-            return check(
-                subject, dtypes=arguments.dtype, contract=arguments.contract, inner=arguments.precision, on_case=on_case
-            )
-        finally:
-            subject.close()
+            yield Report(name, problem=str(error))
+            return
+        layers = layers_of(subject)
+        if not layers:
+            yield _check_one(subject, arguments, on_case)
+    if layers:
+        subject.close()
+    for layer in layers:
+        yield from _check_all(
+            layer, partial(open_subject, layer, arguments.contract, arguments.timeout), arguments, screen
+        )
+
+
+def _check_one(subject: Subject, arguments: argparse.Namespace, on_case: "OnCase") -> Report:
+    try:
+        return check(
+            subject, dtypes=arguments.dtype, contract=arguments.contract, inner=arguments.precision, on_case=on_case
+        )
+    finally:
+        subject.close()
 
 
 def _missing_dtypes() -> list[str]:

@@ -2,7 +2,7 @@
 
     from npl_lora.oracle import check, open_subject
     report = check(open_subject("mine.py"))
-    report.verdict            # "pass", "fail" or "error"
+    report.verdict            # "pass", "convention", "fail" or "error"
 
 Reading order: case, contracts/lora_linear, rounding, judge, check, subjects.
 """

@@ -42,6 +42,8 @@ def check(
         raise ValueError(f"inner is {inner!r}, expected one of {', '.join(INNER)}")
     adoption: Adoption | None = getattr(subject, "adoption", None)  # only layers are adopted
     names = [name for name in subject.contracts if contract in (None, name)]
+    if not names and (layers := getattr(subject, "layers", ())):
+        return Report(subject.name, problem=f"has layers and no functions: check one of {', '.join(layers)}")
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
     question = (lambda case: case) if adoption is None else adoption.question

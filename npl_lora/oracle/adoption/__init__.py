@@ -24,12 +24,18 @@ from .layer import Layer
 from .sentences import convention, found, scale_fact
 from .wanted import NotAdoptedError
 
-__all__ = ["Adoption", "NotAdoptedError", "adopt", "is_layer"]
+__all__ = ["Adoption", "NotAdoptedError", "adopt", "is_layer", "is_lora_layer"]
 
 
 def is_layer(thing: Any) -> bool:
     """Whether this is a framework's layer, or a class of such."""
     return _framework(thing) is not None
+
+
+def is_lora_layer(kind: type) -> bool:
+    """Whether this is a class of layers whose constructor takes what a LoRA layer needs."""
+    framework = _framework(kind)
+    return framework is not None and Constructor(kind, framework.parts).builds_a_layer
 
 
 def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:

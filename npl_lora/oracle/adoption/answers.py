@@ -1,10 +1,12 @@
 """What an adopted layer answers to the cases of each contract."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..case import Case
 from .framework import Pass
+from .initial import distribution_of
 from .layer import Layer
 
 Outputs = dict[str, Any]
@@ -13,7 +15,12 @@ Function = Callable[[Case], Outputs]
 
 def functions(layer: Layer) -> dict[str, Function]:
     """{contract: the function that answers it}, for what the layer has."""
-    return {"lora_linear": lambda case: lora_linear(layer, case)}
+    asked: dict[str, Callable[[Layer, Case], Outputs]] = {"lora_linear": lora_linear, "train_steps": train_steps}
+    if not layer.constructor.has("A") and distribution_of(layer):
+        asked["lora_init"] = lora_init
+    if layer.dropout_place:
+        asked["lora_dropout"] = lora_dropout
+    return {name: partial(answer, layer) for name, answer in asked.items()}
 
 
 def lora_linear(layer: Layer, case: Case) -> Outputs:
@@ -22,9 +29,52 @@ def lora_linear(layer: Layer, case: Case) -> Outputs:
     if mask is not None:
         _needs_dropout_on_x(layer)
     filled = layer.filled(layer.wanted_for(case, 0.0 if mask is None else 0.5), case.arrays, case.dtype)
-    A, B = layer.roles.A, layer.roles.B
-    outputs = layer.framework.differentiate(filled, Pass(case["x"], case["dy"], {"dA": A.path, "dB": B.path}, mask))
-    return _turned(outputs, {"dA": A.transposed, "dB": B.transposed})
+    return _differentiated(layer, filled, Pass(case["x"], case["dy"], _factors(layer), mask))
+
+
+def train_steps(layer: Layer, case: Case) -> Outputs:
+    """losses, A_after, B_after, W_after: the framework's own optimiser steps on A and B."""
+    filled = layer.filled(layer.wanted_for(case), case.arrays, case.dtype)
+    roles, framework = layer.roles, layer.framework
+    assert roles.W is not None
+    losses = framework.train(filled, case, (roles.A.path, roles.B.path))
+    held = {"A_after": roles.A, "B_after": roles.B, "W_after": roles.W}
+    after = {name: framework.read(filled, one.path) for name, one in held.items()}
+    return {"losses": losses, **_turned(after, {name: one.transposed for name, one in held.items()})}
+
+
+def lora_init(layer: Layer, case: Case) -> Outputs:
+    """A and B of a new layer."""
+    if case.config["layer"] != "linear":
+        raise NotImplementedError("is no embedding")
+    (out, in_), rank = case["W"].shape, case.config["r"]
+    wanted = layer.probe.but(in_=in_, out=out, rank=rank, strength=float(case.config["alpha"]))
+    if distribution_of(layer) != case.config["distribution"]:
+        raise NotImplementedError("its A starts from another distribution")
+    fresh = layer.framework.cast(layer.build(wanted.but(bias=not layer.takes_no_bias)), case.dtype)
+    held = {"A": layer.roles.A, "B": layer.roles.B}
+    start = {name: layer.framework.read(fresh, one.path) for name, one in held.items()}
+    return _turned(start, {name: one.transposed for name, one in held.items()})
+
+
+def lora_dropout(layer: Layer, case: Case) -> Outputs:
+    """y, y_again, y_eval and the gradients, with the layer's own dropout."""
+    if case.config["layer"] != "linear":
+        raise NotImplementedError("is no embedding")
+    _needs_dropout_on_x(layer)
+    filled = layer.filled(layer.wanted_for(case, case.config["p"]), case.arrays, case.dtype)
+    outputs = _differentiated(layer, filled, Pass(case["x"], case["dy"], _factors(layer), own_dropout=True))
+    y_again = layer.framework.value(filled, case["x"], own_dropout=True)
+    return {**outputs, "y_again": y_again, "y_eval": layer.framework.evaluate(filled, case["x"])}
+
+
+def _factors(layer: Layer) -> dict[str, str]:
+    return {"dA": layer.roles.A.path, "dB": layer.roles.B.path}
+
+
+def _differentiated(layer: Layer, filled: Any, what: Pass) -> Outputs:
+    outputs = layer.framework.differentiate(filled, what)
+    return _turned(outputs, {"dA": layer.roles.A.transposed, "dB": layer.roles.B.transposed})
 
 
 def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:
@@ -33,7 +83,6 @@ def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:
 
 
 def _needs_dropout_on_x(layer: Layer) -> None:
-    if not layer.dropout_place:
-        raise NotImplementedError("has no dropout")
     if layer.dropout_place != "x":
-        raise NotImplementedError(f"dropout acts on {layer.dropout_place}, not on x")
+        place = f"dropout acts on {layer.dropout_place}, not on x" if layer.dropout_place else "has no dropout"
+        raise NotImplementedError(place)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .framework import Pass
+from .initial import describe_start
 from .layer import Layer
 from .wanted import Wanted
 
@@ -44,9 +45,11 @@ def statements(layer: Layer) -> list[str]:
         said.append("The class is the low-rank path alone: the check adds a linear layer to it.")
     if layer.constructor.exchanged:
         said.append("Its input and output sizes are exchanged: the first is the number of rows of W.")
+    if not layer.constructor.has("A"):
+        said.append(describe_start(layer))
     if layer.dropout_place not in ("", "x"):
         said.append(f"Dropout acts on {layer.dropout_place}, where PEFT has it on x.")
-    return said
+    return [sentence for sentence in said if sentence]
 
 
 def _first_wrong(fact: Callable[[Layer], Iterator[str]], layer: Layer) -> str:
@@ -74,6 +77,8 @@ def _start(layer: Layer) -> Iterator[str]:
         yield "A and B are both zero at the start, so both gradients are zero: nothing is ever learned"
     if A.any() and B.any():
         yield "neither A nor B is zero at the start, so a fresh layer is not its base"
+    if A.any() and A.min() >= 0.0:
+        yield "A has no negative number at the start"
     if not np.isfinite(A).all() or not np.isfinite(B).all():
         yield "A or B is not finite at the start"
     x = _input(layer)

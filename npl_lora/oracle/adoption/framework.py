@@ -1,11 +1,12 @@
 """What adoption needs of a framework: how to make, read, fill and call its layers. One file a framework."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..case import Case
 from .constructor import Constructor
 from .wanted import Wanted
 
@@ -23,12 +24,13 @@ class Tensor:
 @dataclass(frozen=True)
 class Pass:
     """What one forward and backward needs. x: numbers, or ids. wrt: {output's name: path of a tensor}. mask: what
-    dropout multiplies with; None for no dropout."""
+    dropout multiplies with; None for no dropout. own_dropout: the layer draws its masks itself."""
 
     x: np.ndarray
     dy: np.ndarray
     wrt: Mapping[str, str]
     mask: np.ndarray | None = None
+    own_dropout: bool = False
 
 
 class Framework(Protocol):
@@ -63,8 +65,8 @@ class Framework(Protocol):
         """The layer in a dtype of this name."""
         ...
 
-    def value(self, layer: Any, x: np.ndarray) -> np.ndarray:
-        """y in float64, without dropout."""
+    def value(self, layer: Any, x: np.ndarray, own_dropout: bool = False) -> np.ndarray:
+        """y in float64 as it is in training, without dropout, or with the layer's own."""
         ...
 
     def evaluate(self, layer: Any, x: np.ndarray) -> np.ndarray:
@@ -77,6 +79,10 @@ class Framework(Protocol):
 
     def step(self, layer: Any, what: Pass) -> None:
         """One step of plain gradient descent on everything that is trained."""
+        ...
+
+    def train(self, layer: Any, case: Case, paths: Sequence[str]) -> Any:
+        """The losses of a train_steps case, whose steps the framework's own optimiser takes on these tensors."""
         ...
 
     def saved(self, layer: Any) -> frozenset[str]:

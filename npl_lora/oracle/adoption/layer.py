@@ -60,7 +60,7 @@ class Layer:
 
     def filled(self, wanted: Wanted, arrays: Mapping[str, np.ndarray], dtype: str) -> Any:
         """A new layer that holds W, A, B, and the bias b if there is one, in this dtype."""
-        layer = self.framework.cast(self.build(wanted), dtype)
+        layer = self.framework.cast(self._built_if_taken(wanted), dtype)
         self._write(layer, self.roles.A, arrays["A"])
         self._write(layer, self.roles.B, arrays["B"])
         if self.roles.W is not None:
@@ -90,8 +90,20 @@ class Layer:
             return wanted.but(strength=float(config["alpha"]))
         return wanted.but(strength=self.law.strength(RIGHT.scale(config), rank)) if self.law.parameter else wanted
 
+    def _built_if_taken(self, wanted: Wanted) -> Any:
+        """A new layer. What a constructor refuses by an error of its own is not supported, and no fault."""
+        try:
+            return self.build(wanted)
+        except (ValueError, AssertionError) as error:
+            sizes = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank}"
+            raise NotImplementedError(f"its constructor refuses {sizes}: {error}") from None
+
     def _write(self, layer: Any, held: Held, array: np.ndarray) -> None:
-        self.framework.write(layer, held.path, array.T if held.transposed else array)
+        array = array.T if held.transposed else array
+        shape = self.framework.tensors(layer)[held.path].shape
+        if shape != array.shape:
+            raise ValueError(f"{held.path} has shape {shape} in a layer that was asked for {array.shape}")
+        self.framework.write(layer, held.path, array)
 
     def _biases_taken(self) -> tuple[bool, bool, str]:
         """Whether the constructor takes a base with a bias, and one without; how it refused, if it did."""

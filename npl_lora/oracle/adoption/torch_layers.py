@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..libraries.torch_tools import tensor
+from ..case import Case
+from ..libraries.torch_tools import run_steps, tensor
 from .constructor import Constructor
 from .framework import Pass, Tensor
 from .wanted import NotAdoptedError, Wanted
@@ -89,8 +90,8 @@ class TorchLayers:
             setattr(layer.get_submodule(owner), name, t.detach().to(to).requires_grad_(t.requires_grad))
         return layer
 
-    def value(self, layer: Any, x: np.ndarray) -> np.ndarray:
-        with torch.no_grad(), dropout_as(None):
+    def value(self, layer: Any, x: np.ndarray, own_dropout: bool = False) -> np.ndarray:
+        with torch.no_grad(), nullcontext() if own_dropout else dropout_as(None):
             layer.train()
             return _call(layer, tensor(x)).double().numpy()
 
@@ -107,7 +108,7 @@ class TorchLayers:
         leaves = {name: held(layer, path) for name, path in what.wrt.items()}
         for leaf in leaves.values():
             _trainable(leaf)
-        with dropout_as(what.mask):
+        with nullcontext() if what.own_dropout else dropout_as(what.mask):
             y = _call(layer, x)
         y.backward(tensor(what.dy))
         dx = {"dx": x.grad} if x.requires_grad else {}
@@ -119,6 +120,11 @@ class TorchLayers:
         with dropout_as(None):
             _call(layer, tensor(what.x)).backward(tensor(what.dy))
         optimizer.step()
+
+    def train(self, layer: Any, case: Case, paths: Sequence[str]) -> Any:
+        layer.train()
+        with dropout_as(None):
+            return run_steps(case, layer, [held(layer, path) for path in paths])["losses"]
 
     def saved(self, layer: Any) -> frozenset[str]:
         return frozenset(layer.state_dict())

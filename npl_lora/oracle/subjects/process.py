@@ -25,8 +25,8 @@ class ProcessSubject:
     """target: a file, importable code or a shipped library. contract: the only contract to ask for, if given.
 
     timeout: seconds for each case. load_timeout: seconds for importing the target. adoption: what was found, if the
-    target is a layer. Raises TargetError if the target
-    cannot be loaded. Close the subject, or use it in a with statement.
+    target is a layer. layers: the names of the layers, if it is a module without functions; each is a target of its
+    own. Raises TargetError if the target cannot be loaded. Close the subject, or use it in a with statement.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class ProcessSubject:
         self._worker: Conversation | None = None
         self._failures: list[str] = []
         self.adoption: Adoption | None = None
+        self.layers: tuple[str, ...] = ()
         self.contracts = self._start()
 
     def ask(self, case: Case) -> Answer:
@@ -88,6 +89,7 @@ class ProcessSubject:
             worker.close()
             raise TargetError(reply["problem"])
         self._worker = worker
+        self.layers = tuple(reply["layers"])
         self.adoption = None if reply["adoption"] is None else Adoption.from_json(reply["adoption"])
         return tuple(reply["contracts"])
 

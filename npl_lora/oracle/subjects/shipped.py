@@ -19,6 +19,11 @@ def obstacles() -> list[str]:
     return [sentence for library in LIBRARIES.values() if (sentence := library.obstacle())]
 
 
+def layers_of(subject: Subject) -> list[str]:
+    """The targets that stand for a module of layers, one each; [] for any other subject."""
+    return [f"{subject.name}:{name}" for name in getattr(subject, "layers", ())]
+
+
 def open_subject(target: str, contract: str | None = None, timeout: float = 60.0) -> Subject:
     """Open a shipped subject, a file or importable code. Raises TargetError, one sentence, if it cannot be checked."""
     if target == "self":

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..adoption import Adoption, NotAdoptedError, adopt, is_layer
+from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer
 from ..libraries.table import LIBRARIES
 from ..one_line import describe
 from . import CONTRACTS, TargetError
@@ -21,23 +21,41 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Loaded:
-    """The functions of a target by contract; what is said of it if it is an adopted layer."""
+    """The functions of a target by contract; what is said of it if it is an adopted layer; the names of the layers in
+    a module that has no functions of its own."""
 
     functions: dict[str, Function]
     adoption: Adoption | None = None
+    layers: tuple[str, ...] = ()
 
 
 def load(target: str, contract: str | None) -> Loaded:
     """Load a target. Raises TargetError, one sentence, if it has no functions."""
+    _check_contract(contract)
+    source, name = _resolve(target)
+    return _loaded(source, name, target, contract)
+
+
+def load_object(thing: Any, name: str, contract: str | None) -> Loaded:
+    """The same for an object of this process, which sentences call by this name."""
+    _check_contract(contract)
+    return _loaded(thing, name, name, contract)
+
+
+def _check_contract(contract: str | None) -> None:
     if contract is not None and contract not in CONTRACTS:
         raise TargetError(f"{contract} is not a contract; the contracts are {_contract_names()}")
-    source, name = _resolve(target)
+
+
+def _loaded(source: Any, name: str, target: str, contract: str | None) -> Loaded:
     loaded = _adopted(source, target) or Loaded(_written(source, name, target, contract))
     functions = loaded.functions
     if contract in functions:
         return Loaded({contract: functions[contract]}, loaded.adoption)
     if contract is None and functions:
         return loaded
+    if not functions and isinstance(source, ModuleType) and (layers := _layers_of(source)):
+        return Loaded({}, layers=layers)
     wanted = contract or f"after a contract ({_contract_names()})"
     others = f" (there are: {', '.join(functions)})" if functions else ""
     raise TargetError(f"{target} has no function named {wanted}{others}")
@@ -54,6 +72,12 @@ def _adopted(source: Any, target: str) -> Loaded | None:
     except NotAdoptedError as error:
         raise TargetError(f"{target} was not adopted: {error}") from None
     return None if adopted is None else Loaded(*adopted)
+
+
+def _layers_of(module: ModuleType) -> tuple[str, ...]:
+    """The names of the classes in a module that are LoRA layers, in their order."""
+    own = ((name, kind) for name, kind in vars(module).items() if getattr(kind, "__module__", "") == module.__name__)
+    return tuple(name for name, kind in own if inspect.isclass(kind) and is_lora_layer(kind))
 
 
 def _offers(source: Any, name: str) -> bool:

@@ -26,7 +26,7 @@ def main() -> None:
         write_frame(answers, {"problem": str(error)}, {})
         return
     adoption = None if loaded.adoption is None else loaded.adoption.as_json()
-    write_frame(answers, {"contracts": list(loaded.functions), "adoption": adoption}, {})
+    write_frame(answers, {"contracts": list(loaded.functions), "adoption": adoption, "layers": list(loaded.layers)}, {})
     while True:
         try:
             header, arrays = read_frame(questions)

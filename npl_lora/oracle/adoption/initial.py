@@ -1,0 +1,48 @@
+"""What A starts from: its distribution, told from a large fresh layer."""
+
+import math
+
+import numpy as np
+
+from .layer import Layer
+
+_SIZES = (400, 300, 50)  # in, out, r: 20,000 numbers, and 1 / sqrt(in) far from 1 / r
+_CLOSE = 0.05  # relative, of a spread: far more than 20,000 draws are off
+
+
+def distribution_of(layer: Layer) -> str:
+    """Either "kaiming_uniform", U(-1/sqrt(in), 1/sqrt(in)); "gaussian", N(0, 1/r^2); or "" for any other."""
+    in_, _, rank = _SIZES
+    kind, spread = _kind_and_spread(layer)
+    if kind == "uniform" and _near(spread, 1 / math.sqrt(in_)):
+        return "kaiming_uniform"
+    return "gaussian" if kind == "normal" and _near(spread, 1 / rank) else ""
+
+
+def describe_start(layer: Layer) -> str:
+    """A sentence on what A starts from, if that is neither of PEFT's distributions."""
+    if distribution_of(layer):
+        return ""
+    _, _, rank = _SIZES
+    kind, spread = _kind_and_spread(layer)
+    if kind == "uniform" and _near(spread, 1 / math.sqrt(rank)):
+        return "A starts uniform within +-1/sqrt(r), where PEFT has +-1/sqrt(in)."
+    where = f"at in = {_SIZES[0]}, r = {rank}"
+    if kind == "uniform":
+        return f"A starts uniform within +-{spread:.2g} {where}, where PEFT has +-1/sqrt(in)."
+    return f"A starts with a standard deviation of {spread:.2g} {where}; PEFT's is uniform within +-1/sqrt(in)."
+
+
+def _kind_and_spread(layer: Layer) -> tuple[str, float]:
+    """Either "uniform" and its bound, or "normal" and its standard deviation. Of many normal draws one is far out."""
+    in_, out, rank = _SIZES
+    if layer.constructor.square_only:
+        out = in_
+    fresh = layer.build(layer.probe.but(in_=in_, out=out, rank=rank, bias=not layer.takes_no_bias))
+    A = layer.framework.read(fresh, layer.roles.A.path)
+    spread, largest = float(np.std(A)), float(np.max(np.abs(A)))
+    return ("uniform", largest) if largest < 2.0 * spread else ("normal", spread)
+
+
+def _near(spread: float, expected: float) -> bool:
+    return abs(spread - expected) <= _CLOSE * expected
