@@ -19,6 +19,8 @@ from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
 from .tolerance.rounding import INNER
 
+_SYMBOLS = ("s", "x", "y", "dx", "dy")
+
 
 def check(
     subject: Subject,
@@ -87,8 +89,8 @@ def _facts(adoption: Adoption) -> ContractReport:
 
 
 def _capital(sentence: str) -> str:
-    """With a capital, unless it begins with the symbol s."""
-    return sentence if sentence.startswith("s ") else sentence[0].upper() + sentence[1:]
+    """With a capital, unless it begins with a symbol."""
+    return sentence if sentence.partition(" ")[0] in _SYMBOLS else sentence[0].upper() + sentence[1:]
 
 
 def ask_and_judge(ask: Callable[[Case], Answer], case: Case) -> tuple[Case, Answer, CaseReport]:

@@ -7,6 +7,7 @@ from typing import Any
 from ..case import Case
 from .framework import Pass
 from .initial import distribution_of
+from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 
 Outputs = dict[str, Any]
@@ -15,21 +16,25 @@ Function = Callable[[Case], Outputs]
 
 def functions(layer: Layer) -> dict[str, Function]:
     """{contract: the function that answers it}, for what the layer has."""
-    asked: dict[str, Callable[[Layer, Case], Outputs]] = {"lora_linear": lora_linear, "train_steps": train_steps}
-    if not layer.constructor.has("A") and distribution_of(layer):
+    asked: dict[str, Callable[[Layer, Case], Outputs]] = {layer.contract: one_pass}
+    if layer.contract == "lora_linear":
+        asked["train_steps"] = train_steps
+    if not layer.constructor.has("A") and layer.kind is not CONV2D and distribution_of(layer):
         asked["lora_init"] = lora_init
     if layer.dropout_place:
         asked["lora_dropout"] = lora_dropout
     return {name: partial(answer, layer) for name, answer in asked.items()}
 
 
-def lora_linear(layer: Layer, case: Case) -> Outputs:
-    """y, dx, dA, dB."""
+def one_pass(layer: Layer, case: Case) -> Outputs:
+    """y, dx where x is no ids, dA, dB, and dm of DoRA: lora_linear, lora_embedding, lora_conv2d, dora_linear."""
     mask = case.arrays.get("mask")
     if mask is not None:
         _needs_dropout_on_x(layer)
     filled = layer.filled(layer.wanted_for(case, 0.0 if mask is None else 0.5), case.arrays, case.dtype)
-    return _differentiated(layer, filled, Pass(case["x"], case["dy"], _factors(layer), mask))
+    what = Pass(case[_input(case)], case["dy"], _trained(layer), mask)
+    outputs = _differentiated(layer, filled, what)
+    return {name: t.reshape(case["m"].shape) if name == "dm" else t for name, t in outputs.items()}
 
 
 def train_steps(layer: Layer, case: Case) -> Outputs:
@@ -45,9 +50,8 @@ def train_steps(layer: Layer, case: Case) -> Outputs:
 
 def lora_init(layer: Layer, case: Case) -> Outputs:
     """A and B of a new layer."""
-    if case.config["layer"] != "linear":
-        raise NotImplementedError("is no embedding")
-    (out, in_), rank = case["W"].shape, case.config["r"]
+    _of_its_kind(layer, case)
+    (out, in_), rank = case["W"].shape[:: -1 if layer.kind is EMBEDDING else 1], case.config["r"]
     wanted = layer.probe.but(in_=in_, out=out, rank=rank, strength=float(case.config["alpha"]))
     if distribution_of(layer) != case.config["distribution"]:
         raise NotImplementedError("its A starts from another distribution")
@@ -59,17 +63,23 @@ def lora_init(layer: Layer, case: Case) -> Outputs:
 
 def lora_dropout(layer: Layer, case: Case) -> Outputs:
     """y, y_again, y_eval and the gradients, with the layer's own dropout."""
-    if case.config["layer"] != "linear":
-        raise NotImplementedError("is no embedding")
+    _of_its_kind(layer, case)
     _needs_dropout_on_x(layer)
     filled = layer.filled(layer.wanted_for(case, case.config["p"]), case.arrays, case.dtype)
-    outputs = _differentiated(layer, filled, Pass(case["x"], case["dy"], _factors(layer), own_dropout=True))
-    y_again = layer.framework.value(filled, case["x"], own_dropout=True)
-    return {**outputs, "y_again": y_again, "y_eval": layer.framework.evaluate(filled, case["x"])}
+    x = case[_input(case)]
+    outputs = _differentiated(layer, filled, Pass(x, case["dy"], _trained(layer), own_dropout=True))
+    y_again = layer.framework.value(filled, x, own_dropout=True)
+    return {**outputs, "y_again": y_again, "y_eval": layer.framework.evaluate(filled, x)}
 
 
-def _factors(layer: Layer) -> dict[str, str]:
-    return {"dA": layer.roles.A.path, "dB": layer.roles.B.path}
+def _input(case: Case) -> str:
+    return "ids" if "ids" in case else "x"
+
+
+def _trained(layer: Layer) -> dict[str, str]:
+    """{gradient: path}."""
+    m = {} if layer.roles.m is None else {"dm": layer.roles.m}
+    return {"dA": layer.roles.A.path, "dB": layer.roles.B.path, **m}
 
 
 def _differentiated(layer: Layer, filled: Any, what: Pass) -> Outputs:
@@ -86,3 +96,8 @@ def _needs_dropout_on_x(layer: Layer) -> None:
     if layer.dropout_place != "x":
         place = f"dropout acts on {layer.dropout_place}, not on x" if layer.dropout_place else "has no dropout"
         raise NotImplementedError(place)
+
+
+def _of_its_kind(layer: Layer, case: Case) -> None:
+    if case.config["layer"] != layer.kind.name:
+        raise NotImplementedError(f"is no {case.config['layer']}" + " layer" * (layer.kind is EMBEDDING))

@@ -76,8 +76,8 @@ class Constructor:
 
     def _is_given(self, parameter: inspect.Parameter) -> bool:
         role, optional = self.roles[parameter.name], parameter.default is not parameter.empty
-        if role is None or (role in ("device", "dtype", "A", "B", "key", "name", "dora", "kernel") and optional):
-            return role in ("device", "dtype") and optional
+        if role is None or (role in ("device", "dtype", "A", "B", "key", "name", "dora") and optional):
+            return role in ("device", "dtype")
         return not (role == "scale" and optional and self.has("alpha"))
 
     def _value(self, parameter: inspect.Parameter, wanted: Wanted) -> Any:
@@ -113,7 +113,11 @@ class Constructor:
             "transposed": wanted.transposed,
             "dora": False,
             "name": "default",
-            "kernel": 3,
+            "kernel": _single(wanted.kernel),
+            "stride": _single(wanted.stride),
+            "padding": _single(wanted.padding),
+            "dilation": _single(wanted.dilation),
+            "padding_idx": wanted.padding_idx,
         }
         return values[role]
 
@@ -121,6 +125,11 @@ class Constructor:
         """What a config object answers for a name of this role."""
         self._asked_of_config.add(role)
         return self._parts[role](wanted) if role in self._parts else self._plain_value(role, wanted)
+
+
+def _single(pair: tuple[int, int]) -> int | tuple[int, int]:
+    """One number for both, as most people write it, where that says the same."""
+    return pair[0] if pair[0] == pair[1] else pair
 
 
 def _all_parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:

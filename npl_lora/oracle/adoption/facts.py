@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..one_line import describe
 from .framework import Pass
 from .initial import describe_start
+from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 from .wanted import Wanted
 
@@ -35,7 +37,8 @@ def facts(layer: Layer) -> list[Fact]:
         "step": _step,
         "evaluation": _evaluation,
     }
-    return [Fact(name, _first_wrong(one, layer)) for name, one in asked.items()]
+    states = layer.framework.states(layer)
+    return [Fact(name, _first_wrong(name, one, layer)) for name, one in {**asked, **states}.items()]
 
 
 def statements(layer: Layer) -> list[str]:
@@ -52,11 +55,11 @@ def statements(layer: Layer) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
-def _first_wrong(fact: Callable[[Layer], Iterator[str]], layer: Layer) -> str:
+def _first_wrong(name: str, fact: Callable[[Layer], Iterator[str]], layer: Layer) -> str:
     try:
         return next(fact(layer), "")
     except Exception as error:  # a stranger's code may raise anything
-        return f"raised {type(error).__name__}: {error}"
+        return f"{name}: {describe(error)}"
 
 
 def _probe(layer: Layer, **changes: Any) -> Wanted:
@@ -64,7 +67,11 @@ def _probe(layer: Layer, **changes: Any) -> Wanted:
 
 
 def _input(layer: Layer) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(1, 5, layer.probe.in_)).astype(np.float32)
+    rng, in_ = np.random.default_rng(0), layer.probe.in_
+    if layer.kind is EMBEDDING:
+        return rng.integers(in_, size=(1, 5))
+    shape = (1, in_, 4, 3) if layer.kind is CONV2D else (1, 5, in_)
+    return rng.normal(size=shape).astype(np.float32)
 
 
 def _start(layer: Layer) -> Iterator[str]:
@@ -82,18 +89,27 @@ def _start(layer: Layer) -> Iterator[str]:
     if not np.isfinite(A).all() or not np.isfinite(B).all():
         yield "A or B is not finite at the start"
     x = _input(layer)
-    base = _base_value(layer, fresh, x.astype(np.float64))
+    base = _base_value(layer, fresh, x)
     if not np.allclose(framework.value(fresh, x), base, rtol=_START, atol=_START * float(np.max(np.abs(base)))):
         yield "a fresh layer is not its base: y differs from x W^T + b"
 
 
 def _base_value(layer: Layer, built: Any, x: np.ndarray) -> np.ndarray:
+    """y of the base alone, from its weight and bias."""
     framework, W = layer.framework, layer.roles.W
     assert W is not None
     weight = framework.read(built, W.path)
-    y = x @ (weight if W.transposed else weight.T)
+    weight = weight.T if W.transposed else weight
+    y = {"linear": lambda: x @ weight.T, "embedding": lambda: weight[x], "conv2d": lambda: _pointwise(x, weight)}
     there = framework.tensors(built)
-    return y + sum(framework.read(built, path) for path in layer.roles.biases[:1] if path in there)
+    biases = [framework.read(built, path) for path in layer.roles.biases[:1] if path in there]
+    axes = (-1, 1, 1) if layer.kind is CONV2D else (-1,)
+    return sum((b.reshape(axes) for b in biases), start=y[layer.kind.name]())
+
+
+def _pointwise(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """A convolution whose kernel is one by one, as the probe's is."""
+    return np.einsum("nihw,oi->nohw", x, weight[:, :, 0, 0])
 
 
 def _parameters(layer: Layer) -> Iterator[str]:
@@ -154,7 +170,7 @@ def _step(layer: Layer) -> Iterator[str]:
     paths = [path for _, path in _factors(layer)]
     before = {path: framework.read(built, path) for path in (*paths, W.path)}
     frozen = not framework.tensors(built)[W.path].trained
-    dy = rng.normal(size=(*x.shape[:-1], layer.probe.out)).astype(np.float32)
+    dy = rng.normal(size=framework.value(built, x).shape).astype(np.float32)
     framework.step(built, Pass(x, dy, {}))
     still = [n for n, path in _factors(layer) if np.array_equal(framework.read(built, path), before[path])]
     if still:
@@ -178,13 +194,14 @@ def _evaluation(layer: Layer) -> Iterator[str]:
 
 def _trained(layer: Layer) -> str:
     in_, out, rank = _COUNTED
-    wanted = Wanted(in_, out, rank, bias=not layer.takes_no_bias)
+    wanted = _probe(layer, in_=in_, out=out, rank=rank)
     tensors = layer.framework.tensors(layer.build(wanted)).values()
     sizes = [(int(np.prod(t.shape)), t.trained) for t in tensors if t.kind == "parameter"]
     trained, total = sum(n for n, one in sizes if one), sum(n for n, _ in sizes)
     where = f"at in = {in_}, out = {out}, r = {rank}"
-    factors = rank * (in_ + out)
-    note = "" if trained == factors else f" A and B are {factors:,}: freezing the rest is left to the caller."
+    factors = rank * (in_ + out) + (out if layer.roles.m is not None else 0)
+    names = "A and B" if layer.roles.m is None else "A, B and m"
+    note = "" if trained == factors else f" {names} are {factors:,}: freezing the rest is left to the caller."
     return f"Trained: {trained:,} of {total:,} parameters {where}.{note}"
 
 

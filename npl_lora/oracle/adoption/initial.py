@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .kinds import EMBEDDING, LINEAR
 from .layer import Layer
 
 _SIZES = (400, 300, 50)  # in, out, r: 20,000 numbers, and 1 / sqrt(in) far from 1 / r
@@ -11,7 +12,10 @@ _CLOSE = 0.05  # relative, of a spread: far more than 20,000 draws are off
 
 
 def distribution_of(layer: Layer) -> str:
-    """Either "kaiming_uniform", U(-1/sqrt(in), 1/sqrt(in)); "gaussian", N(0, 1/r^2); or "" for any other."""
+    """Either "kaiming_uniform", U(-1/sqrt(in), 1/sqrt(in)); "gaussian", N(0, 1/r^2); or "" for any other. Of an
+    embedding, whose B is drawn: "normal", N(0, 1)."""
+    if layer.kind is EMBEDDING:
+        return "normal" if _kind_and_spread(layer)[0] == "normal" and _near(_kind_and_spread(layer)[1], 1.0) else ""
     in_, _, rank = _SIZES
     kind, spread = _kind_and_spread(layer)
     if kind == "uniform" and _near(spread, 1 / math.sqrt(in_)):
@@ -21,7 +25,7 @@ def distribution_of(layer: Layer) -> str:
 
 def describe_start(layer: Layer) -> str:
     """A sentence on what A starts from, if that is neither of PEFT's distributions."""
-    if distribution_of(layer):
+    if distribution_of(layer) or layer.kind is not LINEAR:
         return ""
     _, _, rank = _SIZES
     kind, spread = _kind_and_spread(layer)
@@ -39,7 +43,7 @@ def _kind_and_spread(layer: Layer) -> tuple[str, float]:
     if layer.constructor.square_only:
         out = in_
     fresh = layer.build(layer.probe.but(in_=in_, out=out, rank=rank, bias=not layer.takes_no_bias))
-    A = layer.framework.read(fresh, layer.roles.A.path)
+    A = layer.framework.read(fresh, (layer.roles.B if layer.kind is EMBEDDING else layer.roles.A).path)
     spread, largest = float(np.std(A)), float(np.max(np.abs(A)))
     return ("uniform", largest) if largest < 2.0 * spread else ("normal", spread)
 

@@ -2,6 +2,9 @@
 
 The layer's low-rank path is a matrix D. With A and B known, s = <D, A^T B^T> / |A^T B^T|^2, and what is left of D is
 zero. The grid tells all laws apart that were seen in public layers, alpha // r included.
+
+Of DoRA, with m = 1, a column of the layer's matrix is c (w + s d), for columns w of W^T and d of A^T B^T and some c of
+its own: least squares give s and 1 / c.
 """
 
 import math
@@ -51,6 +54,24 @@ class Law:
     def _apply(self, a: float, rank: int) -> float:
         law = next((law for form, law in _PLAIN.items() if form.format(a=self.parameter) == self.formula), None)
         return law(a, rank) if law else self.slope[rank] * a
+
+
+def low_rank_scale(added: np.ndarray, product: np.ndarray) -> tuple[float, float]:
+    """s, and what share of D is left when s A^T B^T is taken away."""
+    s = float(np.sum(added * product) / np.sum(product * product))
+    size = float(np.linalg.norm(added))
+    return s, float(np.linalg.norm(added - s * product)) / size if size else 0.0
+
+
+def dora_scale(y: np.ndarray, W: np.ndarray, product: np.ndarray) -> tuple[float, float]:
+    """The same for DoRA's matrix y (in, out) and W^T: s, and the largest share that is left of a column."""
+    found, left = [], []
+    for column, w, d in zip(y.T, W.T, product.T, strict=True):
+        (inverse, minus_s), *_ = np.linalg.lstsq(np.stack((column, d), axis=1), w, rcond=None)
+        found.append(-minus_s)
+        left.append(float(np.linalg.norm(w - inverse * column - minus_s * d) / np.linalg.norm(w)))
+    spread = float(np.ptp(found)) / max(float(np.max(np.abs(found))), 0.1)
+    return float(np.mean(found)), max(*left, spread)
 
 
 def find_law(measure: Callable[[float, int], float], parameter: str, is_alpha: bool, ranks: tuple[int, ...]) -> Law:

@@ -12,9 +12,10 @@ from ..case import Case
 from ..definition import RIGHT
 from .constructor import Constructor
 from .framework import Framework
-from .law import CLOSE, Law, find_law
+from .kinds import CONV2D, EMBEDDING, kind_of
+from .law import CLOSE, Law, dora_scale, find_law, low_rank_scale
 from .shapes import Held, Roles, Shapes, find_roles, square_candidates
-from .wanted import PROBE, SQUARE, NotAdoptedError, Wanted
+from .wanted import PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
 
 RANKS = (1, 2, 3, 4, 6, 7, 8, 16)  # those of the contracts' cases, and more
 
@@ -25,6 +26,7 @@ class Layer:
     def __init__(self, framework: Framework, constructor: Constructor) -> None:
         self.framework = framework
         self.constructor = constructor
+        self.kind = kind_of(constructor)
         self.takes_bias, self.takes_no_bias, self.refusal = self._biases_taken()
         self.path_alone = False
         self.roles = self._find_roles()
@@ -38,19 +40,25 @@ class Layer:
         if not self.constructor.has("dropout"):
             return ""
         wanted = self.probe.but(dropout=0.5, bias=not self.takes_no_bias)
-        shapes = self.framework.dropped(self.build(wanted), np.ones((5, wanted.in_), np.float32))
-        places: dict[tuple[int, ...], str] = {
-            (5, wanted.in_): "x",
-            (5, wanted.rank): "x A^T",
-            (5, wanted.out): "after B",
-        }
-        if not shapes:
+        x = self.kind.identity(wanted)
+        shapes = self.framework.dropped(self.build(wanted), x if x.dtype.kind == "i" else x.astype(np.float32))
+        places: dict[int, str] = {wanted.in_: "x", wanted.rank: "x A^T", wanted.out: "after B"}
+        if self.kind is EMBEDDING:  # there is no x to drop: the contract drops rows of A^T
+            places[wanted.rank] = "x"
+        if not shapes or len(shapes[0]) < 2:
             return "elsewhere"
-        return places.get(shapes[0], "the columns of A" if wanted.in_ in shapes[0] else "elsewhere")
+        if shapes[0][0] == wanted.rank:
+            return "the columns of A"
+        return places.get(shapes[0][1], "elsewhere")
+
+    @property
+    def contract(self) -> str:
+        """The contract that asks for one forward and backward."""
+        return "dora_linear" if self.roles.m is not None else self.kind.contract
 
     @property
     def probe(self) -> Wanted:
-        return SQUARE if self.constructor.square_only else PROBE
+        return (SQUARE if self.constructor.square_only else PROBE).but(kind=self.kind.name)
 
     def build(self, wanted: Wanted) -> Any:
         """A new layer."""
@@ -59,29 +67,32 @@ class Layer:
         return self.framework.with_base(layer, wanted)[0] if self.path_alone else layer
 
     def filled(self, wanted: Wanted, arrays: Mapping[str, np.ndarray], dtype: str) -> Any:
-        """A new layer that holds W, A, B, and the bias b if there is one, in this dtype."""
+        """A new layer that holds W, A, B, the bias b and the magnitude m if there are such, in this dtype."""
         layer = self.framework.cast(self._built_if_taken(wanted), dtype)
         self._write(layer, self.roles.A, arrays["A"])
         self._write(layer, self.roles.B, arrays["B"])
         if self.roles.W is not None:
-            self._write(layer, self.roles.W, arrays["W"])
+            self._write(layer, self.roles.W, arrays[self.kind.W])
+        if self.roles.m is not None:
+            m = arrays["m"] if "m" in arrays else np.ones(wanted.out)
+            self.framework.write(layer, self.roles.m, m.reshape(self.framework.tensors(layer)[self.roles.m].shape))
         there = self.framework.tensors(layer)
         biases = [path for path in self.roles.biases if path in there]
         if "b" in arrays and not biases:
             raise NotImplementedError("has no bias")
         for k, path in enumerate(biases):
-            zeros = np.zeros(there[path].shape, arrays["W"].dtype)
+            zeros = np.zeros(there[path].shape, arrays["A"].dtype)
             self.framework.write(layer, path, arrays["b"] if "b" in arrays and k == 0 else zeros)
         return layer
 
     def wanted_for(self, case: Case, dropout: float = 0.0) -> Wanted:
         """What a case asks of the constructor. Raises NotImplementedError for what the layer does not have."""
-        (out, rank), in_ = case["B"].shape, case["A"].shape[1]
+        (out, rank), in_ = case["B"].shape[:2], case["A"].shape[1]
         config, bias = case.config, "b" in case or not self.takes_no_bias
         if bias and not self.takes_bias:
             raise NotImplementedError("has no bias")
         rslora = config["use_rslora"]
-        wanted = Wanted(in_, out, rank, bias=bias, dropout=dropout)
+        wanted = Wanted(in_, out, rank, bias=bias, dropout=dropout, kind=self.kind.name, **self._more(case))
         if rslora and self.constructor.has("rslora"):
             return wanted.but(strength=float(config["alpha"]), rslora=True)
         if self.law.kind == "fault" or (self.law.kind == "right" and not rslora):
@@ -89,6 +100,21 @@ class Layer:
                 raise NotImplementedError("has no rsLoRA")
             return wanted.but(strength=float(config["alpha"]))
         return wanted.but(strength=self.law.strength(RIGHT.scale(config), rank)) if self.law.parameter else wanted
+
+    def _more(self, case: Case) -> dict[str, Any]:
+        """What a case asks of an embedding or a convolution besides."""
+        config, handed = case.config, self.constructor.has("base")
+        if self.kind is EMBEDDING:
+            if config.get("padding_idx") is not None and not handed and not self.constructor.has("padding_idx"):
+                raise NotImplementedError("has no padding_idx")
+            return {"padding_idx": config.get("padding_idx")}
+        if self.kind is not CONV2D:
+            return {}
+        plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        for name, usual in plain.items():
+            if tuple(config[name]) != usual and not handed and not self.constructor.has(name):
+                raise NotImplementedError(f"has no {name}")
+        return {"kernel": case["W"].shape[2:], **{name: tuple(config[name]) for name in plain}}
 
     def _built_if_taken(self, wanted: Wanted) -> Any:
         """A new layer. What a constructor refuses by an error of its own is not supported, and no fault."""
@@ -122,13 +148,14 @@ class Layer:
 
     def _find_roles(self) -> Roles:
         wanted = self.probe.but(bias=self.takes_bias)
+        wanted = wanted.but(kernel=SHAPED.kernel) if self.kind is CONV2D else wanted
         layer = self.build(wanted)
         tensors = self.framework.tensors(layer)
         shapes = {path: t.shape for path, t in tensors.items()}
         prefer = frozenset(path for path, t in tensors.items() if t.kind == "parameter")
         if self.constructor.square_only:
             return self._square_roles(layer, shapes, wanted)
-        roles = find_roles(shapes, wanted, prefer)
+        roles = find_roles(shapes, wanted, self.kind, prefer)
         return self._with_base(layer, roles, wanted) if roles.W is None else roles
 
     def _with_base(self, path: Any, roles: Roles, wanted: Wanted) -> Roles:
@@ -174,23 +201,23 @@ class Layer:
         wanted = self.probe.but(rank=rank, strength=strength, bias=bias)
         A, B = rng.normal(size=(rank, wanted.in_)), rng.normal(size=(wanted.out, rank))
         W = rng.normal(size=(wanted.out, wanted.in_))
-        layer = self.filled(wanted, {"W": W, "A": A, "B": B}, "float64")
-        added = self._of_identity(layer, wanted) - W.T
-        product = A.T @ B.T
-        s = float(np.sum(added * product) / np.sum(product * product))
-        left = float(np.linalg.norm(added - s * product))
-        size = float(np.linalg.norm(added))
-        return s, left / size if size else 0.0
+        base = W.T if self.kind.as_matrix else W
+        shapes = self.kind.base(wanted), self.kind.factor_A(wanted), self.kind.factor_B(wanted)
+        named = zip((self.kind.W, "A", "B"), (base, A, B), shapes, strict=True)
+        arrays = {name: t.reshape(shape) for name, t, shape in named}
+        layer = self.filled(wanted, arrays, "float64")
+        y, product = self._of_identity(layer, wanted), A.T @ B.T
+        return dora_scale(y, W.T, product) if self.roles.m is not None else low_rank_scale(y - W.T, product)
 
     def _of_identity(self, layer: Any, wanted: Wanted) -> np.ndarray:
         """y for x = I: the layer as a matrix. Asked with a batch axis if two axes are not taken."""
-        identity = np.eye(wanted.in_)
+        x, shape = self.kind.identity(wanted), (wanted.in_, wanted.out)
         try:
-            return self.framework.value(layer, identity)
+            return self.framework.value(layer, x).reshape(shape)
         except NotAdoptedError:
             raise
         except Exception:  # whatever a stranger's forward raises; it raises again if that is not the reason
-            return self.framework.value(layer, identity[None])[0]
+            return self.framework.value(layer, x[None]).reshape(shape)
 
     def _find_law(self) -> Law:
         parameter = self.constructor.parameter("alpha") or self.constructor.parameter("scale") or ""

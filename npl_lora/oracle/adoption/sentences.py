@@ -4,14 +4,21 @@ from .facts import Fact, statements
 from .law import Law
 from .layer import Layer
 
+_SHAPES = {
+    "linear": ("(out, in)", "(r, in)", "(out, r)"),
+    "embedding": ("(ids, width)", "(r, ids)", "(width, r)"),
+    "conv2d": ("(out, in, kh, kw)", "(r, in, kh, kw)", "(out, r, 1, 1)"),
+}
 _ALPHA, _RANK = 16.0, 8  # of the example in a sentence
 
 
 def found(layer: Layer) -> tuple[str, ...]:
     """The tensors and their roles first."""
-    roles = layer.roles
-    W = [f"W {roles.W.describe('(out, in)')}"] if roles.W is not None else []
-    pieces = [*W, f"A {roles.A.describe('(r, in)')}", f"B {roles.B.describe('(out, r)')}"]
+    roles, (base, A, B) = layer.roles, _SHAPES[layer.kind.name]
+    pieces = [] if roles.W is None else [f"{layer.kind.W} {roles.W.describe(base)}"]
+    pieces += [f"A {roles.A.describe(A)}", f"B {roles.B.describe(B)}"]
+    if roles.m is not None:
+        pieces.append(f"m {roles.m}")
     if layer.law.kind != "fault":
         pieces.append(f"s = {layer.law.formula}")
     return (f"{layer.constructor.signature}: {'; '.join(pieces)}.", *statements(layer))

@@ -1,12 +1,15 @@
 """Which tensor of a layer is which. The shape decides; the name breaks ties, since names are exchanged as often as not.
 
 W (out, in)    A (r, in)    B (out, r)    b (out,)    m, the magnitude of DoRA: as many numbers as b, or as inputs
+
+Of an embedding W is (in, out), which its author calls (ids, width); of a convolution W and A have a kernel's axes.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .kinds import Kind
 from .wanted import NotAdoptedError, Wanted
 from .words import MAGNITUDES, of_factor, plain
 
@@ -22,8 +25,8 @@ class Held:
 
     def describe(self, shape: str) -> str:
         """lora_A (in, r)."""
-        first, second = shape.strip("()").split(", ")
-        return f"{self.path} ({second}, {first})" if self.transposed else f"{self.path} {shape}"
+        turned = ", ".join(shape.strip("()").split(", ")[::-1])
+        return f"{self.path} ({turned})" if self.transposed else f"{self.path} {shape}"
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,14 @@ class Roles:
     m: str | None = None
 
 
-def find_roles(shapes: Shapes, wanted: Wanted, prefer: frozenset[str] = frozenset()) -> Roles:
+def find_roles(shapes: Shapes, wanted: Wanted, kind: Kind, prefer: frozenset[str] = frozenset()) -> Roles:
     """The roles of the tensors of a layer that was built at sizes that differ.
 
     prefer: paths of parameters, which win over buffers and caches of the same shape. Raises NotAdoptedError.
     """
-    W = _candidates(shapes, (wanted.out, wanted.in_), prefer)
-    A = _named(_candidates(shapes, (wanted.rank, wanted.in_), prefer), "a")
-    B = _named(_candidates(shapes, (wanted.out, wanted.rank), prefer), "b")
+    W = _candidates(shapes, kind.base(wanted), prefer)
+    A = _named(_candidates(shapes, kind.factor_A(wanted), prefer), "a")
+    B = _named(_candidates(shapes, kind.factor_B(wanted), prefer), "b")
     if len(A) != 1 or len(B) != 1:
         raise NotAdoptedError(
             f"built with in = {wanted.in_}, out = {wanted.out} and r = {wanted.rank} it has {_count(A, '(r, in)')} and"
@@ -65,8 +68,9 @@ def square_candidates(shapes: Shapes, wanted: Wanted) -> list[Held]:
     return found
 
 
-def _candidates(shapes: Shapes, shape: tuple[int, int], prefer: frozenset[str]) -> list[Held]:
-    found = [Held(path, has != shape) for path, has in shapes.items() if len(has) == 2 and sorted(has) == sorted(shape)]
+def _candidates(shapes: Shapes, shape: tuple[int, ...], prefer: frozenset[str]) -> list[Held]:
+    either = {shape, shape[::-1]} if len(shape) == 2 else {shape}
+    found = [Held(path, has != shape) for path, has in shapes.items() if has in either]
     preferred = [held for held in found if held.path in prefer]
     return preferred or found
 

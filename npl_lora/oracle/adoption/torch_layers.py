@@ -24,11 +24,11 @@ class WithBase(nn.Module):
 
     def __init__(self, path: nn.Module, wanted: Wanted) -> None:
         super().__init__()
-        self.base = _linear(wanted).requires_grad_(False)
+        self.base = _base(wanted).requires_grad_(False)
         self.path = path
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.base(x) + _call(self.path, x)
+        return self.base(x) + call(self.path, x)
 
 
 class TorchLayers:
@@ -45,8 +45,8 @@ class TorchLayers:
 
     def __init__(self) -> None:
         self.parts = {
-            "base": _linear,
-            "weight": lambda wanted: nn.Parameter(_linear(wanted).weight.detach().clone()),
+            "base": _base,
+            "weight": lambda wanted: nn.Parameter(_base(wanted).weight.detach().clone()),
             "bias tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out)),
             "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
             "B": lambda wanted: nn.Linear(wanted.rank, wanted.out, bias=False),
@@ -58,7 +58,7 @@ class TorchLayers:
         if not isinstance(layer, nn.Module):
             raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected a torch.nn.Module")
         if is_parametrization(layer):
-            linear = _linear(wanted)
+            linear = _base(wanted)
             nn.utils.parametrize.register_parametrization(linear, "weight", layer)
             return linear
         _set_up(layer, wanted)
@@ -93,12 +93,12 @@ class TorchLayers:
     def value(self, layer: Any, x: np.ndarray, own_dropout: bool = False) -> np.ndarray:
         with torch.no_grad(), nullcontext() if own_dropout else dropout_as(None):
             layer.train()
-            return _call(layer, tensor(x)).double().numpy()
+            return call(layer, tensor(x)).double().numpy()
 
     def evaluate(self, layer: Any, x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             layer.eval()
-            return _call(layer, tensor(x)).double().numpy()
+            return call(layer, tensor(x)).double().numpy()
 
     def differentiate(self, layer: Any, what: Pass) -> dict[str, Any]:
         layer.train()
@@ -109,7 +109,7 @@ class TorchLayers:
         for leaf in leaves.values():
             _trainable(leaf)
         with nullcontext() if what.own_dropout else dropout_as(what.mask):
-            y = _call(layer, x)
+            y = call(layer, x)
         y.backward(tensor(what.dy))
         dx = {"dx": x.grad} if x.requires_grad else {}
         return {"y": y, **dx, **{name: _gradient(leaf) for name, leaf in leaves.items()}}
@@ -118,13 +118,18 @@ class TorchLayers:
         optimizer = torch.optim.SGD([p for p in layer.parameters() if p.requires_grad], lr=0.5)
         layer.train()
         with dropout_as(None):
-            _call(layer, tensor(what.x)).backward(tensor(what.dy))
+            call(layer, tensor(what.x)).backward(tensor(what.dy))
         optimizer.step()
 
     def train(self, layer: Any, case: Case, paths: Sequence[str]) -> Any:
         layer.train()
         with dropout_as(None):
             return run_steps(case, layer, [held(layer, path) for path in paths])["losses"]
+
+    def states(self, layer: Any) -> dict[str, Callable[[Any], Iterator[str]]]:
+        from .torch_states import states
+
+        return states(layer)
 
     def saved(self, layer: Any) -> frozenset[str]:
         return frozenset(layer.state_dict())
@@ -133,7 +138,7 @@ class TorchLayers:
         layer.train()
         seen: list[tuple[int, ...]] = []
         with torch.no_grad(), dropout_as(None, seen):
-            _call(layer, tensor(x))
+            call(layer, tensor(x))
         return seen
 
 
@@ -171,12 +176,18 @@ def dropout_as(mask: np.ndarray | None, seen: list[tuple[int, ...]] | None = Non
         nn.functional.dropout = before
 
 
-def _linear(wanted: Wanted) -> nn.Linear:
-    dtype = getattr(torch, wanted.dtype or "float32")
-    return nn.Linear(wanted.in_, wanted.out, bias=wanted.bias, dtype=dtype, device=wanted.device or "cpu")
+def _base(wanted: Wanted) -> Any:
+    """torch's own layer."""
+    home: dict[str, Any] = {"dtype": getattr(torch, wanted.dtype or "float32"), "device": wanted.device or "cpu"}
+    if wanted.kind == "embedding":
+        return nn.Embedding(wanted.in_, wanted.out, padding_idx=wanted.padding_idx, **home)
+    if wanted.kind == "conv2d":
+        places = {"stride": wanted.stride, "padding": wanted.padding, "dilation": wanted.dilation}
+        return nn.Conv2d(wanted.in_, wanted.out, wanted.kernel, bias=wanted.bias, **places, **home)
+    return nn.Linear(wanted.in_, wanted.out, bias=wanted.bias, **home)
 
 
-def _call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """y; the first of a tuple. Raises NotImplementedError for what cannot be called with x alone."""
     y = layer(x, **_more(layer))
     y = y[0] if isinstance(y, tuple) and y else y
@@ -249,6 +260,6 @@ def _set_weight(layer: nn.Module, wanted: Wanted, constructor: Constructor) -> N
         return
     for name in dir(type(layer)):
         if re.fullmatch("|".join(SET_WEIGHT), name):
-            linear = _linear(wanted)
+            linear = _base(wanted)
             getattr(layer, name)(linear if "linear" in name else nn.Parameter(linear.weight.detach().clone()))
             return

@@ -13,7 +13,8 @@ class Wanted:
 
     in_, out, rank: sizes; of an embedding, in_ is the number of ids and out the width. strength: what is handed over
     as alpha, or as the scale where the constructor has no alpha. dropout: the probability. dtype, device: the layer's
-    own defaults if empty.
+    own defaults if empty. kernel, stride, padding, dilation: of a convolution. padding_idx: of an embedding.
+    kind: the name of one of the kinds.
     """
 
     in_: int
@@ -26,6 +27,12 @@ class Wanted:
     transposed: bool = False
     dtype: str = ""
     device: str = ""
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    padding_idx: int | None = None
+    kind: str = "linear"
 
     def but(self, **changes: object) -> "Wanted":
         """The same with some fields changed."""
@@ -33,4 +40,5 @@ class Wanted:
 
 
 PROBE = Wanted(13, 11, 3)  # sizes that differ, so that a shape tells what a tensor is
+SHAPED = PROBE.but(kernel=(5, 5))  # the same with a kernel that shows
 SQUARE = Wanted(12, 12, 3)

@@ -32,6 +32,10 @@ _ROLES = {
     "ids": "num_embeddings num_embedding vocab_size n_vocab",
     "width": "embedding_dim embedding_size",
     "kernel": "kernel_size",
+    "stride": "stride",
+    "padding": "padding",
+    "dilation": "dilation",
+    "padding_idx": "padding_idx",
     "key": "key rng rngs",
 }
 _ROLE = {name: role for role, names in _ROLES.items() for name in names.split()}
