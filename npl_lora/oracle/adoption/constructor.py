@@ -25,6 +25,7 @@ class Constructor:
         self._takes_more = any(p.kind is p.VAR_KEYWORD for p in _all_parameters(call))
         self.roles = _roles(self._parameters)
         self.exchanged = False  # whether in and out mean each other
+        self.base_is_weight = False  # whether what is named like a layer is a weight
         self._asked_of_config: set[str] = set()
 
     @property
@@ -90,6 +91,8 @@ class Constructor:
             return AnyConfig(lambda inner: self._answer(inner, wanted))
         if role == "bias" and self.has("weight"):
             return self._parts["bias tensor"](wanted) if wanted.bias else None
+        if role == "base" and self.base_is_weight:
+            role = "weight"
         if role in self._parts:
             return self._parts[role](wanted)
         value = self._plain_value(role, wanted)
@@ -112,6 +115,7 @@ class Constructor:
             "rslora": wanted.rslora,
             "transposed": wanted.transposed,
             "dora": False,
+            "switch": False,
             "name": "default",
             "kernel": _single(wanted.kernel),
             "stride": _single(wanted.stride),
@@ -130,6 +134,14 @@ class Constructor:
 def _single(pair: tuple[int, int]) -> int | tuple[int, int]:
     """One number for both, as most people write it, where that says the same."""
     return pair[0] if pair[0] == pair[1] else pair
+
+
+_TEXT = ("str", "<class 'str'>")
+_SWITCHES = ("is_", "use_", "enable", "merge", "train_")
+
+
+def _is_switch(parameter: inspect.Parameter) -> bool:
+    return parameter.annotation in (bool, "bool") or parameter.name.startswith(_SWITCHES)
 
 
 def _all_parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -152,6 +164,10 @@ def _roles(parameters: list[inspect.Parameter]) -> dict[str, str | None]:
 
 def _role(parameter: inspect.Parameter) -> str | None:
     role, annotation = role_of(parameter.name), str(parameter.annotation)
+    if role is None and parameter.default is parameter.empty and _is_switch(parameter):
+        return "switch"
+    if role in ("scale", "bias", "alpha") and (isinstance(parameter.default, str) or annotation in _TEXT):
+        return None  # a choice among words
     if role in ("A", "B") and "Module" not in annotation and parameter.default is not parameter.empty:
         return None
     return "weight" if role == "base" and "Tensor" in annotation else role

@@ -44,6 +44,10 @@ def facts(layer: Layer) -> list[Fact]:
 def statements(layer: Layer) -> list[str]:
     """What is worth knowing and no fault."""
     said = [_trained(layer)]
+    there = layer.framework.tensors(layer.fresh())
+    fixed = [name for name, path in _factors(layer) if not there[path].trained and there[path].kind != "plain"]
+    if len(fixed) == 1:
+        said.append(f"{fixed[0]} is not trained, as in LoRA-FA.")
     if layer.path_alone:
         said.append("The class is the low-rank path alone: the check adds a linear layer to it.")
     if layer.constructor.exchanged:
@@ -78,7 +82,7 @@ def _start(layer: Layer) -> Iterator[str]:
     """A fresh layer is its base, and one factor alone is zero."""
     if layer.constructor.has("A"):
         return  # the factors are handed in
-    fresh, framework = layer.build(_probe(layer)), layer.framework
+    fresh, framework = layer.fresh(), layer.framework
     A, B = framework.read(fresh, layer.roles.A.path), framework.read(fresh, layer.roles.B.path)
     if not A.any() and not B.any():
         yield "A and B are both zero at the start, so both gradients are zero: nothing is ever learned"
@@ -100,11 +104,16 @@ def _base_value(layer: Layer, built: Any, x: np.ndarray) -> np.ndarray:
     assert W is not None
     weight = framework.read(built, W.path)
     weight = weight.T if W.transposed else weight
-    y = {"linear": lambda: x @ weight.T, "embedding": lambda: weight[x], "conv2d": lambda: _pointwise(x, weight)}
+    y = {
+        "linear": lambda: x @ weight.T,
+        "conv1d": lambda: x @ weight.T,
+        "embedding": lambda: weight[x],
+        "conv2d": lambda: _pointwise(x, weight),
+    }
     there = framework.tensors(built)
     biases = [framework.read(built, path) for path in layer.roles.biases[:1] if path in there]
     axes = (-1, 1, 1) if layer.kind is CONV2D else (-1,)
-    return sum((b.reshape(axes) for b in biases), start=y[layer.kind.name]())
+    return sum((b.reshape(axes) for b in biases), start=y)
 
 
 def _pointwise(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -118,18 +127,20 @@ def _parameters(layer: Layer) -> Iterator[str]:
     for words, changes in homes.items():
         if changes and not layer.constructor.has("base", "weight", *changes):
             continue
-        there = layer.framework.tensors(layer.build(_probe(layer, **changes)))
-        lost = [name for name, held in _factors(layer) if there[held].kind != "parameter"]
+        try:
+            there = layer.framework.tensors(layer.build(_probe(layer, **changes)))
+        except Exception:  # a constructor that refuses another home says so to who asks for it
+            continue
+        lost = [name for name, held in _factors(layer) if there[held].kind == "plain"]
         if lost:
             yield f"{_and(lost)} {_are(lost)} not parameters{words}: never trained and never saved"
-        still = [name for name, held in _factors(layer) if not there[held].trained]
-        if still:
-            yield f"{_and(still)} {_are(still)} not trained: requires_grad is False"
+        if not any(there[path].trained for _, path in _factors(layer)):
+            yield "neither A nor B is trained: requires_grad is False"
 
 
 def _saved(layer: Layer) -> Iterator[str]:
     """A and B are saved with the layer."""
-    saved = layer.framework.saved(layer.build(_probe(layer)))
+    saved = layer.framework.saved(layer.fresh())
     lost = [name for name, path in _factors(layer) if path not in saved]
     if lost:
         yield f"{_and(lost)} {_are(lost)} not in the state dict: never saved"
@@ -143,7 +154,7 @@ def _base_without_bias(layer: Layer) -> Iterator[str]:
 
 def _calls(layer: Layer) -> Iterator[str]:
     """A call changes nothing: in training, in evaluation and in training again, W keeps its bits and its kind."""
-    built, framework, W = layer.build(_probe(layer)), layer.framework, layer.roles.W
+    built, framework, W = layer.fresh(), layer.framework, layer.roles.W
     assert W is not None
     rng = np.random.default_rng(1)
     for _, path in _factors(layer):
@@ -162,7 +173,7 @@ def _calls(layer: Layer) -> Iterator[str]:
 
 def _step(layer: Layer) -> Iterator[str]:
     """A step of an optimiser changes A and B, and no frozen W."""
-    built, framework, W = layer.build(_probe(layer)), layer.framework, layer.roles.W
+    built, framework, W = layer.fresh(), layer.framework, layer.roles.W
     assert W is not None
     rng, x = np.random.default_rng(2), _input(layer)
     for _, path in _factors(layer):
@@ -172,7 +183,8 @@ def _step(layer: Layer) -> Iterator[str]:
     frozen = not framework.tensors(built)[W.path].trained
     dy = rng.normal(size=framework.value(built, x).shape).astype(np.float32)
     framework.step(built, Pass(x, dy, {}))
-    still = [n for n, path in _factors(layer) if np.array_equal(framework.read(built, path), before[path])]
+    trained = [(name, path) for name, path in _factors(layer) if framework.tensors(built)[path].trained]
+    still = [name for name, path in trained if np.array_equal(framework.read(built, path), before[path])]
     if still:
         yield f"a step of the optimiser does not change {_and(still)}"
     if frozen and not np.array_equal(framework.read(built, W.path), before[W.path]):
@@ -183,7 +195,7 @@ def _evaluation(layer: Layer) -> Iterator[str]:
     """There is no dropout in evaluation."""
     if not layer.constructor.has("dropout"):
         return
-    built, framework, x = layer.build(_probe(layer, dropout=0.5)), layer.framework, _input(layer)
+    built, framework, x = layer.fresh(dropout=0.5), layer.framework, _input(layer)
     rng = np.random.default_rng(3)
     for _, path in _factors(layer):
         framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))

@@ -8,6 +8,9 @@ from .kinds import EMBEDDING, LINEAR
 from .layer import Layer
 
 _SIZES = (400, 300, 50)  # in, out, r: 20,000 numbers, and 1 / sqrt(in) far from 1 / r
+Sizes = tuple[int, int, int]
+_OTHERS = (900, 300, 20)  # where a number that is the same everywhere fits no longer
+_BOTH = (_SIZES, _OTHERS)
 _CLOSE = 0.05  # relative, of a spread: far more than 20,000 draws are off
 
 
@@ -16,11 +19,15 @@ def distribution_of(layer: Layer) -> str:
     embedding, whose B is drawn: "normal", N(0, 1)."""
     if layer.kind is EMBEDDING:
         return "normal" if _kind_and_spread(layer)[0] == "normal" and _near(_kind_and_spread(layer)[1], 1.0) else ""
-    in_, _, rank = _SIZES
-    kind, spread = _kind_and_spread(layer)
-    if kind == "uniform" and _near(spread, 1 / math.sqrt(in_)):
-        return "kaiming_uniform"
-    return "gaussian" if kind == "normal" and _near(spread, 1 / rank) else ""
+    return next((name for name in ("kaiming_uniform", "gaussian") if all(_is(name, layer, s) for s in _BOTH)), "")
+
+
+def _is(name: str, layer: Layer, sizes: Sizes) -> bool:
+    in_, _, rank = sizes
+    kind, spread = _kind_and_spread(layer, sizes)
+    if name == "gaussian":
+        return kind == "normal" and _near(spread, 1 / rank)
+    return kind == "uniform" and _near(spread, 1 / math.sqrt(in_))
 
 
 def describe_start(layer: Layer) -> str:
@@ -37,9 +44,9 @@ def describe_start(layer: Layer) -> str:
     return f"A starts with a standard deviation of {spread:.2g} {where}; PEFT's is uniform within +-1/sqrt(in)."
 
 
-def _kind_and_spread(layer: Layer) -> tuple[str, float]:
+def _kind_and_spread(layer: Layer, sizes: Sizes = _SIZES) -> tuple[str, float]:
     """Either "uniform" and its bound, or "normal" and its standard deviation. Of many normal draws one is far out."""
-    in_, out, rank = _SIZES
+    in_, out, rank = sizes
     if layer.constructor.square_only:
         out = in_
     fresh = layer.build(layer.probe.but(in_=in_, out=out, rank=rank, bias=not layer.takes_no_bias))

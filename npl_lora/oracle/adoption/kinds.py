@@ -2,7 +2,7 @@
 that asks it, and the input for which y is the layer as a matrix (in, out)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,7 @@ LINEAR = Kind(
     lambda w: (w.out, w.rank),
     lambda w: np.eye(w.in_),
 )
+CONV1D = replace(LINEAR, name="conv1d")  # GPT-2's: linear, and its weight is (in, out)
 EMBEDDING = Kind(
     "embedding",
     "lora_embedding",
@@ -66,4 +67,4 @@ def kind_of(constructor: Constructor) -> Kind:
         return EMBEDDING
     if constructor.has("kernel") or any("conv2d" in name for name in names) or any("conv" in word for word in words):
         return CONV2D
-    return LINEAR
+    return CONV1D if any("conv1d" in name for name in names) else LINEAR

@@ -28,6 +28,7 @@ _WRONG: Mapping[str, Callable[[float, int], float]] = {
 _OF_RANK: Mapping[str, Callable[[float, int], float]] = {
     "1 / r": lambda a, r: 1 / r,
     "1 / sqrt(r)": lambda a, r: 1 / math.sqrt(r),
+    "r": lambda a, r: float(r),
 }
 
 
@@ -74,7 +75,7 @@ def dora_scale(y: np.ndarray, W: np.ndarray, product: np.ndarray) -> tuple[float
     return float(np.mean(found)), max(*left, spread)
 
 
-def find_law(measure: Callable[[float, int], float], parameter: str, is_alpha: bool, ranks: tuple[int, ...]) -> Law:
+def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tuple[int, ...]) -> Law:
     """The law of a layer. measure(alpha, r) -> s, or nan where what the layer adds is no multiple of B A.
 
     parameter: "" if the constructor takes neither alpha nor a scale. ranks: those that will be asked for.
@@ -86,9 +87,9 @@ def find_law(measure: Callable[[float, int], float], parameter: str, is_alpha: b
         return Law("", "fault", parameter)
     for form, law in _PLAIN.items():
         if _fits(measured, law):
-            right = form == "{a} / r" and is_alpha
             slope = {r: law(1.0, r) for r in ranks}
-            return Law(form.format(a=parameter), "right" if right else "convention", parameter, slope)
+            kind = "right" if form == "{a} / r" else "convention"
+            return Law(form.format(a=parameter), kind, parameter, slope)
     for form, law in _WRONG.items():
         if _fits(measured, law):
             return Law(form.format(a=parameter), "fault", parameter)

@@ -27,7 +27,7 @@ class Layer:
         self.framework = framework
         self.constructor = constructor
         self.kind = kind_of(constructor)
-        self.takes_bias, self.takes_no_bias, self.refusal = self._biases_taken()
+        self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()
         self.path_alone = False
         self.roles = self._find_roles()
         self.law = self._find_law()
@@ -40,16 +40,18 @@ class Layer:
         if not self.constructor.has("dropout"):
             return ""
         wanted = self.probe.but(dropout=0.5, bias=not self.takes_no_bias)
-        x = self.kind.identity(wanted)
-        shapes = self.framework.dropped(self.build(wanted), x if x.dtype.kind == "i" else x.astype(np.float32))
-        places: dict[int, str] = {wanted.in_: "x", wanted.rank: "x A^T", wanted.out: "after B"}
-        if self.kind is EMBEDDING:  # there is no x to drop: the contract drops rows of A^T
-            places[wanted.rank] = "x"
-        if not shapes or len(shapes[0]) < 2:
+        x = self.kind.identity(wanted)[:5]
+        try:
+            shapes = self.framework.dropped(self.build(wanted), x if x.dtype.kind == "i" else x.astype(np.float32))
+        except Exception:  # a forward that raises is judged case by case
             return "elsewhere"
-        if shapes[0][0] == wanted.rank:
-            return "the columns of A"
-        return places.get(shapes[0][1], "elsewhere")
+        rows = x.shape[:1]
+        places = {x.shape: "x", (*rows, wanted.rank): "x A^T", (*rows, wanted.out): "after B"}
+        if self.kind is EMBEDDING:  # there is no x to drop: the contract drops rows of A^T
+            places[*rows, wanted.rank] = "x"
+        if shapes and wanted.in_ in shapes[0]:
+            return places.get(shapes[0], "the columns of A")
+        return places.get(shapes[0], "elsewhere") if shapes else "elsewhere"
 
     @property
     def contract(self) -> str:
@@ -66,6 +68,15 @@ class Layer:
         layer = self.framework.finish(layer, wanted, self.constructor)
         return self.framework.with_base(layer, wanted)[0] if self.path_alone else layer
 
+    def fresh(self, **changes: Any) -> Any:
+        """A new layer of the probe's sizes, in float32, that has a weight where its author leaves memory as it is."""
+        layer = self.framework.cast(self.build(self.probe.but(bias=not self.takes_no_bias, **changes)), "float32")
+        rng, there = np.random.default_rng(0), self.framework.tensors(layer)
+        for path in (*([self.roles.W.path] if self.roles.W else ()), *self.roles.biases):
+            if path in there and not np.isfinite(self.framework.read(layer, path)).all():
+                self.framework.write(layer, path, rng.normal(size=there[path].shape).astype(np.float32))
+        return layer
+
     def filled(self, wanted: Wanted, arrays: Mapping[str, np.ndarray], dtype: str) -> Any:
         """A new layer that holds W, A, B, the bias b and the magnitude m if there are such, in this dtype."""
         layer = self.framework.cast(self._built_if_taken(wanted), dtype)
@@ -74,8 +85,11 @@ class Layer:
         if self.roles.W is not None:
             self._write(layer, self.roles.W, arrays[self.kind.W])
         if self.roles.m is not None:
-            m = arrays["m"] if "m" in arrays else np.ones(wanted.out)
-            self.framework.write(layer, self.roles.m, m.reshape(self.framework.tensors(layer)[self.roles.m].shape))
+            shape = self.framework.tensors(layer)[self.roles.m].shape
+            m = arrays["m"] if "m" in arrays else np.ones(shape)
+            if m.size != math.prod(shape):
+                raise NotImplementedError("m has one number for each input, where PEFT has one for each output")
+            self.framework.write(layer, self.roles.m, m.reshape(shape))
         there = self.framework.tensors(layer)
         biases = [path for path in self.roles.biases if path in there]
         if "b" in arrays and not biases:
@@ -131,6 +145,20 @@ class Layer:
             raise ValueError(f"{held.path} has shape {shape} in a layer that was asked for {array.shape}")
         self.framework.write(layer, held.path, array)
 
+    def _try_both_bases(self) -> tuple[bool, bool, str]:
+        """As `_biases_taken`; what is named like a layer may be its weight."""
+        try:
+            return self._biases_taken()
+        except NotAdoptedError:
+            if not self.constructor.has("base"):
+                raise
+        self.constructor.base_is_weight = True
+        try:
+            return self._biases_taken()
+        except NotAdoptedError:
+            self.constructor.base_is_weight = False
+            return self._biases_taken()  # its own reason is the one to give
+
     def _biases_taken(self) -> tuple[bool, bool, str]:
         """Whether the constructor takes a base with a bias, and one without; how it refused, if it did."""
         taken, refusal = {}, ""
@@ -166,7 +194,8 @@ class Layer:
         def inside(held: Held) -> Held:
             return replace(held, path=f"{prefix}.{held.path}")
 
-        return Roles(inside(roles.A), inside(roles.B), Held(f"{base}.weight"), (f"{base}.bias",))
+        own = tuple(f"{prefix}.{path}" for path in roles.biases)
+        return Roles(inside(roles.A), inside(roles.B), Held(f"{base}.weight"), (f"{base}.bias", *own))
 
     def _square_roles(self, layer: Any, shapes: Shapes, wanted: Wanted) -> Roles:
         """Which factor is which, by filling both and seeing which product comes out."""
@@ -231,4 +260,4 @@ class Layer:
                 return math.nan
             return s if left < CLOSE else math.nan
 
-        return find_law(measure, parameter, self.constructor.has("alpha"), RANKS)
+        return find_law(measure, parameter, RANKS)

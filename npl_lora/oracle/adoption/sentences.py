@@ -6,6 +6,7 @@ from .layer import Layer
 
 _SHAPES = {
     "linear": ("(out, in)", "(r, in)", "(out, r)"),
+    "conv1d": ("(out, in)", "(r, in)", "(out, r)"),
     "embedding": ("(ids, width)", "(r, ids)", "(width, r)"),
     "conv2d": ("(out, in, kh, kw)", "(r, in, kh, kw)", "(out, r, 1, 1)"),
 }

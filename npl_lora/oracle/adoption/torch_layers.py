@@ -16,7 +16,7 @@ from ..libraries.torch_tools import run_steps, tensor
 from .constructor import Constructor
 from .framework import Pass, Tensor
 from .wanted import NotAdoptedError, Wanted
-from .words import SET_UP, SET_WEIGHT, WEIGHTS, plain, role_of
+from .words import SET_UP, SET_WEIGHT, is_weight, role_of
 
 
 class WithBase(nn.Module):
@@ -29,6 +29,19 @@ class WithBase(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.base(x) + call(self.path, x)
+
+
+class Conv1D(nn.Module):
+    """A linear layer as GPT-2 has it: its weight is (in, out)."""
+
+    def __init__(self, wanted: Wanted, home: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.nx, self.nf = wanted.in_, wanted.out
+        self.weight = nn.Parameter(torch.randn(wanted.in_, wanted.out, **home))
+        self.bias = nn.Parameter(torch.zeros(wanted.out, **home))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
 
 
 class TorchLayers:
@@ -44,8 +57,9 @@ class TorchLayers:
     )
 
     def __init__(self) -> None:
+        self._last_base: Any = None
         self.parts = {
-            "base": _base,
+            "base": self._handed_base,
             "weight": lambda wanted: nn.Parameter(_base(wanted).weight.detach().clone()),
             "bias tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out)),
             "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
@@ -54,6 +68,10 @@ class TorchLayers:
             "dtype": lambda wanted: getattr(torch, wanted.dtype or "float32"),
         }
 
+    def _handed_base(self, wanted: Wanted) -> Any:
+        self._last_base = _base(wanted)
+        return self._last_base
+
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
         if not isinstance(layer, nn.Module):
             raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected a torch.nn.Module")
@@ -61,6 +79,11 @@ class TorchLayers:
             linear = _base(wanted)
             nn.utils.parametrize.register_parametrization(linear, "weight", layer)
             return linear
+        if hasattr(layer, "apply_to") and self._last_base is not None:
+            layer.apply_to()
+            base, self._last_base = self._last_base, None
+            base.lora = layer  # it replaces the base's forward, and is called through it
+            return base
         _set_up(layer, wanted)
         _set_weight(layer, wanted, constructor)
         return layer
@@ -145,7 +168,7 @@ class TorchLayers:
 def is_parametrization(layer: nn.Module) -> bool:
     """Whether forward takes a weight and returns another, as torch.nn.utils.parametrize wants it."""
     names = list(inspect.signature(type(layer).forward).parameters)[1:]
-    return bool(names) and (plain(names[0]) in WEIGHTS or "arametri" in type(layer).__name__)
+    return bool(names) and (is_weight(names[0]) or "arametri" in type(layer).__name__)
 
 
 def held(layer: nn.Module, path: str) -> torch.Tensor:
@@ -179,6 +202,8 @@ def dropout_as(mask: np.ndarray | None, seen: list[tuple[int, ...]] | None = Non
 def _base(wanted: Wanted) -> Any:
     """torch's own layer."""
     home: dict[str, Any] = {"dtype": getattr(torch, wanted.dtype or "float32"), "device": wanted.device or "cpu"}
+    if wanted.kind == "conv1d":
+        return Conv1D(wanted, home)
     if wanted.kind == "embedding":
         return nn.Embedding(wanted.in_, wanted.out, padding_idx=wanted.padding_idx, **home)
     if wanted.kind == "conv2d":
@@ -249,8 +274,10 @@ def _set_up(layer: nn.Module, wanted: Wanted) -> None:
                 "scale": wanted.strength,
             }
             call = getattr(layer, name)
-            names = inspect.signature(call).parameters
-            call(**{n: values[role] for n in names if (role := role_of(n)) in values})
+            parameters = inspect.signature(call).parameters.values()
+            if any(p.default is p.empty and role_of(p.name) not in values for p in parameters):
+                continue
+            call(**{p.name: values[role] for p in parameters if (role := role_of(p.name)) in values})
             return
 
 

@@ -59,8 +59,10 @@ class _Probe:
                 rng = np.random.default_rng([k, seed if k < len(self.paths) else 0])
                 framework.write(built, path, rng.normal(size=t.shape) + (3.0 if path == roles.m else 0.0))
         for path in self.paths.values():
-            held(built, path).requires_grad_()
-        return built.train()
+            if held(built, path).is_leaf:
+                held(built, path).requires_grad_()
+        built.train()
+        return built
 
     def x(self, seed: int = 0) -> torch.Tensor:
         rng, in_ = np.random.default_rng(100 + seed), self.wanted.in_
@@ -171,8 +173,8 @@ def train_and_eval(probe: _Probe) -> Iterator[str]:
 
 def autocast(probe: _Probe) -> Iterator[str]:
     """Under torch.autocast in bfloat16, y and the gradients agree to what that dtype has."""
-    right = probe.gradients(probe.layer().float(), _single(probe.x()))
-    built = probe.layer().float()  # before autocast, which keeps copies of the parameters that it has seen
+    right = probe.gradients(_single_layer(probe), _single(probe.x()))
+    built = _single_layer(probe)  # before autocast, which keeps copies of the parameters that it has seen
     with torch.autocast("cpu", torch.bfloat16):
         got = probe.gradients(built, _single(probe.x()))
     if wrong := _differing(got, right, _AUTOCAST):
@@ -217,6 +219,12 @@ def _called(probe: _Probe, built: Any, mode: str) -> torch.Tensor:
     built.train(mode == "training")
     with dropout_as(None), torch.no_grad():
         return call(built, probe.x())
+
+
+def _single_layer(probe: _Probe) -> Any:
+    built = probe.layer()
+    built.float()
+    return built
 
 
 def _single(x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """The names that people give to the parts of a LoRA layer. A new synonym is one word in a table here.
 
-Names are compared in lower case and without leading underscores. Source: a study of about 100 public layers.
+Names are compared in lower case and without leading underscores. Source: two studies of 270 public layers.
 """
+
+import re
 
 _ROLES = {
     "in": "in_features in_feature in_dim in_dims input_dim input_dims d_in in_f in_feat inp_dim fan_in k_in dim_in"
@@ -21,7 +23,7 @@ _ROLES = {
     "base": "linear base base_layer original_layer original orig_linear original_linear original_linear_layer"
     " orig_layer orig_module original_module base_module base_linear linear_layer lin_layer lin layer module"
     " org_module existing_linear pretrained pretrained_layer pretrained_linear proj qkv fc linear_module nn_linear"
-    " wrapped target_module child source embedding embedding_layer original_embedding conv conv_layer original_conv",
+    " wrapped target_module child source orig old embedding embedding_layer original_embedding conv conv_layer original_conv",
     "weight": "weight w0 w original_weight base_weight wt pretrained_weight weight_matrix frozen_weight",
     "device": "device",
     "dtype": "dtype param_dtype",
@@ -51,14 +53,39 @@ MERGE = ("merge", "merge_weights", "merge_lora", "fuse", "merge_and_unload", "to
 UNMERGE = ("unmerge", "unmerge_weights", "unmerge_lora", "unfuse", "unmerge_lora_weights")
 
 
+# Where the whole name is in no table, its words tell: a word of each group.
+_BY_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("base", ("old orig original base existing raw pretrained frozen wrapped", "layer linear module proj conv fc")),
+    ("base", ("conv linear embedding embed", "module layer")),
+    ("in", ("in input", "features feature dim dims size params channels hidden")),
+    ("out", ("out output", "features feature dim dims size params channels hidden")),
+    ("rank", ("rank",)),
+    ("alpha", ("alpha",)),
+    ("dropout", ("dropout",)),
+    ("name", ("name",)),
+)
+_NOT_BY_WORDS = frozenset(["init", "type", "mode", "pattern"])  # init_alpha, dropout_type
+
+
 def role_of(name: str) -> str | None:
     """The role that a parameter of this name plays, or None."""
-    return _ROLE.get(plain(name))
+    name = plain(name)
+    if name in _ROLE:
+        return _ROLE[name]
+    words = set(name.split("_"))
+    if words & _NOT_BY_WORDS:
+        return None
+    return next((role for role, groups in _BY_WORDS if all(words & set(group.split()) for group in groups)), None)
 
 
 def plain(name: str) -> str:
-    """A name as the tables have it."""
-    return name.lower().lstrip("_")
+    """A name as the tables have it: baseLinear is base_linear."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().lstrip("_")
+
+
+def is_weight(name: str) -> bool:
+    """Whether a forward that takes this first is a parametrization's."""
+    return plain(name) in WEIGHTS or "weight" in plain(name).split("_")
 
 
 def of_factor(path: str, letter: str) -> bool:
