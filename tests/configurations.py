@@ -203,6 +203,20 @@ def combine(d):
     return {name: a for pair in pairs for name, a in pair.items()}, config
 
 
+@polynomial
+def lora_batched(d):
+    """Three adapters of ranks r, F and V, padded with large numbers; rows with one of them or none, in any order."""
+    f, ranks = Draw(d), [d["r"], d["F"], d["V"]]
+    K, R, N = len(ranks), max(ranks) + int(d["padding"]), d["S"] + d["T"]
+    A, B = f(K, R, d["in"]), f(K, d["out"], R)
+    for k, r in enumerate(ranks):
+        A[k, r:], B[k, :, r:] = 1e3, -1e3
+    more = {"b": f(d["out"])} if d["bias"] else {}
+    x, ids = f(N, *d["leading"][:2], d["in"]), np.resize(f.rng.permutation(K + 1) - 1, N)
+    inputs = {"x": x, "W": f(d["out"], d["in"]), "A": A, "B": B, "ids": ids, **more}
+    return inputs, {"ranks": ranks, "scales": [d["scale"], 1.25, -3.0]}
+
+
 @op
 def softmax(d):
     f = Draw(d)

@@ -169,6 +169,27 @@ def combine(m, a, c, dy):
     return delta, grads
 
 
+def lora_batched(m, a, c, dy):
+    x, W, A, B, ids = (a[name] for name in ("x", "W", "A", "B", "ids"))
+    y, grads = zeros(m, *dy.shape), {name: zeros(m, *a[name].shape) for name in a if name != "ids"}
+    for at in np.ndindex(*dy.shape[:-1]):
+        k = int(ids[at[0]])
+        for o, i in every(W.shape[0], W.shape[1]):
+            y[(*at, o)] += x[(*at, i)] * W[o, i]
+            grads["x"][(*at, i)] += dy[(*at, o)] * W[o, i]
+            grads["W"][o, i] += dy[(*at, o)] * x[(*at, i)]
+            for j in range(c["ranks"][k] if k >= 0 else 0):
+                s = m.number(c["scales"][k])
+                y[(*at, o)] += s * x[(*at, i)] * A[k, j, i] * B[k, o, j]
+                grads["x"][(*at, i)] += s * dy[(*at, o)] * B[k, o, j] * A[k, j, i]
+                grads["A"][k, j, i] += s * dy[(*at, o)] * B[k, o, j] * x[(*at, i)]
+                grads["B"][k, o, j] += s * dy[(*at, o)] * A[k, j, i] * x[(*at, i)]
+        for o in range(W.shape[0] if "b" in a else 0):
+            y[(*at, o)] += a["b"][o]
+            grads["b"][o] += dy[(*at, o)]
+    return y, grads
+
+
 def softmax_row(m, row, visible):
     """One row; what is not visible is zero."""
     y = [m.number(0) for _ in row]

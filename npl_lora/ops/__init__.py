@@ -9,7 +9,7 @@ These ops are for reading and trusting, not for speed. Each is a pure function t
 or whatever array namespace the inputs come from. Each file starts with the derivation of its backward.
 
 Reading order: linear, lora_linear, dora_linear, merge, combine, embedding, lora_embedding, dropout, softmax, attention,
-rope, compose, lora_attention, patches, lora_conv2d; then the rest.
+rope, compose, lora_attention, patches, lora_conv2d, lora_batched; then the rest.
 
 Notation, the same in every file:
 
@@ -39,6 +39,7 @@ from .glu import glu
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_attention import lora_attention
+from .lora_batched import lora_batched
 from .lora_conv2d import lora_conv2d
 from .lora_embedding import lora_embedding
 from .lora_linear import lora_linear
@@ -69,6 +70,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "lora_attention",
+    "lora_batched",
     "lora_conv2d",
     "lora_embedding",
     "lora_linear",

@@ -1,12 +1,13 @@
-"""The ops that lora_attention, lora_mlp and lora_conv2d are composed of, the default of their argument `ops`.
+"""The ops that lora_attention, lora_mlp, lora_conv2d and lora_batched are composed of.
 
-Any object with these names can take its place: tuned twins of the ops, or the wrong ones of the oracle's catalogue of
-faults.
+They are the default of the argument `ops`. Any object with these names can take their place: tuned twins of the ops, or
+the wrong ones of the oracle's catalogue of faults.
 """
 
 from .attention import attention
 from .glu import glu
+from .linear import linear
 from .lora_linear import lora_linear
 from .rope import rope
 
-__all__ = ["attention", "glu", "lora_linear", "rope"]
+__all__ = ["attention", "glu", "linear", "lora_linear", "rope"]

@@ -3,8 +3,8 @@
     A has shape (16, 8), expected (r, in) = (8, 16)
 
 The letters in shapes mean the same in every file: N tokens, B batch, T positions, S key positions, H heads, G key/value
-heads, D head size, V vocabulary, r rank, in and out the features of a linear layer, C the width of the model, F the
-inner width of an MLP. "..." stands for any leading axes.
+heads, D head size, V vocabulary, K adapters, r rank, in and out the features of a linear layer, C the width of the
+model, F the inner width of an MLP. "..." stands for any leading axes.
 """
 
 import cmath
@@ -160,13 +160,13 @@ def check_choice(name: str, value: Any, choices: Any) -> Any:
     return value
 
 
-def check_ids(name: str, ids: Any, size: int, xp: Any) -> None:
-    """Refuse ids outside 0 <= id < size. A negative index would silently count from the end."""
+def check_ids(name: str, ids: Any, size: int, xp: Any, least: int = 0) -> None:
+    """Refuse ids outside least <= id < size. A negative index would silently count from the end."""
     if math.prod(ids.shape) == 0:
         return
     low, high = int(xp.min(ids)), int(xp.max(ids))
-    if low < 0 or high >= size:
-        raise ValueError(f"{name} has values from {low} to {high}, expected 0 <= {name} < {size}")
+    if low < least or high >= size:
+        raise ValueError(f"{name} has values from {low} to {high}, expected {least} <= {name} < {size}")
 
 
 def floating_dtype(dtype: Any) -> np.dtype:

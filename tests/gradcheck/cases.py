@@ -15,10 +15,18 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
-def combine(**inputs: Any) -> Any:
-    """combine with its numbers by name, weight_1, scale_1, ..., as the exact check wants them."""
-    numbers = {kind: [inputs.pop(n) for n in sorted(inputs) if n.startswith(kind)] for kind in ("weight", "scale")}
-    return ops.combine(weights=numbers["weight"], scales=numbers["scale"], **inputs)
+LISTS = ("weights", "scales")
+
+
+def with_lists(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The op with the numbers of its lists by name, weights_1, scales_1, ..., as the exact check wants them."""
+
+    def listed(**inputs: Any) -> Any:
+        numbers = {kind: [inputs.pop(n) for n in sorted(inputs) if n.startswith(f"{kind}_")] for kind in LISTS}
+        return op(**inputs, **{kind: values for kind, values in numbers.items() if values})
+
+    listed.__name__ = op.__name__
+    return listed
 
 
 def hold_padding(op: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,10 +47,10 @@ def hold_padding(op: Callable[..., Any]) -> Callable[..., Any]:
 def case(name: str, point: dict[str, Any]) -> Case:
     """The op, and all its arguments at the point."""
     inputs, config = build(name, point)
-    if name == "combine":
-        config = {f"{kind[:-1]}_{i}": value for kind, values in config.items() for i, value in enumerate(values, 1)}
-        return combine, inputs | config
     op = getattr(ops, name)
+    if lists := {kind: config.pop(kind) for kind in LISTS if kind in config}:
+        config |= {f"{kind}_{i}": value for kind, values in lists.items() for i, value in enumerate(values, 1)}
+        return with_lists(op), inputs | config
     return hold_padding(op) if "padding_idx" in config else op, inputs | config
 
 

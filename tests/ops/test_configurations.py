@@ -33,6 +33,15 @@ def test_ids_repeat_and_name_the_padding_token_and_others(name):
     assert set(tokens) < set(range(len(inputs["E"])))
 
 
+@pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
+def test_some_rows_of_a_batch_have_an_adapter_and_some_have_none(point):
+    inputs, config = build("lora_batched", point)
+    assert -1 in inputs["ids"]
+    assert len({*inputs["ids"]} - {-1}) > 1
+    assert len(set(config["ranks"])) > 1
+    assert min(config["ranks"]) < inputs["A"].shape[1]
+
+
 def test_dropout_drops_and_keeps():
     for name in ("dropout", "lora_linear"):
         mask = build(name, FIRST)[0]["mask"]

@@ -26,6 +26,11 @@ def combine(**changed):
     return ops.combine(**dict(A_1=f((2, 5)), B_1=f((3, 2)), A_2=A, B_2=B, weights=[1, 2], scales=[3, 4]) | changed)
 
 
+def batched(**changed):
+    given = dict(x=x, W=W, A=f((2, 4, 5)), B=f((2, 3, 4)), ids=np.array([-1, 1]), ranks=[2, 4], scales=[1.0, 2.0])
+    return ops.lora_batched(**given | changed)
+
+
 REFUSED = [
     (lambda: ops.lora_linear(x, W, A.T, B, scale=1.0), ValueError, "A has shape (5, 4), expected (r, in) = (r, 5)"),
     (lambda: ops.lora_linear(x, W, A, B.T, scale=1.0), ValueError, "B has shape (4, 3), expected (out, r) = (3, 4)"),
@@ -87,6 +92,17 @@ REFUSED = [
         ValueError,
         "B has shape (3, 5, 2, 1), expected (Co, r, 1, 1) = (3, 5, 1, 1)",
     ),
+    (lambda: batched(x=x[:1]), ValueError, "x has shape (1, 5), expected (N, ..., in) = (2, ..., 5)"),
+    (lambda: batched(x=x[0]), ValueError, "x has shape (5,), expected (N, ..., in) = (2, ..., 5)"),
+    (lambda: batched(A=f((3, 4, 5))), ValueError, "B has shape (2, 3, 4), expected (K, out, R) = (3, 3, 4)"),
+    (lambda: batched(ids=ids), ValueError, "ids has values from 0 to 2, expected -1 <= ids < 2"),
+    (lambda: batched(ids=ids - 2), ValueError, "ids has values from -2 to 0, expected -1 <= ids < 2"),
+    (lambda: batched(ids=ids + 0.5), TypeError, "ids has dtype float64, expected an integer dtype"),
+    (lambda: batched(ranks=[2]), ValueError, "ranks has length 1, expected 2, one for each adapter"),
+    (lambda: batched(ranks=[2, 5]), ValueError, "ranks[1] is 5, expected 1 <= ranks[1] < 5"),
+    (lambda: batched(ranks=[2, 1.0]), TypeError, "ranks[1] is a float, expected an integer"),
+    (lambda: batched(scales=[1.0]), ValueError, "scales has length 1, expected 2, one for each adapter"),
+    (lambda: batched(scales=[None, 1.0]), TypeError, "scales[0] is None, expected a number"),
     (lambda: combine(A_2=A.T), ValueError, "A_2 has shape (5, 4), expected (r_2, in) = (r_2, 5)"),
     (lambda: combine(B_2=B.T), ValueError, "B_2 has shape (4, 3), expected (out, r_2) = (3, 4)"),
     (lambda: combine(A_3=A), TypeError, "combine was given A_3, expected A_1, B_1, A_2, B_2"),

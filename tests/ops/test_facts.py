@@ -44,6 +44,40 @@ def test_a_convolution_with_a_kernel_of_one_is_a_linear_layer_on_channels():
 
 
 @given(d=DIMS)
+def test_a_row_of_a_batch_is_what_its_adapter_alone_makes_of_it(d):
+    inputs, config = build("lora_batched", d)
+    y, pullback = ops.lora_batched(**inputs, **config)
+    dx = pullback(y)["x"]
+    bias = {"b": inputs["b"]} if "b" in inputs else {}
+    for n, k in enumerate(inputs["ids"]):
+        x, W = inputs["x"][n], inputs["W"]
+        if k < 0:
+            alone, pullback = ops.linear(x, W, **bias)
+        else:
+            A, B = inputs["A"][k, : config["ranks"][k]], inputs["B"][k, :, : config["ranks"][k]]
+            alone, pullback = ops.lora_linear(x, W, A, B, scale=config["scales"][k], **bias)
+        np.testing.assert_allclose(y[n], alone, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(dx[n], pullback(y[n])["x"], rtol=1e-12, atol=1e-12)
+
+
+@given(d=DIMS, rubbish=st.sampled_from([np.nan, np.inf, -1e300]))
+def test_what_is_in_the_padding_of_an_adapter_does_not_matter_and_gets_no_gradient(d, rubbish):
+    inputs, config = build("lora_batched", d | {"padding": True})
+    y, pullback = ops.lora_batched(**inputs, **config)
+    A, B = inputs["A"].copy(), inputs["B"].copy()
+    for k, r in enumerate(config["ranks"]):
+        A[k, r:], B[k, :, r:] = rubbish, rubbish
+    other, other_pullback = ops.lora_batched(**inputs | {"A": A, "B": B}, **config)
+    np.testing.assert_array_equal(other, y)
+    for name, grad in pullback(y).items():
+        np.testing.assert_array_equal(other_pullback(y)[name], grad)
+    grads = pullback(y)
+    for k, r in enumerate(config["ranks"]):
+        assert not grads["A"][k, r:].any()
+        assert not grads["B"][k, :, r:].any()
+
+
+@given(d=DIMS)
 def test_at_the_start_the_layer_is_its_base_and_only_dB_moves(d):
     inputs, config = build("lora_linear", d | {"leading": (2, 3)})
     inputs["B"] = np.zeros_like(inputs["B"])

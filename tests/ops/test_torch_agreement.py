@@ -61,6 +61,15 @@ def combine(F, weights, scales, **factors):
     return sum(w * B @ (s * A) for w, s, (A, B) in zip(weights, scales, pairs, strict=True))
 
 
+def lora_batched(F, x, W, A, B, ids, ranks, scales, b=None):
+    """Row by row, with the weight of each row's own adapter."""
+    import torch
+
+    deltas = [s * B[k, :, :r] @ A[k, :r] for k, (r, s) in enumerate(zip(ranks, scales, strict=True))]
+    weights = [W if k < 0 else W + deltas[k] for k in ids.tolist()]
+    return torch.stack([F.linear(row, weight, b) for row, weight in zip(x, weights, strict=True)])
+
+
 def softmax(F, x, mask=None):
     return _masked_softmax(x, mask)
 
