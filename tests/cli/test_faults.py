@@ -52,7 +52,7 @@ def test_a_fault_is_explained_with_all_its_variants(capsys):
         "  hidden when  s = 1",
         "  seen in      hand-written backward passes",
         "  can show in  lora_linear, lora_embedding, dora_linear, lora_attention, lora_mlp, lora_conv2d, train_steps, "
-        "lora_dropout",
+        "lora_dropout, lora_batched",
         "",
         "S5/dB  dB lacks s = alpha / r, which dA has",
         "  wrong        dB = dy^T (x A^T)",
@@ -60,7 +60,7 @@ def test_a_fault_is_explained_with_all_its_variants(capsys):
         "  hidden when  s = 1",
         "  seen in      hand-written backward passes",
         "  can show in  lora_linear, lora_embedding, dora_linear, lora_attention, lora_mlp, lora_conv2d, train_steps, "
-        "lora_dropout",
+        "lora_dropout, lora_batched",
     ]
 
 

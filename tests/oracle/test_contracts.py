@@ -1,5 +1,7 @@
 """The cases break every setting that hides a fault, are the same everywhere, and fit half precision."""
 
+import itertools
+
 import numpy as np
 import pytest
 from oracle.variants import with_masks
@@ -84,6 +86,37 @@ def test_some_case_of_each_contract_breaks_what_the_others_leave():
     assert some("adapter_combine", lambda c: len(set(c.config["r"])) > 2)
     assert some("adapter_combine", lambda c: len(set(c.config["use_rslora"])) > 1 and min(c.config["weights"]) < 0)
     assert some("adapter_combine", lambda c: c.config["weights"] == [1.0] and c.config["use_rslora"] == [True])
+
+
+def test_some_case_of_lora_batched_has_what_engines_meet():
+    def rows(case):
+        return [int(k) for k in case["ids"]]
+
+    def runs(case):
+        return 1 + sum(a != b for a, b in itertools.pairwise(rows(case)))
+
+    def has(condition):
+        return some("lora_batched", condition)
+
+    def padding(case):
+        return [
+            np.concatenate((A[r:].ravel(), B[:, r:].ravel()))
+            for A, B, r in zip(case["A"], case["B"], case.config["r"], strict=True)
+        ]
+
+    assert all(-1 in rows(c) for c in CONTRACTS["lora_batched"].cases("float32"))
+    assert has(lambda c: c["x"].ndim == 2)
+    assert has(lambda c: c["x"].ndim == 3)
+    assert has(lambda c: runs(c) == len(rows(c)) > len(set(rows(c))))  # no neighbours share, and none is alone
+    assert has(lambda c: len(set(rows(c))) < runs(c) < len(rows(c)))  # some do
+    assert has(lambda c: set(range(len(c["A"]))) - set(rows(c)))  # an adapter without any row
+    assert has(lambda c: rows(c)[0] > 0)
+    assert has(lambda c: rows(c)[0] == -1)
+    assert has(lambda c: len(set(c.config["r"])) > 2)
+    assert has(lambda c: len(set(c.config["use_rslora"])) > 1)
+    assert has(lambda c: c["A"].shape[1] > max(c.config["r"]))
+    assert has(lambda c: not any(p.size for p in padding(c)))
+    assert all(p.all() for c in CONTRACTS["lora_batched"].cases("float32") if not c.exact for p in padding(c))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

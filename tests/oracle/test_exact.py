@@ -70,6 +70,7 @@ def matmul_in_any_order(rng):
 
 def test_the_contracts_that_admit_them_have_exact_cases_in_every_dtype():
     having = {"lora_linear", "lora_merge", "lora_embedding", "lora_attention", "adapter_combine", "train_steps"}
+    having |= {"lora_batched"}
     assert {(case.contract, case.dtype) for case in EXACT} == {(name, dtype) for name in having for dtype in DTYPES}
     for contract in ("lora_linear", "lora_merge", "lora_embedding"):
         assert {case.config["use_rslora"] for case in EXACT if case.contract == contract} == {False, True}
@@ -127,7 +128,7 @@ def test_every_order_of_every_sum_gives_the_one_right_answer(variant, name, seed
         assert same(case, variant(case))
 
 
-@pytest.mark.parametrize("contract", ["lora_merge", "lora_embedding", "adapter_combine"])
+@pytest.mark.parametrize("contract", ["lora_merge", "lora_embedding", "adapter_combine", "lora_batched"])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(DTYPES), data=st.data())
 def test_redrawn_cases_are_as_exact(contract, seed, dtype, data):

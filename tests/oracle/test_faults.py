@@ -47,7 +47,7 @@ NOT_SHOWN |= {
 }
 NOT_SHOWN |= {
     (contract, fault.name)
-    for contract in CONTRACTS.keys() - {"lora_linear"}
+    for contract in CONTRACTS.keys() - {"lora_linear", "lora_batched"}
     for fault in relevant_to(contract)
     if (fault.name == "L14" and contract != "lora_dropout")  # r > min(in, out) nowhere else
     or (fault.name == "M18" and contract != "dora_linear")  # a bias nowhere else

@@ -150,6 +150,13 @@ def adapter_combine(dtype, use_rslora, combination, ranks=(2, 3)):
     return make("adapter_combine", dtype, shapes, **how, **({"r_new": 2} if combination == "svd" else {}))
 
 
+def lora_batched(dtype, use_rslora, ids, leading=()):
+    N, r = len(ids), [2, 3, 1]
+    shapes = {"x": (N, *leading, 5), "W": (4, 5), "b": (4,), "A": (3, 3, 5), "B": (3, 4, 3), "dy": (N, *leading, 4)}
+    how = {"r": r, "alpha": [5, 2, 7], "use_rslora": [use_rslora, False, use_rslora]}
+    return make("lora_batched", dtype, shapes, {"ids": np.array(ids)}, **how)
+
+
 def cross_entropy(dtype, labels, ignore_index, accumulation):
     labels = np.array(labels)
     shapes = {"logits": (*labels.shape, 6)}
@@ -188,6 +195,9 @@ HAND_MADE = {
     "combine-three": (adapter_combine, "cat", (3, 1, 2)),
     "combine-svd": (adapter_combine, "svd"),
     "combine-three-svd": (adapter_combine, "svd", (3, 1, 2)),
+    "batched": (lora_batched, [1, -1, 0, 2, 0, 1, -1]),
+    "batched-sequences": (lora_batched, [2, 2, -1, 0], (3,)),
+    "batched-without-adapters": (lora_batched, [-1, -1]),
 }
 
 

@@ -6,10 +6,11 @@ import math
 import numpy as np
 
 from npl_lora.oracle import CONTRACTS
+from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.subjects.injected import Injected
 from npl_lora.oracle.tolerance.judge import right_answer
 from npl_lora.oracle.tolerance.measured import tighten
-from npl_lora.oracle.tolerance.merging import merge_weights
+from npl_lora.oracle.tolerance.merging import merge_weights, merged_linear
 from npl_lora.oracle.tolerance.rounding import PRECISIONS, RoundingNamespace
 
 
@@ -149,7 +150,11 @@ def in_dtype_merged(case):
         return answer
     arrays, plain_array = native(case)
     first = next(iter(answer))
-    return {**answer, first: plain_array(contract.forward(merge_weights(arrays, scale(case.config)), case.config)[0])}
+    if case.contract == "lora_batched":  # each row has the weight of its own adapter
+        merged = contract.forward(arrays, case.config, RIGHT.wrapped(lora_linear=merged_linear))
+    else:
+        merged = contract.forward(merge_weights(arrays, scale(case.config)), case.config)
+    return {**answer, first: plain_array(merged[0])}
 
 
 ANY = [in_dtype, in_dtype_merged]

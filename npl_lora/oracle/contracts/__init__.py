@@ -9,6 +9,7 @@ from . import (
     cross_entropy,
     dora_linear,
     lora_attention,
+    lora_batched,
     lora_conv2d,
     lora_dropout,
     lora_embedding,
@@ -35,6 +36,7 @@ CONTRACTS: dict[str, Contract] = {
         train_steps.CONTRACT,
         lora_init.CONTRACT,
         lora_dropout.CONTRACT,
+        lora_batched.CONTRACT,
     )
 }
 

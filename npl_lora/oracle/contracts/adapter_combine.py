@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..definition import RIGHT, Definition
-from .contract import Array, Config, Contract, Draw
+from .contract import Array, Config, Contract, Draw, scales
 
 _GAP = 1.75  # the protocol's 1.5 between the singular values at r_new, and room for rounding to the case's dtype
 
@@ -14,13 +14,6 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
     """delta, the change of W that the combined adapter makes."""
     delta, _ = d.combine(weights=config["weights"], scales=scales(config, d), **arrays)
     return {"delta": d.low_rank(delta, config["r_new"]) if config["combination"] == "svd" else delta}
-
-
-def scales(config: Config, d: Definition = RIGHT) -> list[float]:
-    """The scale of each adapter. What is one entry of the configuration elsewhere is a list here."""
-    names = ("r", "alpha", "use_rslora")
-    adapters = zip(*(config[name] for name in names), strict=True)
-    return [d.scale(dict(zip(names, adapter, strict=True))) for adapter in adapters]
 
 
 def _adapters(draw: Draw, out: int, in_: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:

@@ -9,7 +9,7 @@ import numpy as np
 from ...ops import Pullback
 from ...support.array import Array
 from ..case import Case
-from ..definition import AnswerFunction, Config, Definition
+from ..definition import RIGHT, AnswerFunction, Config, Definition
 from ..tolerance.judge import OutputVerdict
 from ._exact import largest_sum
 from .draw import Draw, WholeNumbers
@@ -98,6 +98,13 @@ class Contract:
 def lora(r: int, alpha: float, use_rslora: bool = False, **more: Any) -> Config:
     """The configuration that every LoRA contract has, and more."""
     return {"r": r, "alpha": alpha, "use_rslora": use_rslora, **more}
+
+
+def scales(config: Config, d: Definition = RIGHT) -> list[float]:
+    """The scale of each adapter, for the contracts of several: r, alpha and use_rslora are lists there."""
+    names = ("r", "alpha", "use_rslora")
+    adapters = zip(*(config[name] for name in names), strict=True)
+    return [d.scale(dict(zip(names, adapter, strict=True))) for adapter in adapters]
 
 
 def inputs(arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from typing import Any
 from ...ops import Pullback
 from ...support.array import Array
 from ..contracts import CONTRACTS
+from ..contracts.contract import scales
 from ..definition import RIGHT, AnswerFunction, Config, Wrap
 from ..faults import Fault, wrong_answer
 from ..faults.lora_path import LORA_OPS
@@ -80,9 +81,13 @@ def _with_half_scale(contract: str, wrap: Wrap, half: str) -> AnswerFunction:
     """The scale is one number for value and gradients. So its halves are those of the ops that take it."""
 
     def answer(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
-        s = RIGHT.wrapped(scale=wrap).scale(config)
-        op = HALVES[half](with_arguments(scale=lambda a: s))
-        return with_parts(contract, dict.fromkeys(LORA_OPS, op))(arrays, config)
+        wrong = RIGHT.wrapped(scale=wrap)
+        if contract == "lora_batched":
+            parts = {contract: HALVES[half](with_arguments(scales=lambda a: scales(config, wrong)))}
+        else:
+            s = wrong.scale(config)
+            parts = dict.fromkeys(LORA_OPS, HALVES[half](with_arguments(scale=lambda a: s)))
+        return with_parts(contract, parts)(arrays, config)
 
     return answer
 

@@ -19,6 +19,7 @@ from . import (
     loss,
     merging,
     scaling,
+    serving,
     training,
 )
 from .fault import Fault, wrong_answer
@@ -30,6 +31,7 @@ _FILES = (
     dropout,
     merging,
     combining,
+    serving,
     dora,
     convolution,
     embedding,

@@ -17,6 +17,17 @@ def _inverse(s):
     return 1.0 / s if s else s
 
 
+def _in_contracts_of_several(change):
+    """The same change of the configuration in both contracts of several adapters."""
+    return dict.fromkeys(("adapter_combine", "lora_batched"), with_question(config=change))
+
+
+def _scaled_by_rank(config, rank):
+    """alpha such that each adapter gets the scale that it would have with this rank."""
+    ratios = [math.sqrt(r / rank) if rs else r / rank for r, rs in zip(config["r"], config["use_rslora"], strict=True)]
+    return {"alpha": [alpha * ratio for alpha, ratio in zip(config["alpha"], ratios, strict=True)]}
+
+
 FAULTS = [
     Fault(
         "S1",
@@ -120,7 +131,7 @@ FAULTS = [
         right="s_i = alpha_i / r_i",
         hidden_when="all adapters have the same alpha",
         seen_in="huggingface/diffusers#14409",
-        answers={"adapter_combine": with_question(config=lambda t, c: {"alpha": [c["alpha"][0]] * len(c["alpha"])})},
+        answers=_in_contracts_of_several(lambda t, c: {"alpha": [c["alpha"][0]] * len(c["alpha"])}),
     ),
     Fault(
         "S9",
@@ -130,16 +141,17 @@ FAULTS = [
         right="s_i = alpha_i / r_i",
         hidden_when="all adapters have the same rank",
         seen_in="huggingface/diffusers#14409",
-        answers={
-            "adapter_combine": with_question(
-                config=lambda t, c: {
-                    "alpha": [
-                        alpha * (math.sqrt(r / c["r"][0]) if rs else r / c["r"][0])
-                        for alpha, r, rs in zip(c["alpha"], c["r"], c["use_rslora"], strict=True)
-                    ]
-                }
-            )
-        },
+        answers=_in_contracts_of_several(lambda t, c: _scaled_by_rank(c, c["r"][0])),
+    ),
+    Fault(
+        "S9",
+        variant="padded",
+        says="every adapter is scaled with the rank that the buffer is padded to",
+        wrong="s_k = alpha_k / R",
+        right="s_k = alpha_k / r_k",
+        hidden_when="all adapters have the rank of the buffer",
+        seen_in="hand-written engines that keep all adapters in one buffer",
+        answers={"lora_batched": with_question(config=lambda t, c: _scaled_by_rank(c, t["A"].shape[1]))},
     ),
     Fault(
         "S13",

@@ -158,23 +158,49 @@ def adapter_combine(case: Case) -> Outputs:
     """add_weighted_adapter on a model of one torch.nn.Linear, and the combined adapter's delta weight."""
     config, out, in_ = case.config, case["B_1"].shape[0], case["A_1"].shape[1]
     names = [str(i) for i in range(1, len(config["weights"]) + 1)]
-    holder = _Holder(torch.nn.Linear(in_, out, bias=False))
-    settings = zip(config["r"], config["alpha"], config["use_rslora"], strict=True)
-    adapters = [
-        LoraConfig(r=r, lora_alpha=alpha, use_rslora=use_rslora, target_modules=["layer"])
-        for r, alpha, use_rslora in settings
-    ]
-    model = LoraModel(holder, dict(zip(names, adapters, strict=True)), names[0])
-    for name in names[1:]:
-        model.inject_adapter(holder, name)
-    model.to(dtype_of(case))
-    layer: Any = holder.layer
+    model, layer = _model_of_several(case, names, torch.nn.Linear(in_, out, bias=False))
     for name in names:
         assign(layer.lora_A[name].weight, case[f"A_{name}"])
         assign(layer.lora_B[name].weight, case[f"B_{name}"])
     combination = {"combination_type": config["combination"], "svd_rank": config.get("r_new")}
     model.add_weighted_adapter(names, config["weights"], "combined", **combination)
     return {"delta": layer.get_delta_weight("combined")}
+
+
+def lora_batched(case: Case) -> Outputs:
+    """peft.tuners.lora.Linear with several adapters, in a mixed batch: adapter_names has one for each row.
+
+    The factors have no padding here, so zeros are added to their gradients in its place.
+    """
+    out, in_ = case["W"].shape
+    names = [str(k) for k in range(len(case.config["r"]))]
+    _, layer = _model_of_several(case, names, torch.nn.Linear(in_, out, bias="b" in case))
+    assign(layer.base_layer.weight, case["W"])
+    if "b" in case:
+        assign(layer.base_layer.bias, case["b"])
+    for name, A, B, r in zip(names, case["A"], case["B"], case.config["r"], strict=True):
+        assign(layer.lora_A[name].weight.requires_grad_(), A[:r])  # PEFT trains the active adapter alone
+        assign(layer.lora_B[name].weight.requires_grad_(), B[:, :r])
+    adapter_names = [names[k] if k >= 0 else "__base__" for k in case["ids"]]
+    outputs = differentiate(lambda x: layer(x, adapter_names=adapter_names), case, {})
+    dA, dB = (torch.zeros(case[name].shape, dtype=dtype_of(case)) for name in ("A", "B"))
+    for k, name in enumerate(names):
+        if (gradient := layer.lora_A[name].weight.grad) is not None:  # None: no row has this adapter
+            dA[k, : len(gradient)] = gradient
+            dB[k, :, : len(gradient)] = layer.lora_B[name].weight.grad
+    return {**outputs, "dA": dA, "dB": dB}
+
+
+def _model_of_several(case: Case, names: list[str], base: torch.nn.Module) -> tuple[LoraModel, Any]:
+    """A model of one layer with an adapter of each name, and the layer: r, alpha and use_rslora are lists."""
+    settings = zip(*(case.config[name] for name in ("r", "alpha", "use_rslora")), strict=True)
+    adapters = [LoraConfig(r=r, lora_alpha=a, use_rslora=rs, target_modules=["layer"]) for r, a, rs in settings]
+    holder = _Holder(base)
+    model = LoraModel(holder, dict(zip(names, adapters, strict=True)), names[0])
+    for name in names[1:]:
+        model.inject_adapter(holder, name)
+    model.to(dtype_of(case))
+    return model, holder.layer
 
 
 def train_steps(case: Case) -> Outputs:

@@ -19,8 +19,8 @@ from ...gradcheck.exact import draw
 from ...lora import dropout_mask
 from ...lora import factors as init_factors
 from ..case import Case, widen
-from ..contracts import CONTRACTS, adapter_combine, lora_dropout, train_steps
-from ..contracts.contract import Array, Config, Draw, Polynomial, inputs
+from ..contracts import CONTRACTS, lora_dropout, train_steps
+from ..contracts.contract import Array, Config, Draw, Polynomial, inputs, scales
 from ..definition import RIGHT, Definition, scale
 from ..report import CaseReport
 from ..tolerance.judge import OutputVerdict
@@ -123,7 +123,7 @@ def _derivative_by_x(f: Callable[[Arrays], Array], arrays: Arrays, x: np.ndarray
     shifted = np.tile(x, (copies,) + (1,) * x.ndim)
     shifted.reshape(copies, copies)[np.diag_indices(copies)] += 1j * _STEP
     longer = {"x": shifted.reshape(-1, *x.shape[1:])}
-    for name in {"mask", "key_mask"} & arrays.keys():
+    for name in {"mask", "key_mask", "ids"} & arrays.keys():
         longer[name] = np.tile(arrays[name], (copies,) + (1,) * (arrays[name].ndim - 1))
     value = f({**arrays, **longer}).reshape(copies, -1)
     return np.asarray(np.sum(np.imag(value) / _STEP * np.reshape(dy, -1), axis=1).reshape(x.shape))
@@ -141,10 +141,29 @@ def _outer_products(A: Array, B: Array) -> Array:
 
 def _combine(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     """One outer product at a time. For a lower rank, the nearest product of two factors, computed without an SVD."""
-    shares = [w * s for w, s in zip(case.config["weights"], adapter_combine.scales(case.config), strict=True)]
+    shares = [w * s for w, s in zip(case.config["weights"], scales(case.config), strict=True)]
     pairs = ((arrays[f"A_{i}"], arrays[f"B_{i}"]) for i in range(1, len(shares) + 1))
     delta = sum(share * _outer_products(A, B) for share, (A, B) in zip(shares, pairs, strict=True))
     return {"delta": _fit(delta, case.config["r_new"]) if case.config["combination"] == "svd" else delta}
+
+
+def _batch(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Row by row, with the low-rank update of the row's own adapter merged into the weight, one outer product at a
+    time; and every gradient by the complex step."""
+    forward = CONTRACTS[case.contract].forward
+    assert forward is not None
+    adapters = zip(arrays["A"], arrays["B"], case.config["r"], scales(case.config), strict=True)
+    merged = [arrays["W"] + s * _outer_products(A[:r], B[:, :r]) for A, B, r, s in adapters]
+    weights = [merged[k] if k >= 0 else arrays["W"] for k in arrays["ids"]]
+    rows = [x @ weight.T + arrays.get("b", 0.0) for x, weight in zip(arrays["x"], weights, strict=True)]
+
+    def y(at: Arrays) -> Array:
+        return forward(at, case.config)[0]
+
+    return {
+        "y": np.stack(rows),
+        **{f"d{name}": complex_step(y, arrays, name, arrays["dy"]) for name in ("x", "A", "B")},
+    }
 
 
 def _fit(delta: np.ndarray, rank: int) -> np.ndarray:
@@ -176,6 +195,7 @@ def _train(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 _ROUTES = {
     "lora_merge": _rank_one_updates,
     "adapter_combine": _combine,
+    "lora_batched": _batch,
     "train_steps": _train,
     "lora_init": _initialise,
     "lora_dropout": _drop,

@@ -37,7 +37,7 @@ from ..case import Case, widen
 from ..definition import RIGHT, AnswerFunction
 from ._evaluation import NotMeasured, evaluated_type
 from .judge import Right, root_mean_squares
-from .merging import merge_weights
+from .merging import merge_weights, merged_linear
 from .rounding import Precision, precision_of, round_to
 from .statistics import Distribution
 
@@ -83,7 +83,11 @@ def _evaluate(case: Case, answer: AnswerFunction, seed: int, merge: bool) -> dic
     merge = merge and "dy" in case and "mask" not in case
     off = 1.0 + rng.uniform(-3.0, 3.0) * precision.store
     d = RIGHT.wrapped(scale=lambda scale: lambda config: off * scale(config))
-    outputs = answer(merge_weights(arrays, d.scale(case.config)) if merge else arrays, case.config, d)
+    if merge and isinstance(case.config["r"], list):  # each row has the weight of its own adapter
+        d = d.wrapped(lora_linear=merged_linear)
+    elif merge:
+        arrays = merge_weights(arrays, d.scale(case.config))
+    outputs = answer(arrays, case.config, d)
     kept: tuple[str, ...] = ("y", "dx") if merge else tuple(outputs)  # merged weights have no other gradients
     return {name: round_to(np.asarray(outputs[name]), precision) for name in kept if name in outputs}
 

@@ -1,7 +1,8 @@
 """The same question with the low-rank update moved into the weights: another road to the same value."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ... import ops
 from ...support.array import Array
@@ -18,6 +19,16 @@ def merge_weights(arrays: Mapping[str, Array], s: Array) -> dict[str, Array]:
         changed[weight] = update.__array_namespace__().reshape(update, arrays[weight].shape)
         changed[B] = arrays[B] * 0
     return changed
+
+
+def merged_linear(lora_linear: Callable[..., Any]) -> Callable[..., Any]:
+    """lora_linear with s B A added to W first, where each call has an adapter of its own. Only y and dx stay right."""
+
+    def merged(x: Array, W: Array, A: Array, B: Array, *, scale: Array, **more: Array) -> Any:
+        update, _ = ops.merge(W, A, B, scale=scale)
+        return lora_linear(x, update, A, B * 0, scale=scale, **more)
+
+    return merged
 
 
 def _matrix(t: Array) -> Array:

@@ -344,8 +344,8 @@ class RoundingNamespace:
     def broadcast_to(self, x: Rounded, shape: tuple[int, ...]) -> Rounded:
         return self._each(lambda t: np.broadcast_to(t, shape), x)
 
-    def asarray(self, numbers: list[int]) -> Rounded:
-        return self.exact(np.asarray(numbers))
+    def asarray(self, numbers: list[int], dtype: Any = None) -> Rounded:
+        return self.exact(np.asarray(numbers, dtype=dtype))
 
     def take(self, x: Rounded, indices: Rounded, axis: int) -> Rounded:
         return self._each(lambda t: np.take(t, indices.value, axis=axis), x)
@@ -353,7 +353,7 @@ class RoundingNamespace:
     def concat(self, arrays: tuple[Rounded, ...], axis: int) -> Rounded:
         return self._each(lambda *t: np.concat(t, axis=axis), *arrays)
 
-    def stack(self, arrays: tuple[Rounded, ...], axis: int) -> Rounded:
+    def stack(self, arrays: tuple[Rounded, ...], axis: int = 0) -> Rounded:
         return self._each(lambda *t: np.stack(t, axis=axis), *arrays)
 
     def where(self, condition: Rounded, a: Rounded, b: Rounded) -> Rounded:

@@ -1,0 +1,243 @@
+"""Faults of batches whose rows each have an adapter of their own, as serving engines compute them."""
+
+import numpy as np
+
+from ...ops import Pullback
+from ...support.array import Array
+from .fault import Fault
+from .wraps import as_numpy, with_arguments
+
+
+def _with_ids(change):
+    """Every row gets another adapter: change(ids, K), on plain numbers."""
+
+    def ids(a):
+        changed = change(as_numpy(a.ids), a.A.shape[0])
+        return a.ids.__array_namespace__().asarray(np.asarray(changed, dtype=np.int64))
+
+    return {"lora_batched": with_arguments(ids=ids)}
+
+
+def _with_ranks(change):
+    """Every adapter has another rank: change(r, a)."""
+    return {"lora_batched": with_arguments(ranks=lambda a: [change(r, a) for r in a.ranks])}
+
+
+def _first(a):
+    """The first adapter that a row has; adapter 0 if no row has one."""
+    ids = as_numpy(a.ids)
+    return int(ids[ids >= 0][0]) if np.any(ids >= 0) else 0
+
+
+def _number_those_in_the_batch(ids, K):
+    present = np.unique(ids[ids >= 0])
+    return np.where(ids >= 0, np.searchsorted(present, ids), -1)
+
+
+def _rows(t, order):
+    xp = t.__array_namespace__()
+    return xp.take(t, xp.asarray(order), axis=0)
+
+
+def _sorted(lora_batched):
+    """The rows are sorted by adapter, and y is left in that order. The gradients are those of this value."""
+
+    def wrong(x, W, A, B, ids, **how):
+        order = np.argsort(as_numpy(ids), kind="stable")
+        y, right = lora_batched(_rows(x, order), W, A, B, _rows(ids, order), **how)
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = right(dy, wrt=wrt)
+            return {name: _rows(t, np.argsort(order)) if name == "x" else t for name, t in grads.items()}
+
+        return y, Pullback(backward, y, right.inputs, right.frozen)
+
+    return wrong
+
+
+def _sorted_update(lora_batched):
+    """The same in the low-rank path alone, which is added to the base path's rows in their own order."""
+
+    def wrong(x, W, A, B, ids, *, b=None, **how):
+        none = ids.__array_namespace__().asarray(np.full(ids.shape, -1))
+        base, of_base = lora_batched(x, W, A, B, none, b=b, **how)
+        low, of_low = _sorted(lora_batched)(x, 0.0 * W, A, B, ids, **how)
+        y = base + low
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = of_base(dy, wrt=wrt)
+            for name, low_grad in of_low(dy, wrt=wrt & {"x", "A", "B"}).items():
+                grads[name] = grads[name] + low_grad
+            return grads
+
+        return y, Pullback(backward, y, of_base.inputs, of_base.frozen)
+
+    return wrong
+
+
+FAULTS = [
+    Fault(
+        "N1",
+        says="a row gets the adapter of the row before it, as where segments overlap by one row",
+        wrong="y_n with the adapter ids_(n - 1)",
+        right="y_n with the adapter ids_n",
+        hidden_when="all rows have the same adapter",
+        seen_in="predibase/lorax#62",
+        parts=_with_ids(lambda ids, K: np.concat((ids[:1], ids[:-1]))),
+    ),
+    Fault(
+        "N1",
+        variant="after",
+        says="a row gets the adapter of the row after it, as where segments end a row too early",
+        wrong="y_n with the adapter ids_(n + 1)",
+        right="y_n with the adapter ids_n",
+        hidden_when="all rows have the same adapter",
+        seen_in="predibase/lorax#62; predibase/lorax#475, where rows are dropped and the segments stay",
+        parts=_with_ids(lambda ids, K: np.concat((ids[1:], ids[-1:]))),
+    ),
+    Fault(
+        "N2",
+        says="all rows get what the first row has: its adapter, or none",
+        wrong="y_n with the adapter ids_1",
+        right="y_n with the adapter ids_n",
+        hidden_when="all rows have the same adapter",
+        seen_in="engines that take one adapter for a whole batch, as in modelscope/ms-swift#9847",
+        parts=_with_ids(lambda ids, K: np.full(len(ids), ids[0]) if len(ids) else ids),
+    ),
+    Fault(
+        "N2",
+        variant="of-those-with-one",
+        says="all rows that have an adapter get the first of these",
+        wrong="y_n with the first adapter in the batch",
+        right="y_n with the adapter ids_n",
+        hidden_when="all rows have the same adapter, or none",
+        seen_in="hand-written engines with one active adapter",
+        parts={
+            "lora_batched": with_arguments(
+                ids=lambda a: a.ids.__array_namespace__().asarray(np.where(as_numpy(a.ids) >= 0, _first(a), -1))
+            )
+        },
+    ),
+    Fault(
+        "N3",
+        says="every row is scaled with the scale of the batch's first adapter",
+        wrong="y_n = x_n W^T + s_(ids_1) (x_n A^T) B^T",
+        right="y_n = x_n W^T + s_(ids_n) (x_n A^T) B^T",
+        hidden_when="all adapters have the same scale",
+        seen_in="sgl-project/sglang#4492, in review",
+        parts={"lora_batched": with_arguments(scales=lambda a: [a.scales[_first(a)]] * len(a.scales))},
+    ),
+    Fault(
+        "N4",
+        says="every row is computed with the rank of the batch's first adapter: a larger rank is cut, and a smaller one"
+        " reads the padding",
+        wrong="A_k = A[k, : r_(ids_1)]",
+        right="A_k = A[k, : r_k]",
+        hidden_when="all adapters have the same rank",
+        seen_in="kernels that take one rank for the whole batch",
+        parts=_with_ranks(lambda r, a: a.ranks[_first(a)]),
+    ),
+    Fault(
+        "N5",
+        says="adapters of a larger rank than the first one are cut to its rank, for which the buffer was made",
+        wrong="A_k = A[k, : min(r_k, r_1)]",
+        right="A_k = A[k, : r_k]",
+        hidden_when="no adapter has a larger rank than the first one",
+        seen_in="sgl-project/sglang#7808",
+        parts=_with_ranks(lambda r, a: min(r, a.ranks[0])),
+    ),
+    Fault(
+        "N5",
+        variant="block",
+        says="the tail of the rank is lost: what does not fill a block of 2",
+        wrong="A_k = A[k, : r_k - r_k mod 2]",
+        right="A_k = A[k, : r_k]",
+        hidden_when="the block divides every rank",
+        seen_in="kernels that are right for some ranks alone, as in predibase/lorax#70",
+        parts=_with_ranks(lambda r, a: r - r % 2 if r > 1 else r),
+    ),
+    Fault(
+        "N6",
+        says="the padding is read: every adapter is computed with all ranks of the buffer",
+        wrong="A_k = A[k], B_k = B[k]",
+        right="A_k = A[k, : r_k], B_k = B[k, :, : r_k]",
+        hidden_when="the padding is zero, or nothing is padded",
+        seen_in="kernels that loop over the largest rank, in buffers that an earlier adapter has used",
+        parts=_with_ranks(lambda r, a: a.A.shape[1]),
+    ),
+    Fault(
+        "N7",
+        says="rows without an adapter get the first one",
+        wrong="y_n = x_n W^T + s_1 (x_n A_1^T) B_1^T",
+        right="y_n = x_n W^T",
+        hidden_when="every row has an adapter",
+        seen_in="engines that clamp the id -1 to 0; such rows are wrong in sgl-project/sglang#5928",
+        parts=_with_ids(lambda ids, K: np.maximum(ids, 0)),
+    ),
+    Fault(
+        "N7",
+        variant="last",
+        says="rows without an adapter get the last one: the id -1 counts from the end",
+        wrong="y_n = x_n W^T + s_K (x_n A_K^T) B_K^T",
+        right="y_n = x_n W^T",
+        hidden_when="every row has an adapter",
+        seen_in="A[ids] with an id of -1, in NumPy and torch",
+        parts=_with_ids(lambda ids, K: ids % K),
+    ),
+    Fault(
+        "N8",
+        says="the rows are sorted by adapter and y is not put back in order",
+        wrong="y = the rows of all adapters, one adapter after the other",
+        right="y = these rows, each in its place",
+        hidden_when="the rows come sorted by adapter",
+        seen_in="engines that sort a batch by adapter",
+        parts={"lora_batched": _sorted},
+    ),
+    Fault(
+        "N8",
+        variant="update",
+        says="the low-rank path sorts the rows by adapter, and its result is added without being put back in order",
+        wrong="y_n = x_n W^T + s (x_m A^T) B^T, where row m is the n-th of the sorted rows",
+        right="y_n = x_n W^T + s (x_n A^T) B^T",
+        hidden_when="the rows come sorted by adapter",
+        seen_in="engines that sort a batch by adapter",
+        parts={"lora_batched": _sorted_update},
+    ),
+    Fault(
+        "N9",
+        says="the batch is taken to be sorted by adapter: as many rows as an adapter has get it, but not the same ones",
+        wrong="y_n with the n-th of the sorted ids",
+        right="y_n with the adapter ids_n",
+        hidden_when="the rows come sorted by adapter",
+        seen_in="engines that count the rows of each adapter",
+        parts=_with_ids(lambda ids, K: np.sort(ids)),
+    ),
+    Fault(
+        "N10",
+        says="adapters are numbered among those in the batch, but looked up among all",
+        wrong="A[j] for the j-th adapter that has a row",
+        right="A[k] for the adapter k",
+        hidden_when="every adapter has a row",
+        seen_in="engines with a loaded adapter that no row uses; it fails in predibase/lorax#510",
+        parts=_with_ids(_number_those_in_the_batch),
+    ),
+    Fault(
+        "N11",
+        says="the last adapter is not known, and its rows get the base layer without a word",
+        wrong="y_n = x_n W^T where ids_n = K",
+        right="y_n = x_n W^T + s_K (x_n A_K^T) B_K^T",
+        hidden_when="no row has the last adapter",
+        seen_in="huggingface/peft#2090; vllm-project/vllm#34186",
+        parts=_with_ids(lambda ids, K: np.where(ids == K - 1, -1, ids)),
+    ),
+    Fault(
+        "N12",
+        says="an adapter is overwritten while rows of the batch use it: rows of the first get the last one, which was"
+        " loaded into its place",
+        wrong="y_n with the adapter K where ids_n = 1",
+        right="y_n with the adapter ids_n",
+        hidden_when="there are as many places as adapters",
+        seen_in="vllm-project/vllm#47724",
+        parts=_with_ids(lambda ids, K: np.where(ids == 0, K - 1, ids)),
+    ),
+]
