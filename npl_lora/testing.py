@@ -14,7 +14,7 @@ NotImplementedError is skipped.
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,20 +31,23 @@ _MARK = "_npl_lora_conforms"
 
 @dataclass(frozen=True)
 class Conforms:
-    """The cases that a function is asked: a contract, in these dtypes."""
+    """The cases that a function is asked: a contract, in these dtypes; with forward_only, its values alone."""
 
     contract: str
     dtypes: tuple[str, ...]
+    forward_only: bool = False
 
     def cases(self) -> list[Case]:
         """Every case of the contract, one dtype after another."""
-        return [case for dtype in self.dtypes for case in CONTRACTS[self.contract].cases(dtype)]
+        cases = [case for dtype in self.dtypes for case in CONTRACTS[self.contract].cases(dtype)]
+        return [replace(case, forward_only=self.forward_only) for case in cases]
 
 
-def conforms(contract: str, *, dtypes: Iterable[str] | None = None) -> Callable[[F], F]:
+def conforms(contract: str, *, dtypes: Iterable[str] | None = None, forward_only: bool = False) -> Callable[[F], F]:
     """Have pytest ask the function every case of the contract, in these dtypes (default: all that can be asked here).
 
-    Raises ValueError for an unknown contract or dtype.
+    forward_only: judge the values alone; gradients need not be answered, and are ignored where they are.
+    Raises ValueError for an unknown contract or dtype, and for forward_only where a contract has no values alone.
     """
     dtypes = askable() if dtypes is None else tuple(dtypes)
     if contract not in CONTRACTS:
@@ -52,8 +55,11 @@ def conforms(contract: str, *, dtypes: Iterable[str] | None = None) -> Callable[
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
 
+    if forward_only and (reason := CONTRACTS[contract].no_forward):
+        raise ValueError(f"forward_only is True, expected False: {reason}")
+
     def mark(function: F) -> F:
-        setattr(function, _MARK, Conforms(contract, dtypes))
+        setattr(function, _MARK, Conforms(contract, dtypes, forward_only))
         return function
 
     return mark

@@ -63,6 +63,15 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_forward(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--forward",
+        action="store_true",
+        help="ask the values alone, as of an engine for inference: gradients need not be answered, and are ignored"
+        " where they are (default: they are asked and judged)",
+    )
+
+
 def add_expect_fail(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expect-fail",

@@ -164,7 +164,7 @@ def _print(console: Console, text: Text) -> None:
 
 
 def _head(report: Report) -> Text:
-    return Text.assemble((report.target, "bold"), "  ", _verdict(report.verdict))
+    return Text.assemble((report.target, "bold"), "  ", (report.verdict_in_words, _STYLE[report.verdict]))
 
 
 def _verdict(verdict: str) -> Text:

@@ -49,6 +49,7 @@ npl-lora check mine.py:LoRALinear
 npl-lora check mine.py:f --contract lora_linear --dtype float32,bfloat16
 npl-lora check peft --html report.html
 npl-lora check --exec './mine {case} {result}' --contract lora_linear
+npl-lora check engine.py --forward
 npl-lora check --power 20000"""
 
 _EXIT_STATUS = """\
@@ -72,6 +73,7 @@ def add_command(commands: _arguments.Commands) -> None:
     _arguments.add_contract(parser)
     _arguments.add_dtypes(parser)
     _arguments.add_precision(parser)
+    _arguments.add_forward(parser)
     parser.add_argument(
         "--timeout",
         type=_arguments.positive_seconds,
@@ -168,15 +170,19 @@ def _check_all(
     if layers:
         subject.close()
     for layer in layers:
-        yield from _check_all(
-            layer, partial(open_subject, layer, arguments.contract, arguments.timeout), arguments, screen
-        )
+        opener = partial(open_subject, layer, arguments.contract, arguments.timeout)
+        yield from _check_all(layer, opener, arguments, screen)
 
 
 def _check_one(subject: Subject, arguments: argparse.Namespace, on_case: "OnCase") -> Report:
     try:
         return check(
-            subject, dtypes=arguments.dtype, contract=arguments.contract, inner=arguments.precision, on_case=on_case
+            subject,
+            dtypes=arguments.dtype,
+            contract=arguments.contract,
+            inner=arguments.precision,
+            forward_only=arguments.forward,
+            on_case=on_case,
         )
     finally:
         subject.close()

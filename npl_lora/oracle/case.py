@@ -23,6 +23,7 @@ class Case:
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     exact: bool = False
     inner: str | None = None  # the coarser precision that the user allows; the subject is not told
+    forward_only: bool = False  # gradients are not asked for; the subject is not told
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -34,6 +35,16 @@ class Case:
         """The same case on writable copies, to be given away."""
         arrays = {name: array.copy() for name, array in self.arrays.items()}
         return replace(self, config=dict(self.config), arrays=arrays)
+
+    def gradients(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of these outputs that are gradients: d<name> for the name of one of the case's arrays."""
+        names = {f"d{name}" for name in self.arrays}
+        return {name: output for name, output in outputs.items() if name in names}
+
+    def asked(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of these outputs that are asked for: all of them or, with forward_only, all but the gradients."""
+        ignored = self.gradients(outputs) if self.forward_only else {}
+        return {name: output for name, output in outputs.items() if name not in ignored}
 
     def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "Case":
         """The same case with these arrays in the place of its own, or beside them."""

@@ -28,12 +28,14 @@ def check(
     dtypes: Iterable[str] | None = None,
     contract: str | None = None,
     inner: str | None = None,
+    forward_only: bool = False,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> Report:
     """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
 
     dtypes: all of DTYPES by default, without bfloat16 if ml_dtypes is not installed. inner: a key of INNER, a coarser
-    precision that the user allows. on_case(target, case id, cases done, total cases) is called before each case; and
+    precision that the user allows. forward_only: judge the values alone; gradients need not be answered, and are
+    ignored where they are. on_case(target, case id, cases done, total cases) is called before each case; and
     before each step of a diagnosis, with what is being done and with its own numbers.
     Raises ValueError for an unknown dtype or inner, and MissingExtraError for bfloat16 without ml_dtypes.
     """
@@ -48,14 +50,19 @@ def check(
         return Report(subject.name, problem=f"has layers and no functions: check one of {', '.join(layers)}")
     if not names:
         return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
+    asked_so = partial(replace, inner=inner, forward_only=forward_only)
     question = (lambda case: case) if adoption is None else adoption.question
     cases_of = {
-        name: [question(replace(case, inner=inner)) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
-        for name in names
+        name: [question(asked_so(case)) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)] for name in names
     }
     total, done = sum(map(len, cases_of.values())), 0
     contracts = [] if adoption is None or contract is not None else [_facts(adoption)]
     for name, cases in cases_of.items():
+        if forward_only and (reason := CONTRACTS[name].no_forward):
+            absent = tuple(CaseReport(case.id, case.dtype, "absent", reason) for case in cases)
+            contracts.append(ContractReport(name, absent))
+            done += len(cases)
+            continue
         reports, questions, answers = [], [], []
         for case in cases:
             if on_case is not None:
@@ -65,16 +72,15 @@ def check(
             answers.append(answer)
             reports.append(report)
             done += 1
-        proof = getattr(subject, "proof", None)  # only the package's own ops have one
-        reports.extend(proof(name) if proof is not None else ())
+        proof = getattr(subject, "proof", None)  # only the package's own ops have one, and it is of their pullbacks
+        reports.extend(proof(name) if proof is not None and not forward_only else ())
         observed = observe(questions, answers, reports)
         failing = tuple(one for one in observed if one.failed and one.outputs is not None)
         watch = silent if on_case is None else partial(on_case, subject.name)
         diagnosis = diagnose(observed, _asking(subject), watch)
         contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
-    if adoption is None:
-        return Report(subject.name, tuple(contracts))
-    return Report(subject.name, tuple(contracts), found=adoption.found, convention=adoption.convention)
+    report = Report(subject.name, tuple(contracts), forward_only=forward_only)
+    return report if adoption is None else replace(report, found=adoption.found, convention=adoption.convention)
 
 
 def _facts(adoption: Adoption) -> ContractReport:
@@ -96,7 +102,7 @@ def _capital(sentence: str) -> str:
 
 def ask_and_judge(ask: Callable[[Case], Answer], case: Case) -> tuple[Case, Answer, CaseReport]:
     """The case as it was asked, the answer, and the report, which says so if x had another number of axes."""
-    asked, answer = ask_as_supported(ask, case)
+    asked, answer = ask_as_supported(partial(_ask_alone, ask), case)
     report = check_case(asked, answer)
     if asked is not case:
         said = f"asked with x of {asked['x'].ndim} axes, since others are not supported"
@@ -104,11 +110,17 @@ def ask_and_judge(ask: Callable[[Case], Answer], case: Case) -> tuple[Case, Answ
     return asked, answer, report
 
 
+def _ask_alone(ask: Callable[[Case], Answer], case: Case) -> Answer:
+    """The answer, without the outputs that are not asked for."""
+    answer = ask(case)
+    return replace(answer, outputs=answer.outputs and tuple(map(case.asked, answer.outputs)))
+
+
 def _asking(subject: Subject) -> Ask:
     """Puts one more question to the subject: its outputs, or None."""
 
     def ask(case: Case) -> dict[str, np.ndarray] | None:
-        answer = subject.ask(case)
+        answer = _ask_alone(subject.ask, case)
         return None if not answer.outputs else computable(answer.outputs[0])
 
     return ask
@@ -151,6 +163,8 @@ def check_case(case: Case, answer: Answer) -> CaseReport:
             prefix = "a second call differs: " if call else ""
             more = f"; and {len(failed) - 3} more outputs" if len(failed) > 3 else ""
             message = prefix + "; ".join(f"{name}: {verdicts[name].note}" for name in failed[:3]) + more
+            if set(failed) == case.gradients(verdicts).keys() - outputs.keys() and not case.gradients(outputs):
+                message += "; the values are right, and can be asked alone (--forward, forward_only)"
             return CaseReport(case.id, case.dtype, "fail", message, verdicts)
     return CaseReport(case.id, case.dtype, "pass", "", verdicts)
 

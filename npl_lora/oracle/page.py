@@ -36,7 +36,7 @@ def page(reports: Iterable[Report]) -> str:
 
 
 def _target(report: Report) -> str:
-    title = f'<h2>{escape(report.target)} <span class="{report.verdict}">{report.verdict}</span></h2>'
+    title = f'<h2>{escape(report.target)} <span class="{report.verdict}">{report.verdict_in_words}</span></h2>'
     if report.problem:
         return f"{title}<p>{escape(report.problem)}</p>"
     sentences = [*report.found, report.convention] if report.convention else report.found

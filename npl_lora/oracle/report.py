@@ -123,14 +123,15 @@ class ContractReport:
 @dataclass(frozen=True)
 class Report:
     """A target's contracts. The verdict is "error" if nothing could be checked; problem says why, if known.
-    unexpected: sentences on listed deviations that do not fail. found: of a layer that was adopted, sentences on what
-    was found. convention: a sentence on its scale, if that is another than alpha / r; the verdict is then "convention"
-    where it would be "pass"."""
+    unexpected: sentences on listed deviations that do not fail. forward_only: gradients were not asked for. found: of a
+    layer that was adopted, sentences on what was found. convention: a sentence on its scale, if that is another than
+    alpha / r; the verdict is then "convention" where it would be "pass"."""
 
     target: str
     contracts: tuple[ContractReport, ...] = ()
     problem: str = ""
     unexpected: tuple[str, ...] = ()
+    forward_only: bool = False
     found: tuple[str, ...] = ()
     convention: str = ""
 
@@ -141,6 +142,11 @@ class Report:
             return "fail"
         right = "convention" if self.convention else "pass"
         return right if verdict in ("pass", "expected") else verdict
+
+    @property
+    def verdict_in_words(self) -> str:
+        """The verdict, and whether it is on the values alone: "pass, forward only"."""
+        return f"{self.verdict}, forward only" if self.forward_only else self.verdict
 
     @property
     def diagnosis(self) -> tuple[str, ...]:
@@ -162,6 +168,7 @@ class Report:
         optional = {
             "message": self.problem,
             "unexpected": list(self.unexpected),
+            "forward_only": self.forward_only,
             "found": list(self.found),
             "convention": self.convention,
         }

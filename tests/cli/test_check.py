@@ -199,6 +199,51 @@ def test_a_program_is_asked_through_files(tmp_path):
     assert report["verdict"] == "pass"
 
 
+ENGINE = """
+def lora_merge(case):
+    s = case.config["alpha"] / case.config["r"] ** (0.5 if case.config["use_rslora"] else 1.0)
+    delta = case["W"].dtype.type(s) * (case["B"] @ case["A"])
+    return {"W_merged": case["W"] + (delta.T if case.config["fan_in_fan_out"] else delta), "W_unmerged": case["W"]}
+
+
+def lora_embedding(case):
+    s = case.config["alpha"] / case.config["r"] ** (0.5 if case.config["use_rslora"] else 1.0)
+    return {"y": case["E"][case["ids"]] + case["E"].dtype.type(s) * (case["A"].T[case["ids"]] @ case["B"].T)}
+"""
+
+
+def test_an_engine_without_a_backward_is_asked_its_values_alone(tmp_path):
+    words = (write(tmp_path, ENGINE), "--dtype", "float32", "--html", tmp_path / "page.html")
+    done, report = report_of(tmp_path, *words, "--forward")
+    assert done.returncode == 0, done.stdout
+    assert f"{tmp_path / 'mine.py'}  pass, forward only\n" in done.stdout
+    assert (report["verdict"], report["forward_only"]) == ("pass", True)
+    assert set(report["contracts"]["lora_embedding"]["cases"][0]["outputs"]) == {"y"}
+    assert "pass, forward only" in (tmp_path / "page.html").read_text()
+    done, report = report_of(tmp_path, *words)
+    assert done.returncode == 1
+    assert "the values are right, and can be asked alone (--forward, forward_only)" in done.stdout
+    assert "forward_only" not in report
+
+
+@pytest.mark.slow
+def test_a_program_is_asked_its_values_alone(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, sys\nfrom safetensors import safe_open\nfrom safetensors.numpy import save_file\n"
+        "with safe_open(sys.argv[1], 'np') as f:\n"
+        "    case = {name: f.get_tensor(name) for name in f.keys()}\n"
+        "    config = json.loads(f.metadata()['config'])\n"
+        "s = config['alpha'] / config['r'] ** (0.5 if config['use_rslora'] else 1.0)\n"
+        "y = case['E'][case['ids']] + case['E'].dtype.type(s) * (case['A'].T[case['ids']] @ case['B'].T)\n"
+        "save_file({'y': y}, sys.argv[2])\n"
+    )
+    command = f"{sys.executable} {program} {{case}} {{result}}"
+    words = ("--exec", command, "--contract", "lora_embedding", "--dtype", "float32")
+    assert report_of(tmp_path, *words, "--forward")[0].returncode == 0
+    assert report_of(tmp_path, *words)[0].returncode == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

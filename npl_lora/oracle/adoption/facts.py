@@ -104,12 +104,10 @@ def _base_value(layer: Layer, built: Any, x: np.ndarray) -> np.ndarray:
     assert W is not None
     weight = framework.read(built, W.path)
     weight = weight.T if W.transposed else weight
-    y = {
-        "linear": lambda: x @ weight.T,
-        "conv1d": lambda: x @ weight.T,
-        "embedding": lambda: weight[x],
-        "conv2d": lambda: _pointwise(x, weight),
-    }
+    if layer.kind is EMBEDDING:
+        y = weight[x]
+    else:
+        y = _pointwise(x, weight) if layer.kind is CONV2D else x @ weight.T
     there = framework.tensors(built)
     biases = [framework.read(built, path) for path in layer.roles.biases[:1] if path in there]
     axes = (-1, 1, 1) if layer.kind is CONV2D else (-1,)

@@ -47,7 +47,8 @@ class Contract:
     polynomial: the op to prove over the integers, where it is a polynomial. terms: {output: (formula of the base term,
     formula of the low-rank term)} for the outputs that are the sum of the two; an implementation may lose either.
     leading: the arrays with x's leading axes, if x may have any number of them.
-    value_name: the output that is the value of forward.
+    value_name: the output that is the value of forward. no_forward: for an answer that nobody can give without a
+    backward, the reason.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Contract:
     terms: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     leading: tuple[str, ...] = ()
     value_name: str = "y"
+    no_forward: str = ""
     _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cases(self, dtype: str) -> list[Case]:

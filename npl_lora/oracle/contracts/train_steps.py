@@ -138,4 +138,5 @@ CONTRACT = Contract(
     },
     exact={"exact-sgd": _exact_sgd},
     proof=_sums,
+    no_forward="train_steps has no values alone: every step needs the gradients",
 )
