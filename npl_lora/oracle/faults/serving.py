@@ -5,7 +5,7 @@ import numpy as np
 from ...ops import Pullback
 from ...support.array import Array
 from .fault import Fault
-from .wraps import as_numpy, with_arguments
+from .wraps import as_numpy, in_gradients, with_arguments
 
 
 def _with_ids(change):
@@ -32,6 +32,47 @@ def _first(a):
 def _number_those_in_the_batch(ids, K):
     present = np.unique(ids[ids >= 0])
     return np.where(ids >= 0, np.searchsorted(present, ids), -1)
+
+
+def _last_rows(ids, K):
+    """Of the rows with one adapter the last one alone has it."""
+    later = [n for n, k in enumerate(ids) if k in ids[n + 1 :]]
+    return np.where(np.isin(np.arange(len(ids)), later), -1, ids)
+
+
+def _leave_out(lora_batched):
+    """Rows without an adapter are not computed: y and dx are 0 there."""
+
+    def wrong(x, W, A, B, ids, **how):
+        y, right = lora_batched(x, W, A, B, ids, **how)
+
+        def kept(t):
+            xp, computed = t.__array_namespace__(), as_numpy(ids) >= 0
+            return xp.where(xp.asarray(computed.reshape(-1, *[1] * (t.ndim - 1))), t, xp.zeros_like(t))
+
+        return kept(y), Pullback(lambda dy, wrt: right(kept(dy), wrt=wrt), y, right.inputs, right.frozen)
+
+    return wrong
+
+
+def _of_all_rows(lora_batched):
+    """dA[k] and dB[k] as if every row of the batch had the adapter k."""
+
+    def wrong(x, W, A, B, ids, **how):
+        y, right = lora_batched(x, W, A, B, ids, **how)
+        xp = ids.__array_namespace__()
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = right(dy, wrt=wrt)
+            if factors := wrt & {"A", "B"}:
+                every = [lora_batched(x, W, A, B, xp.asarray(np.full(ids.shape, k)), **how) for k in range(A.shape[0])]
+                of = [pullback(dy, wrt=factors) for _, pullback in every]
+                grads |= {name: xp.stack([t[name][k, ...] for k, t in enumerate(of)]) for name in factors}
+            return grads
+
+        return y, Pullback(backward, y, right.inputs, right.frozen)
+
+    return wrong
 
 
 def _rows(t, order):
@@ -185,6 +226,16 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: ids % K),
     ),
     Fault(
+        "N7",
+        variant="left-out",
+        says="rows without an adapter are left out: they do not get the base layer either",
+        wrong="y_n = 0",
+        right="y_n = x_n W^T",
+        hidden_when="every row has an adapter",
+        seen_in="kernels that write the rows of the segments alone",
+        parts={"lora_batched": _leave_out},
+    ),
+    Fault(
         "N8",
         says="the rows are sorted by adapter and y is not put back in order",
         wrong="y = the rows of all adapters, one adapter after the other",
@@ -239,5 +290,23 @@ FAULTS = [
         hidden_when="there are as many places as adapters",
         seen_in="vllm-project/vllm#47724",
         parts=_with_ids(lambda ids, K: np.where(ids == 0, K - 1, ids)),
+    ),
+    Fault(
+        "N13",
+        says="dA and dB of an adapter are sums over all rows of the batch, not over its own",
+        wrong="dA_k = sum over all n of s_k (dy_n B_k)^T x_n, and dB_k likewise",
+        right="dA_k = sum over n with ids_n = k of s_k (dy_n B_k)^T x_n, and dB_k likewise",
+        hidden_when="all rows have the same adapter",
+        seen_in="hand-written backward passes",
+        parts={"lora_batched": _of_all_rows},
+    ),
+    Fault(
+        "N14",
+        says="dA and dB hold the last row of each adapter alone: rows are written where they should be added up",
+        wrong="dA[ids] = s (dy B)^T x, and dB likewise",
+        right="dA[ids] += s (dy B)^T x row by row, and dB likewise",
+        hidden_when="no adapter has two rows",
+        seen_in="indexed assignment in NumPy and torch, in the place of add.at or index_add_",
+        parts={name: in_gradients("A", "B")(wrap) for name, wrap in _with_ids(_last_rows).items()},
     ),
 ]
