@@ -79,8 +79,8 @@ def check(
         watch = silent if on_case is None else partial(on_case, subject.name)
         diagnosis = diagnose(observed, _asking(subject), watch)
         contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
-    report = Report(subject.name, tuple(contracts), forward_only=forward_only)
-    return report if adoption is None else replace(report, found=adoption.found, convention=adoption.convention)
+    found, convention = ((), "") if adoption is None else (adoption.found, adoption.convention)
+    return Report(subject.name, tuple(contracts), forward_only=forward_only, found=found, convention=convention)
 
 
 def _facts(adoption: Adoption) -> ContractReport:

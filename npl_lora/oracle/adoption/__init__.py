@@ -18,7 +18,7 @@ from typing import Any
 from .adoption import Adoption
 from .answers import Function, functions
 from .constructor import Constructor
-from .facts import facts
+from .facts import Asked, facts
 from .framework import Framework
 from .layer import Layer
 from .sentences import convention, found, scale_fact
@@ -49,7 +49,7 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
         return None
     layer = Layer(framework, constructor)
     scales = layer.law.slope if not layer.law.parameter else None
-    said = (*scale_fact(layer.law), *facts(layer))
+    said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
     return functions(layer), Adoption(found(layer), convention(layer.law), scales, said)
 
 
@@ -67,6 +67,15 @@ def _framework(thing: Any) -> Framework | None:
 
 def _framework_loaded() -> Framework | None:
     return _torch() if "torch" in sys.modules else None
+
+
+def _more_facts(layer: Layer) -> dict[str, Asked]:
+    """What only layers of this framework are asked."""
+    if layer.framework.name != "torch":
+        return {}
+    from .torch_states import states
+
+    return states(layer)
 
 
 def _torch() -> Framework:

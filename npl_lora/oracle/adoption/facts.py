@@ -26,9 +26,12 @@ class Fact:
     wrong: str = ""
 
 
-def facts(layer: Layer) -> list[Fact]:
-    """Every fact that can be asked of a layer."""
-    asked: dict[str, Callable[[Layer], Iterator[str]]] = {
+Asked = Callable[[Layer], Iterator[str]]  # yields what is wrong, in sentences
+
+
+def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
+    """Every fact that can be asked of a layer. more: those of its framework, by name."""
+    asked: dict[str, Asked] = {
         "start": _start,
         "parameters": _parameters,
         "saved": _saved,
@@ -37,8 +40,7 @@ def facts(layer: Layer) -> list[Fact]:
         "step": _step,
         "evaluation": _evaluation,
     }
-    states = layer.framework.states(layer)
-    return [Fact(name, _first_wrong(name, one, layer)) for name, one in {**asked, **states}.items()]
+    return [Fact(name, _first_wrong(name, one, layer)) for name, one in {**asked, **more}.items()]
 
 
 def statements(layer: Layer) -> list[str]:
@@ -59,7 +61,7 @@ def statements(layer: Layer) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
-def _first_wrong(name: str, fact: Callable[[Layer], Iterator[str]], layer: Layer) -> str:
+def _first_wrong(name: str, fact: Asked, layer: Layer) -> str:
     try:
         return next(fact(layer), "")
     except Exception as error:  # a stranger's code may raise anything
@@ -104,14 +106,13 @@ def _base_value(layer: Layer, built: Any, x: np.ndarray) -> np.ndarray:
     assert W is not None
     weight = framework.read(built, W.path)
     weight = weight.T if W.transposed else weight
-    if layer.kind is EMBEDDING:
-        y = weight[x]
-    else:
-        y = _pointwise(x, weight) if layer.kind is CONV2D else x @ weight.T
+    y = {"embedding": lambda: weight[x], "conv2d": lambda: _pointwise(x, weight)}.get(
+        layer.kind.name, lambda: x @ weight.T
+    )
     there = framework.tensors(built)
     biases = [framework.read(built, path) for path in layer.roles.biases[:1] if path in there]
     axes = (-1, 1, 1) if layer.kind is CONV2D else (-1,)
-    return sum((b.reshape(axes) for b in biases), start=y)
+    return sum((b.reshape(axes) for b in biases), start=y())
 
 
 def _pointwise(x: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What adoption needs of a framework: how to make, read, fill and call its layers. One file a framework."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,10 +83,6 @@ class Framework(Protocol):
 
     def train(self, layer: Any, case: Case, paths: Sequence[str]) -> Any:
         """The losses of a train_steps case, whose steps the framework's own optimiser takes on these tensors."""
-        ...
-
-    def states(self, layer: Any) -> dict[str, Callable[[Any], Iterator[str]]]:
-        """What one clean call of an adopted layer cannot show: {what is asked: it yields what is wrong}."""
         ...
 
     def saved(self, layer: Any) -> frozenset[str]:

@@ -149,11 +149,6 @@ class TorchLayers:
         with dropout_as(None):
             return run_steps(case, layer, [held(layer, path) for path in paths])["losses"]
 
-    def states(self, layer: Any) -> dict[str, Callable[[Any], Iterator[str]]]:
-        from .torch_states import states
-
-        return states(layer)
-
     def saved(self, layer: Any) -> frozenset[str]:
         return frozenset(layer.state_dict())
 

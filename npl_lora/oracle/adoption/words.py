@@ -23,7 +23,8 @@ _ROLES = {
     "base": "linear base base_layer original_layer original orig_linear original_linear original_linear_layer"
     " orig_layer orig_module original_module base_module base_linear linear_layer lin_layer lin layer module"
     " org_module existing_linear pretrained pretrained_layer pretrained_linear proj qkv fc linear_module nn_linear"
-    " wrapped target_module child source orig old embedding embedding_layer original_embedding conv conv_layer original_conv",
+    " wrapped target_module child source orig old embedding embedding_layer original_embedding conv conv_layer"
+    " original_conv",
     "weight": "weight w0 w original_weight base_weight wt pretrained_weight weight_matrix frozen_weight",
     "device": "device",
     "dtype": "dtype param_dtype",
