@@ -142,6 +142,25 @@ def test_accumulated_cases_have_unequal_token_counts_and_an_empty_micro_batch():
     assert [0] in counts
 
 
+def test_some_cases_are_larger_than_a_block_of_a_kernel():
+    assert some("lora_linear", lambda c: c["x"].shape[0] > 128 and c["x"].shape[0] % 4)
+    assert some("cross_entropy", lambda c: c["logits"].shape[-1] > 1024)
+    assert some("cross_entropy", lambda c: np.sum(c["labels"][:, 1:] != c.config["ignore_index"]) > 128)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_some_labels_are_certain_and_some_impossible(dtype):
+    """Their probability is 1, or 0, to the last bit."""
+    found = set()
+    for case in CONTRACTS["cross_entropy"].cases(dtype):
+        logits, labels = case["logits"][:, :-1].astype(np.float64), case["labels"][:, 1:]
+        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        kept = labels != case.config["ignore_index"]
+        found |= set(p[kept, labels[kept]]) & {0.0, 1.0}
+    assert found == {0.0, 1.0}
+
+
 class Peaks(RoundingNamespace):
     """The same namespace, that remembers the largest number it stored."""
 

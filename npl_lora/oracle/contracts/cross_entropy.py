@@ -31,6 +31,20 @@ def _batch(
     return {"logits": draw.normal(B, T, V, std=2.0), "labels": labels}, config
 
 
+def _extreme(draw: Draw, gaps: list[float]) -> tuple[dict[str, np.ndarray], Config]:
+    """gaps: for each position, how far its label's logit is above all others, or below one of them if negative. No
+    dtype's exp holds e^1024, and none holds e^-1024. A gap of 0 leaves the position as it is drawn."""
+    arrays, config = _batch(draw, 1, len(gaps) + 1, 7, [[]], _config(-100, 1))
+    logits, labels = arrays["logits"].astype(np.float64), arrays["labels"]
+    for t, gap in enumerate(gaps):
+        label = labels[0, t + 1]
+        if gap > 0:
+            logits[0, t, label] = gap
+        elif gap < 0:
+            logits[0, t, (label + 2) % 7] = -gap
+    return {"logits": draw.stored(logits), "labels": labels}, config
+
+
 def _config(ignore_index: int, accumulation: int) -> Config:
     return {"ignore_index": ignore_index, "accumulation": accumulation}
 
@@ -43,6 +57,10 @@ CONTRACT = Contract(
         "accumulated": lambda draw: _batch(draw, 4, 5, 9, [[2, 3, 4], [], [1], [0]], _config(-100, 2)),
         "empty-micro-batch": lambda draw: _batch(draw, 4, 4, 6, [[1, 2, 3], [1, 2, 3], [2], []], _config(-1, 2)),
         "nothing-counts": lambda draw: _batch(draw, 2, 3, 5, [[1, 2], [0, 1, 2]], _config(-100, 1)),
+        "certain-label": lambda draw: _extreme(draw, [1024.0, 0.0, 48.0]),
+        "impossible-label": lambda draw: _extreme(draw, [0.0, -1024.0]),
+        "large-vocabulary": lambda draw: _batch(draw, 1, 2, 1031, [[]], _config(-100, 1)),
+        "many-tokens": lambda draw: _batch(draw, 1, 135, 3, [[1, 2, 3]], _config(-100, 1)),
     },
     forward,
     value_name="loss",

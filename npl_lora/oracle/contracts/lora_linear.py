@@ -47,6 +47,11 @@ def _one_token(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     return _layer(draw, (), 8, 5, 3), lora(3, 7, use_rslora=True)
 
 
+def _many_tokens(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
+    """More tokens than a kernel's block, which is 128 or less, and not a multiple of one."""
+    return _layer(draw, (131,), 4, 5, 2), lora(2, 3)
+
+
 def _exact_bias_rslora(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     return {**_layer(draw, (2, 3), 5, 3, 4), "b": draw.normal(3)}, lora(4, 8, use_rslora=True)
 
@@ -65,6 +70,7 @@ CONTRACT = Contract(
         "wide-rank": _wide,
         "one-token-rslora": _one_token,
         "no-base": lambda draw: without_base(_layer(draw, (6,), 9, 7, 3), lora(3, 5)),
+        "many-tokens": _many_tokens,
     },
     forward,
     exact={

@@ -41,6 +41,8 @@ def quick_distance(predicted: Predicted, one: Observed, name: str) -> float:
     if predicted.shape != got.shape or got.dtype.kind != "f" or not np.array_equal(np.isnan(predicted), np.isnan(got)):
         return np.inf
     beyond = overflown(predicted, got)
+    if np.isinf(np.where(beyond, 0.0, predicted)).any():
+        return np.inf
     expected, got = (np.nan_to_num(np.where(beyond, 0.0, t)) for t in (predicted, got.astype(np.float64)))
     difference = float(np.max(np.abs(expected - got), initial=0.0))
     tolerance = _tolerance(expected, one, right)

@@ -13,6 +13,7 @@ from . import (
     dora,
     dropout,
     embedding,
+    extreme_logits,
     initialisation,
     kernels,
     layout,
@@ -35,9 +36,10 @@ _FILES = (
     dora,
     convolution,
     embedding,
+    extreme_logits,
     backwards,
     kernels,
 )
-FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, attention, loss, training) for fault in file.FAULTS)
+FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, attention, loss, extreme_logits, training) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]
