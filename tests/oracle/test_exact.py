@@ -71,6 +71,7 @@ def matmul_in_any_order(rng):
 def test_the_contracts_that_admit_them_have_exact_cases_in_every_dtype():
     having = {"lora_linear", "lora_merge", "lora_embedding", "lora_attention", "adapter_combine", "train_steps"}
     having |= {"lora_batched"}
+    having.add("lora_scaled_embedding")
     assert {(case.contract, case.dtype) for case in EXACT} == {(name, dtype) for name in having for dtype in DTYPES}
     for contract in ("lora_linear", "lora_merge", "lora_embedding"):
         assert {case.config["use_rslora"] for case in EXACT if case.contract == contract} == {False, True}

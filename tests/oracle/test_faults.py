@@ -40,6 +40,7 @@ NOT_SHOWN |= {("train_steps", name) for name in ("S6", "B9", "B10")}
 NOT_SHOWN |= {
     ("lora_embedding", "D1"),
     ("lora_embedding", "D1/embedding"),
+    ("lora_scaled_embedding", "D1/embedding"),
     ("lora_dropout", "E2"),
     ("lora_dropout", "E6"),
     ("lora_dropout", "B10/without-dropout"),

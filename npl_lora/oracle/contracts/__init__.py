@@ -17,6 +17,9 @@ from . import (
     lora_linear,
     lora_merge,
     lora_mlp,
+    lora_scaled_embedding,
+    rms_norm,
+    rope,
     train_steps,
 )
 from .contract import Contract
@@ -37,6 +40,9 @@ CONTRACTS: dict[str, Contract] = {
         lora_init.CONTRACT,
         lora_dropout.CONTRACT,
         lora_batched.CONTRACT,
+        lora_scaled_embedding.CONTRACT,
+        rms_norm.CONTRACT,
+        rope.CONTRACT,
     )
 }
 

@@ -20,7 +20,7 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
     return {"y": y, **gradients(pullback(arrays["dy"]))}
 
 
-def _table(draw: Draw, ids: list, V: int, D: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
+def table(draw: Draw, ids: list, V: int, D: int, config: Config) -> tuple[dict[str, np.ndarray], Config]:
     """The ids repeat within a row and across rows, and the padding token is among them."""
     r, tokens = config["r"], np.asarray(ids, dtype=np.int64)
     A, B = draw.normal(r, V), draw.normal(D, r, std=1 / math.sqrt(r))
@@ -33,15 +33,15 @@ CONTRACT = Contract(
     "lora_embedding",
     answer,
     {
-        "repeated-ids": lambda draw: _table(draw, _ROWS, 11, 6, lora(4, 10, padding_idx=None)),
-        "padding-rslora": lambda draw: _table(draw, _ROWS, 11, 7, lora(3, 2, use_rslora=True, padding_idx=0)),
-        "padding-inside": lambda draw: _table(draw, [5, 2, 5, 5, 2, 8], 9, 5, lora(2, 5, padding_idx=5)),
-        "no-base": lambda draw: without_base(*_table(draw, _ROWS, 12, 5, lora(3, 7, padding_idx=None))),
+        "repeated-ids": lambda draw: table(draw, _ROWS, 11, 6, lora(4, 10, padding_idx=None)),
+        "padding-rslora": lambda draw: table(draw, _ROWS, 11, 7, lora(3, 2, use_rslora=True, padding_idx=0)),
+        "padding-inside": lambda draw: table(draw, [5, 2, 5, 5, 2, 8], 9, 5, lora(2, 5, padding_idx=5)),
+        "no-base": lambda draw: without_base(*table(draw, _ROWS, 12, 5, lora(3, 7, padding_idx=None))),
     },
     forward,
     exact={
-        "exact-repeated-ids": lambda draw: _table(draw, [[3, 0, 3], [4, 3, 0]], 6, 5, lora(2, 8, padding_idx=None)),
-        "exact-padding-rslora": lambda draw: _table(
+        "exact-repeated-ids": lambda draw: table(draw, [[3, 0, 3], [4, 3, 0]], 6, 5, lora(2, 8, padding_idx=None)),
+        "exact-padding-rslora": lambda draw: table(
             draw, [5, 2, 5, 0, 2], 7, 6, lora(4, 8, use_rslora=True, padding_idx=5)
         ),
     },

@@ -104,6 +104,7 @@ class _Coarse(np.ndarray):
         way, plain = self.way, [np.asarray(a) if isinstance(a, np.ndarray) else a for a in inputs]
         if method == "at":
             return ufunc.at(*plain)
+        options.pop("out", None)  # np.mean asks for its sum to be overwritten, and takes what is returned
         if ufunc is np.matmul:
             return _product(plain[0], plain[1], way).view(type(self))
         result = np.asarray(getattr(ufunc, method)(*plain, **options))

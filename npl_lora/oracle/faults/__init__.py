@@ -19,6 +19,8 @@ from . import (
     layout,
     loss,
     merging,
+    norms,
+    rope,
     scaling,
     serving,
     training,
@@ -36,10 +38,10 @@ _FILES = (
     dora,
     convolution,
     embedding,
-    extreme_logits,
     backwards,
     kernels,
 )
-FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, attention, loss, extreme_logits, training) for fault in file.FAULTS)
+_MODELS = (attention, rope, norms, loss, extreme_logits, training)
+FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, *_MODELS) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

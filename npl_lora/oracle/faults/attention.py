@@ -23,38 +23,8 @@ def _tile_heads(op):
     return wrong
 
 
-def _skip_rotation(op):
-    def wrong(x, **settings):
-        return x, Pullback(lambda dy, wrt: {"x": dy} if "x" in wrt else {}, x, inputs=("x",))
-
-    return wrong
-
-
-def _mirror(x):
-    """Negate the second half. A rotation by phi between two mirrors is a rotation by -phi."""
-    half = x.shape[-1] // 2
-    return x.__array_namespace__().concat((x[..., :half], -x[..., half:]), axis=-1)
-
-
-def _rotate_backwards(op):
-    def wrong(x, **settings):
-        y, pullback = op(_mirror(x), **settings)
-        gradients = lambda dy, wrt: {"x": _mirror(pullback(_mirror(dy))["x"])}  # noqa: E731
-        return _mirror(y), Pullback(gradients, y, inputs=("x",))
-
-    return wrong
-
-
 def _default_scale(a):
     return a.q.shape[-1] ** -0.5
-
-
-def _rotate_forwards_in_backward(op):
-    def wrong(x, **settings):
-        y, right = op(x, **settings)
-        return y, Pullback(lambda dy, wrt: {"x": op(dy, **settings)[0]}, y, right.inputs)
-
-    return wrong
 
 
 def _three_equal_parts(op):
@@ -174,42 +144,6 @@ FAULTS = [
         hidden_when="there is no padding",
         seen_in="MeetKai/functionary#265",
         parts={"attention": with_arguments(key_mask=lambda a: None)},
-    ),
-    Fault(
-        "A3",
-        says="rope is not applied",
-        wrong="q k^T",
-        right="(R q) (R k)^T",
-        hidden_when="rope_theta is null",
-        seen_in="hand-written attention",
-        parts={"rope": _skip_rotation},
-    ),
-    Fault(
-        "A4",
-        says="rope rotates the other way: the signs of sin are swapped",
-        wrong="u_a cos + u_b sin",
-        right="u_a cos - u_b sin",
-        hidden_when="there is only one position",
-        seen_in="hand-written attention",
-        parts={"rope": _rotate_backwards},
-    ),
-    Fault(
-        "A5",
-        says="the backward of rope rotates forwards by phi instead of back by -phi",
-        wrong="dx = R dy",
-        right="dx = R^T dy",
-        hidden_when="the test checks the value only",
-        seen_in="hand-written attention",
-        parts={"rope": _rotate_forwards_in_backward},
-    ),
-    Fault(
-        "A6",
-        says="rope's base is 10000 whatever rope_theta is",
-        wrong="theta = 10000",
-        right="theta = rope_theta",
-        hidden_when="rope_theta = 10000",
-        seen_in="hand-written attention",
-        parts={"rope": with_arguments(theta=lambda a: 10000.0)},
     ),
     Fault(
         "G1",

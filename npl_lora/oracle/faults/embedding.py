@@ -4,7 +4,7 @@ import numpy as np
 
 from ...support.array import Array
 from .fault import Fault
-from .wraps import as_numpy, with_arguments, with_gradients
+from .wraps import as_numpy, with_arguments, with_gradients, with_outputs, with_question
 
 
 def _last_occurrences(ids) -> np.ndarray:
@@ -40,6 +40,23 @@ def _leave_out_padding(op):
     return wrong
 
 
+def _without_own_scale(gradient, arrays, config):
+    return gradient / config["embed_scale"]
+
+
+def _with_scale(change):
+    """LoRA's scale changed by change(s, e), e the embedding's own."""
+
+    def wrap(answer):
+        def wrong(arrays, config, d):
+            other = d.wrapped(scale=lambda scale: lambda config: change(scale(config), config["embed_scale"]))
+            return answer(arrays, config, other)
+
+        return wrong
+
+    return {"lora_scaled_embedding": wrap}
+
+
 FAULTS = [
     Fault(
         "E1",
@@ -67,5 +84,43 @@ FAULTS = [
         hidden_when="the batch has no padding token",
         seen_in="code that departs from torch's convention",
         parts={"lora_embedding": _leave_out_padding},
+    ),
+    Fault(
+        "E3",
+        says="the embedding's own scale is missing on the low-rank path",
+        wrong="y = e E[ids] + s (A^T)[ids] B^T",
+        right="y = e (E[ids] + s (A^T)[ids] B^T)",
+        hidden_when="the embedding has no scale of its own",
+        seen_in="huggingface/peft#2809, #2825",
+        answers=_with_scale(lambda s, e: s / e),
+    ),
+    Fault(
+        "E3",
+        variant="twice",
+        says="the embedding's own scale is applied twice on the low-rank path",
+        wrong="y = e E[ids] + e^2 s (A^T)[ids] B^T",
+        right="y = e (E[ids] + s (A^T)[ids] B^T)",
+        hidden_when="the embedding has no scale of its own",
+        seen_in="hand-written embeddings",
+        answers=_with_scale(lambda s, e: s * e),
+    ),
+    Fault(
+        "E3",
+        variant="backward",
+        says="dA and dB lack the embedding's own scale",
+        wrong="dB = s dy^T (A^T)[ids]",
+        right="dB = e s dy^T (A^T)[ids]",
+        hidden_when="the embedding has no scale of its own",
+        seen_in="hand-written backward passes",
+        answers={"lora_scaled_embedding": with_outputs(dA=_without_own_scale, dB=_without_own_scale)},
+    ),
+    Fault(
+        "E7",
+        says="the embedding's own scale is ignored",
+        wrong="y = E[ids] + s (A^T)[ids] B^T",
+        right="y = e (E[ids] + s (A^T)[ids] B^T)",
+        hidden_when="the embedding has no scale of its own",
+        seen_in="hand-written embeddings",
+        answers={"lora_scaled_embedding": with_question(config=lambda arrays, config: {"embed_scale": 1.0})},
     ),
 ]

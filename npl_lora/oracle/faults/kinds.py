@@ -35,6 +35,7 @@ KINDS = {
         Kind("B", "Backward", "A gradient is lost, or computed from the wrong quantities."),
         Kind("K", "Kernel", "The last token, or what does not fill a kernel's last block, is left out."),
         Kind("A", "Attention", "The causal mask, the padding mask or rope is wrong."),
+        Kind("N", "Norm", "RMSNorm's eps, mean, weight or gradient is wrong."),
         Kind("G", "Gated MLP", "The activation is not the one in the configuration."),
         Kind("T", "Loss and training", "The labels, the means, gradient accumulation or attention's scores are wrong."),
         Kind("O", "Optimiser", "SGD or AdamW takes a wrong step."),

@@ -1,9 +1,10 @@
-"""PEFT's own LoRA layers, and transformers' own attention, MLP and loss, as a subject.
+"""PEFT's own LoRA layers, and transformers' own attention, MLP, norm, rope and loss, as a subject.
 
 The libraries compute everything. This file builds their modules, copies the case's numbers into them in the case's
-dtype, runs them forward and backward, and reads off the results. Two things are not theirs. The rotary tables come
-from the protocol's formula, computed in float64 and rounded to the case's dtype; transformers' attention takes them as
-an argument, as its model passes them. A dropout mask comes from a module that replaces PEFT's dropout.
+dtype, runs them forward and backward, and reads off the results. Two things are not theirs. The rotary tables of
+lora_attention come from the protocol's formula, computed in float64 and rounded to the case's dtype; transformers'
+attention takes them as an argument, as its model passes them. A dropout mask comes from a module that replaces PEFT's
+dropout.
 """
 
 import sys
@@ -15,10 +16,18 @@ from peft import LoraConfig, LoraModel, inject_adapter_in_model
 from transformers import LlamaConfig
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaMLP,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
 from transformers.pytorch_utils import Conv1D
 
 from ..case import Case
+from .known import peft as known
 from .torch_tools import (
     GivenMask,
     Outputs,
@@ -78,6 +87,15 @@ def _lora_model(case: Case) -> Any:
 def lora_embedding(case: Case) -> Outputs:
     """peft.tuners.lora.Embedding on torch.nn.Embedding."""
     layer = _embedding(case)
+    return differentiate(layer, case, _factors(layer))
+
+
+def lora_scaled_embedding(case: Case) -> Outputs:
+    """peft.tuners.lora.Embedding on transformers' Gemma3TextScaledWordEmbedding."""
+    V, D = case["E"].shape
+    base = Gemma3TextScaledWordEmbedding(V, D, case.config["padding_idx"], case.config["embed_scale"])
+    layer = _adapt(base, case)
+    _fill(layer, case, W="E")
     return differentiate(layer, case, _factors(layer))
 
 
@@ -152,6 +170,33 @@ def cross_entropy(case: Case) -> Outputs:
     loss = sum(ForCausalLMLoss(*batch, **settings) for batch in micro_batches(case, logits, labels))
     loss.backward()
     return {"loss": loss, "dlogits": logits.grad}
+
+
+def rms_norm(case: Case) -> Outputs:
+    """transformers' LlamaRMSNorm."""
+    norm = LlamaRMSNorm(case["w"].size, eps=case.config["eps"]).to(dtype_of(case))
+    assign(norm.weight, case["w"])
+    return differentiate(norm, case, {"w": norm.weight})
+
+
+def rope(case: Case) -> Outputs:
+    """transformers' LlamaRotaryEmbedding, whose tables its apply_rotary_pos_emb takes."""
+    if case.config["interleaved"]:
+        raise NotImplementedError(known.HALVES.sentence)
+    D, theta = case["x"].shape[-1], case.config["theta"]
+    config = LlamaConfig(hidden_size=D, num_attention_heads=1, head_dim=D, rope_parameters=_plain_rope(theta))
+    table = LlamaRotaryEmbedding(config)
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        cos, sin = table(x, tensor(case["positions"])[None])
+        heads = x.reshape(1, -1, *x.shape[-2:])
+        return apply_rotary_pos_emb(heads, heads, cos, sin)[0].reshape(x.shape)
+
+    return differentiate(rotate, case, {})
+
+
+def _plain_rope(theta: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta}
 
 
 def adapter_combine(case: Case) -> Outputs:

@@ -1,12 +1,14 @@
 """The package's own ops as a subject. An oracle that answered from its own pullbacks would always agree with itself, so
 this subject computes its answers in other ways:
 
-* values with LoRA merged into the weights, if merging does not change the result;
+* values with LoRA merged into the weights, if merging does not change the result, and those of norms and rotations
+  number by number, by other formulas;
 * every gradient by the complex step, Im f(x + ih) / h, which needs the forward alone;
 * for the contracts that are polynomials, also a proof: the pullback on random 80-bit integers against the exact
   derivative, and merged against unmerged weights, without any rounding.
 """
 
+import cmath
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -83,9 +85,13 @@ def _differentiate(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
     assert forward is not None
     arrays = {**arrays, **_constants(case, arrays)}
     _, pullback = forward(arrays, case.config)
-    lora, dy = "alpha" in case.config, arrays.get("dy", 1.0)
-    value, _ = forward(merge_weights(arrays, scale(case.config)) if lora else arrays, case.config)
-    outputs = {"y" if lora else "loss": value}
+    dy = arrays.get("dy", 1.0)
+    if case.contract in _VALUES:
+        value = _VALUES[case.contract](arrays, case.config)
+    else:
+        lora = "alpha" in case.config
+        value, _ = forward(merge_weights(arrays, scale(case.config)) if lora else arrays, case.config)
+    outputs = {CONTRACTS[case.contract].value_name: value}
     for name in pullback.inputs:
         if name not in pullback.frozen:
             outputs[f"d{name}"] = complex_step(lambda changed: forward(changed, case.config)[0], arrays, name, dy)
@@ -102,6 +108,29 @@ def _constants(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
         return {}
     V = arrays["W"] + scale(case.config) * (arrays["B"] @ arrays["A"])
     return {"n": np.asarray([math.hypot(*row) for row in V])}
+
+
+def _norm(arrays: Arrays, config: Config) -> np.ndarray:
+    """sqrt(n) w x / |(x, sqrt(n eps))|, one token after another."""
+    x, w = arrays["x"], arrays["w"]
+    n = w.size
+    tokens = [math.sqrt(n) * w * row / math.hypot(*row, math.sqrt(n * config["eps"])) for row in x.reshape(-1, n)]
+    return np.asarray(tokens).reshape(x.shape)
+
+
+def _rotate(arrays: Arrays, config: Config) -> np.ndarray:
+    """Each pair is a complex number, times exp(i phi)."""
+    x, D = arrays["x"], arrays["x"].shape[-1]
+    pairs = [(2 * i, 2 * i + 1) if config["interleaved"] else (i, i + D // 2) for i in range(D // 2)]
+    y = np.empty_like(x)
+    for t, p in enumerate(arrays["positions"]):
+        for i, (a, b) in enumerate(pairs):
+            z = (x[..., t, a] + 1j * x[..., t, b]) * cmath.exp(1j * p / config["theta"] ** (2 * i / D))
+            y[..., t, a], y[..., t, b] = z.real, z.imag
+    return y
+
+
+_VALUES = {"rms_norm": _norm, "rope": _rotate}
 
 
 def complex_step(f: Callable[[Arrays], Array], arrays: Arrays, name: str, dy: Array) -> np.ndarray:

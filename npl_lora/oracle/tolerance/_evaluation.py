@@ -124,6 +124,9 @@ class Namespace:
     def sin(self, t: Any) -> Any:
         return self._store(np.sin(np.asarray(t)))
 
+    def mean(self, t: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+        return np.sum(t, axis=axis, keepdims=keepdims) / (t.size if axis is None else t.shape[axis])
+
     def normal_cdf(self, t: Any) -> Any:
         return self._with_noise(ops_namespace.normal_cdf, t)
 

@@ -403,6 +403,10 @@ class RoundingNamespace:
         error, var = error + self._sum_error(terms, size), var + self._sum_variance(terms, squares, value)
         return self._stored(value, size, error, var, squares)
 
+    def mean(self, x: Rounded, axis: int | None = None, keepdims: Any = False) -> Rounded:
+        """The sum, divided by the number of terms."""
+        return self.sum(x, axis=axis, keepdims=keepdims) / (x.value.size if axis is None else x.shape[axis])
+
     def _function(self, value: Any, error: Any, var: Any, absolute: float = 0.0) -> Rounded:
         """An elementary function's own rounding, 4u of its value or of 1: _stored adds the first u of the four."""
         own = 3.0 * self.precision.store * np.maximum(np.abs(value), absolute)

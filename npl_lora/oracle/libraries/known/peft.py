@@ -95,8 +95,39 @@ print(torch.equal(model(torch.tensor([0, 1])), model(torch.tensor([0, 1]))))
 """,
     "True\n",
 )
+FLOAT32_NORM = Reason(
+    "fault",
+    "transformers' LlamaRMSNorm computes in float32 whatever its input is: too coarse for float64",
+    """\
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+y = LlamaRMSNorm(2, eps=0.0).double()(x)
+print(f"{abs((y / x).square().mean() * x.square().mean() - 1).item():.0e}")
+""",
+    "1e-08\n",
+)
+FLOAT32_ANGLES = Reason(
+    "fault",
+    "transformers' LlamaRotaryEmbedding computes its angles in float32 whatever its input is: too coarse for float64",
+    """\
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+table = LlamaRotaryEmbedding(LlamaConfig(hidden_size=2, num_attention_heads=1, head_dim=2))
+cos, sin = table(torch.zeros(1, dtype=torch.float64), torch.tensor([[1]]))
+print(f"{abs(cos[0, 0, 0].square() + sin[0, 0, 0].square() - 1).item():.0e}")
+""",
+    "1e-08\n",
+)
+HALVES = Reason("absent", "transformers' Llama rotates halves, not neighbours")
 
 VERDICTS: Verdicts = {
+    "rms_norm/*/float64": ("fail", FLOAT32_NORM),
+    "rope/interleaved*": ("absent", HALVES),
+    "rope/*/float64": ("fail", FLOAT32_ANGLES),
     "cross_entropy/nothing-counts/*": ("fail", NO_LABELS),
     "cross_entropy/*/float64": ("fail", FLOAT32_LOSS),
     "adapter_combine/*rslora*": ("fail", INHERITED),

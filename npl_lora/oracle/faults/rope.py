@@ -1,0 +1,162 @@
+"""Faults of rope: angles, signs, pairs and positions."""
+
+import numpy as np
+
+from ...ops import Pullback
+from ...ops.compose import chain
+from .fault import Fault
+from .wraps import as_numpy, with_arguments, with_gradients, with_question
+
+
+def _skip_rotation(op):
+    def wrong(x, **settings):
+        return x, Pullback(lambda dy, wrt: {"x": dy} if "x" in wrt else {}, x, inputs=("x",))
+
+    return wrong
+
+
+def _mirror(x, interleaved):
+    """Negate the second of each pair. A rotation by phi between two mirrors is a rotation by -phi."""
+    xp, D = x.__array_namespace__(), x.shape[-1]
+    column = np.arange(D)
+    second = column % 2 == 1 if interleaved else column >= D // 2
+    return xp.where(xp.asarray(second), -x, x)
+
+
+def _rotate_backwards(op):
+    def wrong(x, **settings):
+        mirror = lambda t: _mirror(t, settings.get("interleaved", False))  # noqa: E731
+        y, pullback = op(mirror(x), **settings)
+        gradients = lambda dy, wrt: {"x": mirror(pullback(mirror(dy))["x"])}  # noqa: E731
+        return mirror(y), Pullback(gradients, y, inputs=("x",))
+
+    return wrong
+
+
+def _rotate_forwards_in_backward(op):
+    def wrong(x, **settings):
+        y, right = op(x, **settings)
+        return y, Pullback(lambda dy, wrt: {"x": op(dy, **settings)[0]}, y, right.inputs)
+
+    return wrong
+
+
+def _rotate_twice(op):
+    return lambda x, **settings: chain(*2 * [lambda t: op(t, **settings)])(x)
+
+
+def _at_positions(change):
+    """Answer for other positions, change(positions)."""
+
+    def other(arrays, config):
+        positions = arrays["positions"]
+        changed = np.asarray(change(np.asarray(as_numpy(positions))))
+        return {"positions": positions.__array_namespace__().asarray(changed)}
+
+    return with_question(arrays=other)
+
+
+FAULTS = [
+    Fault(
+        "A3",
+        says="rope is not applied",
+        wrong="q k^T",
+        right="(R q) (R k)^T",
+        hidden_when="rope_theta is null",
+        seen_in="hand-written attention",
+        parts={"rope": _skip_rotation},
+    ),
+    Fault(
+        "A4",
+        says="rope rotates the other way: the signs of sin are swapped",
+        wrong="u_a cos + u_b sin",
+        right="u_a cos - u_b sin",
+        hidden_when="there is only one position",
+        seen_in="hand-written attention",
+        parts={"rope": _rotate_backwards},
+    ),
+    Fault(
+        "A5",
+        says="the backward of rope rotates forwards by phi instead of back by -phi",
+        wrong="dx = R dy",
+        right="dx = R^T dy",
+        hidden_when="the test checks the value only",
+        seen_in="hand-written attention",
+        parts={"rope": _rotate_forwards_in_backward},
+    ),
+    Fault(
+        "A6",
+        says="rope's base is 10000 whatever rope_theta is",
+        wrong="theta = 10000",
+        right="theta = rope_theta",
+        hidden_when="rope_theta = 10000",
+        seen_in="hand-written attention",
+        parts={"rope": with_arguments(theta=lambda a: 10000.0)},
+    ),
+    Fault(
+        "A5",
+        variant="none",
+        says="the backward of rope is left out: dx = dy",
+        wrong="dx = dy",
+        right="dx = R^T dy",
+        hidden_when="the test checks the value only",
+        seen_in="paiml/aprender#2232",
+        parts={"rope": with_gradients(x=lambda dx, a: a.dy)},
+    ),
+    Fault(
+        "L10",
+        variant="halves",
+        says="rope rotates halves (i, i + D/2), but the interleaved pairs (2i, 2i + 1) are asked for",
+        wrong="pairs (i, i + D/2)",
+        right="pairs (2i, 2i + 1)",
+        hidden_when="D = 2, or every position is 0",
+        seen_in="ooples/AiDotNet#2074; huggingface/nanotron#427",
+        answers={"rope": with_question(config=lambda arrays, config: {"interleaved": False})},
+    ),
+    Fault(
+        "A7",
+        says="rope's frequencies are theta^(-i / D): the exponent lacks the factor 2",
+        wrong="theta^(-i / D)",
+        right="theta^(-2i / D)",
+        hidden_when="D = 2",
+        seen_in="hand-written attention",
+        parts={"rope": with_arguments(theta=lambda a: a.theta**0.5)},
+    ),
+    Fault(
+        "A8",
+        says="rope is applied twice",
+        wrong="R R x",
+        right="R x",
+        hidden_when="all positions are 0",
+        seen_in="caches that hold rotated keys and rotate them again",
+        parts={"rope": _rotate_twice},
+    ),
+    Fault(
+        "A9",
+        says="rope ignores the positions and counts the rows from 0",
+        wrong="phi = t theta^(-2i / D) for row t",
+        right="phi = p_t theta^(-2i / D)",
+        hidden_when="positions count from 0",
+        seen_in="hand-written attention with a cache or padding on the left",
+        answers={"rope": _at_positions(lambda p: np.arange(p.size))},
+    ),
+    Fault(
+        "A9",
+        variant="consecutive",
+        says="rope counts on from the first position, although the positions are not consecutive",
+        wrong="phi = (p_0 + t) theta^(-2i / D) for row t",
+        right="phi = p_t theta^(-2i / D)",
+        hidden_when="positions are consecutive",
+        seen_in="hand-written attention with packed texts",
+        answers={"rope": _at_positions(lambda p: p[0] + np.arange(p.size))},
+    ),
+    Fault(
+        "A10",
+        says="rope's positions are one too large: they count from 1",
+        wrong="phi = (p_t + 1) theta^(-2i / D)",
+        right="phi = p_t theta^(-2i / D)",
+        hidden_when="only scores are looked at, which depend on differences of positions",
+        seen_in="hand-written attention",
+        answers={"rope": _at_positions(lambda p: p + 1)},
+    ),
+]
