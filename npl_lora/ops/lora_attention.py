@@ -16,6 +16,7 @@ Source: Hu et al. 2021, section 4.2; Vaswani et al. 2017, section 3.2.2; Su et a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -76,16 +77,22 @@ def lora_attention(
         layer = partial(ops.lora_linear, W=arrays[f"W{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)
         return renamed(layer, {"W": f"W{n}", "A": f"A_{n}", "B": f"B_{n}"})
 
-    def heads(n: str) -> Stage:
-        return chain(L(n), split_heads(D))
-
     attend: Op = partial(ops.attention, causal=causal, key_mask=key_mask)
     if rope_theta is not None:
-        attend = _rotated(attend, partial(ops.rope, theta=rope_theta))
-    return chain(branch(attend, q=heads("q"), k=heads("k"), v=heads("v")), join_heads, L("o"))(x)
+        attend = rotated(attend, partial(ops.rope, theta=rope_theta))
+    return attention_block(L, attend, D)(x)
 
 
-def _rotated(attention: Op, rope: Stage) -> Op:
+def attention_block(L: Callable[[str], Stage], attend: Op, head_size: int) -> Stage:
+    """y = L_o(attend(L_q(x), L_k(x), L_v(x))), for whatever L(n) is the projection n."""
+
+    def heads(n: str) -> Stage:
+        return chain(L(n), split_heads(head_size))
+
+    return chain(branch(attend, q=heads("q"), k=heads("k"), v=heads("v")), join_heads, L("o"))
+
+
+def rotated(attention: Op, rope: Stage) -> Op:
     """The same attention, of q and k rotated by rope."""
 
     def forward(q: Array, k: Array, v: Array) -> tuple[Array, Pullback]:

@@ -13,13 +13,14 @@ Source: Hu et al. 2021 and Shazeer 2020, equation 6; the names are Llama's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from . import _building_blocks
 from ._interface import Array, Pullback
 from .checks import check_inputs, check_number
-from .compose import Stage, branch, chain, renamed
+from .compose import Op, Stage, branch, chain, renamed
 
 
 def lora_mlp(
@@ -61,5 +62,9 @@ def lora_mlp(
         layer = partial(ops.lora_linear, W=arrays[f"W_{n}"], A=arrays[f"A_{n}"], B=arrays[f"B_{n}"], scale=scale)
         return renamed(layer, {"W": f"W_{n}", "A": f"A_{n}", "B": f"B_{n}"})
 
-    act_of_gate_times_up = branch(partial(ops.glu, activation=activation), gate=L("gate"), up=L("up"))
-    return chain(act_of_gate_times_up, L("down"))(x)
+    return mlp_block(L, partial(ops.glu, activation=activation))(x)
+
+
+def mlp_block(L: Callable[[str], Stage], act_of_gate_times_up: Op) -> Stage:
+    """y = L_down(act(L_gate(x)) o L_up(x)), for whatever L(n) is the projection n."""
+    return chain(branch(act_of_gate_times_up, gate=L("gate"), up=L("up")), L("down"))

@@ -54,3 +54,8 @@ class Case:
 def widen(case: Case) -> dict[str, np.ndarray]:
     """The case's arrays with every number in float64; integers and booleans as they are."""
     return {name: a if a.dtype.kind in "biu" else a.astype(np.float64) for name, a in case.arrays.items()}
+
+
+def is_dropout_mask(name: str) -> bool:
+    """Whether an array of this name is a layer's dropout mask: "mask", or "mask_q" where there are several layers."""
+    return name == "mask" or name.startswith("mask_")

@@ -30,9 +30,10 @@ from npl_lora.oracle.tolerance.measured import tighten
 from npl_lora.oracle.vectors.caught import caught_by
 
 # Faults of a part that a contract uses, in a way that it does not: no mask is given there, or no dx asked.
+PROJECTIONS = {"lora_attention_projections", "lora_mlp_projections"}
 NOT_SHOWN = {
     (contract, fault.name)
-    for contract in CONTRACTS.keys() - {"lora_linear", "lora_dropout"}  # which alone have a mask
+    for contract in CONTRACTS.keys() - {"lora_linear", "lora_dropout", *PROJECTIONS}  # which alone have a mask
     for fault in relevant_to(contract)
     if fault.name in ("D1", "D1/linear", "D2", "D2/unscaled", "D3", "D7")
 }
@@ -46,17 +47,22 @@ NOT_SHOWN |= {
     ("lora_dropout", "B10/without-dropout"),
     ("train_steps", "B10/without-dropout"),
 }
+NOT_SHOWN |= {(contract, "B10/without-dropout") for contract in PROJECTIONS}  # DoRA's layers have no dropout
+NOT_SHOWN |= {("lora_attention_projections", name) for name in ("T11", "T13", "A2")}  # no key_mask, two heads
 NOT_SHOWN |= {
     (contract, fault.name)
     for contract in CONTRACTS.keys() - {"lora_linear", "lora_batched"}
     for fault in relevant_to(contract)
     if (fault.name == "L14" and contract != "lora_dropout")  # r > min(in, out) nowhere else
-    or (fault.name == "M18" and contract != "dora_linear")  # a bias nowhere else
+    or (fault.name == "M18" and contract not in {"dora_linear", *PROJECTIONS})  # a bias nowhere else
     or (fault.id == "K5" and contract != "lora_dropout")  # more than 128 tokens nowhere else
     or (fault.id == "K2" and contract == "lora_dropout")  # whose number of tokens 4 divides
 }
 
 SHOWN = [(c, fault) for c in CONTRACTS for fault in relevant_to(c) if (c, fault.name) not in NOT_SHOWN]
+
+# DoRA's norm along the wrong axis fits no weight there, which is not square: nothing comes back that could be named.
+BREAKS = {(contract, "R2") for contract in PROJECTIONS}
 
 # Faults that come to the same in a contract, by the name of the one that is said; all are listed.
 EQUIVALENT = {
@@ -69,6 +75,7 @@ EQUIVALENT = {
 
 # What rounding hides. GELU and its tanh approximation differ by at most 5e-4, a unit of float16 at 1.
 HIDDEN = {("lora_mlp", name): ("float16", "bfloat16") for name in ("B4/tanh", "G1", "G1/exact")}
+HIDDEN |= {("lora_mlp_projections", name): ("float16", "bfloat16") for name in ("B4/tanh", "G1", "G1/exact")}
 HIDDEN |= {("train_steps", "O8"): ("float16", "bfloat16")}  # one v of all falls, by less than they round
 HIDDEN |= {("adapter_combine", "W9"): ("float32", "float16", "bfloat16"), ("lora_attention", "A6"): ("bfloat16",)}
 
@@ -161,7 +168,7 @@ def test_what_is_not_shown_passes():
         assert check(Injected(fault), contract=contract, dtypes=["float64"]).verdict == "pass", (contract, name)
 
 
-@each(SHOWN, quick=("lora_linear",))
+@each([(c, fault) for c, fault in SHOWN if (c, fault.name) not in BREAKS], quick=("lora_linear",))
 def test_every_fault_is_named_first(contract, fault):
     ids, says = ids_and_words(contract, fault)
     first = EQUIVALENT.get((contract, fault.name), fault.id)

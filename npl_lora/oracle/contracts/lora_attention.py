@@ -22,7 +22,13 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
     return {"y": y, **gradients(pullback(arrays["dy"]))}
 
 
-def _block(
+def shapes(C: int, D: int, *, n_heads: int, n_kv_heads: int, **_: Any) -> dict[str, tuple[int, int]]:
+    """(out, in) of each projection."""
+    q, kv = n_heads * D, n_kv_heads * D
+    return {"q": (q, C), "k": (kv, C), "v": (kv, C), "o": (C, q)}
+
+
+def block(
     draw: Draw, B: int, T: int, C: int, D: int, hidden: list[list[int]] | None, **config: Any
 ) -> tuple[dict[str, np.ndarray], Config]:
     """hidden: for each batch row, the positions whose keys may not be seen. C is a multiple of the number of heads,
@@ -31,9 +37,8 @@ def _block(
     Weights of q and k are half the usual size: scores of a few units keep the softmax from saturating, and so its
     errors, and with them what must be allowed, small.
     """
-    q, kv = config["n_heads"] * D, config["n_kv_heads"] * D
     arrays = {"x": draw.normal(B, T, C)}
-    for n, (out, in_) in {"q": (q, C), "k": (kv, C), "v": (kv, C), "o": (C, q)}.items():
+    for n, (out, in_) in shapes(C, D, **config).items():
         small = 0.5 if n in "qk" else 1.0
         arrays[f"W{n}"] = draw.normal(out, in_, std=small / math.sqrt(in_))
         arrays[f"A_{n}"] = draw.normal(config["r"], in_, std=1 / math.sqrt(in_))
@@ -46,25 +51,25 @@ def _block(
 
 def _causal_rope(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     config = lora(3, 2, n_heads=4, n_kv_heads=2, causal=True, rope_theta=10240.0)
-    return _block(draw, 2, 5, 12, 4, None, **config)
+    return block(draw, 2, 5, 12, 4, None, **config)
 
 
 def _padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     """Padding on the right of one row and within another: every query sees a key."""
     config = lora(2, 3, use_rslora=True, n_heads=4, n_kv_heads=2, causal=True, rope_theta=500.0)
-    return _block(draw, 3, 4, 8, 4, [[3], [], [1, 2]], **config)
+    return block(draw, 3, 4, 8, 4, [[3], [], [1, 2]], **config)
 
 
 def _left_padded(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     """Padding on the left: the first queries of the row may see no key, and give zeros before Wo."""
     config = lora(2, 3, n_heads=2, n_kv_heads=1, causal=True, rope_theta=10240.0)
-    return _block(draw, 2, 4, 10, 4, [[0, 1], []], **config)
+    return block(draw, 2, 4, 10, 4, [[0, 1], []], **config)
 
 
 def _bidirectional(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     """No rope, no causal mask, as many key/value heads as heads in three groups of one."""
     config = lora(3, 4, n_heads=3, n_kv_heads=3, causal=False, rope_theta=None)
-    return _block(draw, 2, 4, 9, 2, [[], [0, 3]], **config)
+    return block(draw, 2, 4, 9, 2, [[], [0, 3]], **config)
 
 
 def _exact_one_key(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
@@ -72,7 +77,7 @@ def _exact_one_key(draw: Draw) -> tuple[dict[str, np.ndarray], Config]:
     head and k in the first, so a score is a sum of zeros, and its weight exp(0) / exp(0) = 1.
     """
     config = lora(2, 8, n_heads=2, n_kv_heads=1, causal=True, rope_theta=None)
-    arrays, config = _block(draw, 2, 2, 2, 2, [[1], [0]], **config)
+    arrays, config = block(draw, 2, 2, 2, 2, [[1], [0]], **config)
     for n, zero in {"q": 1, "k": 0}.items():
         arrays[f"W{n}"][zero::2] = 0
         arrays[f"B_{n}"][zero::2] = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..case import Case
+from ..case import Case, is_dropout_mask
 from ..contracts import CONTRACTS
 from ..report import Claim, Observed
 from ..tolerance.judge import Right, format_factor, right_answer
@@ -153,7 +153,7 @@ def _is_bent(at: Sequence[np.ndarray], allowed: float) -> bool:
 
 
 def _can_double(name: str, array: np.ndarray) -> bool:
-    return array.dtype.kind not in "biu" and name != "mask" and bool(np.any(array))
+    return array.dtype.kind not in "biu" and not is_dropout_mask(name) and bool(np.any(array))
 
 
 def _factor(before: np.ndarray, after: np.ndarray, allowed: float) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..case import Case
+from ..case import Case, is_dropout_mask
 from ..contracts import CONTRACTS
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
@@ -268,7 +268,7 @@ def _nudged(case: Case, size: float, rng: np.random.Generator) -> Case:
     nudged = {
         name: (a.astype(np.float64) * (1.0 + rng.uniform(-size, size, a.shape))).astype(a.dtype)
         for name, a in case.arrays.items()
-        if a.dtype.kind not in "biu" and name != "mask"
+        if a.dtype.kind not in "biu" and not is_dropout_mask(name)
     }
     return case.with_arrays(nudged)
 

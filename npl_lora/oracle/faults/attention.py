@@ -2,7 +2,7 @@
 
 from ...ops import Pullback
 from .fault import Fault
-from .wraps import with_arguments, with_gradients
+from .wraps import with_arguments, with_gradients, with_question
 
 
 def _tile_heads(op):
@@ -66,6 +66,13 @@ def _part_of_each_row(rows):
     """0, 1 or 2 for each row: the longer parts come first."""
     lengths = [rows // 3 + (j < rows % 3) for j in range(3)]
     return [j for j, length in enumerate(lengths) for _ in range(length)]
+
+
+def _with_first_mask(first, *others):
+    def masks(arrays, config):
+        return {f"mask_{n}": arrays[f"mask_{first}"] for n in others if f"mask_{n}" in arrays}
+
+    return with_question(arrays=masks)
 
 
 FAULTS = [
@@ -172,5 +179,17 @@ FAULTS = [
         hidden_when="the activation is silu",
         seen_in="foundation-model-stack/fms-acceleration#97",
         parts={"glu": with_arguments(activation=lambda a: "silu")},
+    ),
+    Fault(
+        "D14",
+        says="the projections of one input share a dropout mask, that of the first",
+        wrong="x o mask_q for q, k and v",
+        right="x o mask_n for each n of q, k, v",
+        hidden_when="there is no dropout",
+        seen_in="hand-written blocks with fused projections",
+        answers={
+            "lora_attention_projections": _with_first_mask("q", "k", "v"),
+            "lora_mlp_projections": _with_first_mask("gate", "up"),
+        },
     ),
 ]

@@ -17,7 +17,7 @@ def lora_linear(case: Case) -> Outputs:
     """loralib.Linear."""
     layer = _linear(case)
     if "mask" in case:
-        layer.lora_dropout = GivenMask(case)
+        layer.lora_dropout = GivenMask(case["mask"])
     return differentiate(layer, case, _factors(layer))
 
 

@@ -59,7 +59,7 @@ def lora_linear(case: Case) -> Outputs:
     """peft.tuners.lora.Linear on torch.nn.Linear."""
     layer = _linear(case)
     if "mask" in case:
-        layer.lora_dropout["default"] = GivenMask(case)
+        layer.lora_dropout["default"] = GivenMask(case["mask"])
     return differentiate(layer, case, _factors(layer))
 
 
@@ -172,6 +172,16 @@ def cross_entropy(case: Case) -> Outputs:
     return {"loss": loss, "dlogits": logits.grad}
 
 
+def lora_attention_projections(case: Case) -> Outputs:
+    """The same with LlamaAttention's biases, and PEFT's DoRA, or a mask in the place of its dropout, on each."""
+    return lora_attention(case)
+
+
+def lora_mlp_projections(case: Case) -> Outputs:
+    """The same with LlamaMLP's biases, and PEFT's DoRA, or a mask in the place of its dropout, on each."""
+    return lora_mlp(case)
+
+
 def rms_norm(case: Case) -> Outputs:
     """transformers' LlamaRMSNorm."""
     norm = LlamaRMSNorm(case["w"].size, eps=case.config["eps"]).to(dtype_of(case))
@@ -280,13 +290,21 @@ def _adapt(base: torch.nn.Module, case: Case, **options: Any) -> Any:
 
 def _adapt_projections(block: Any, case: Case, names: tuple[str, ...], weight: str) -> Outputs:
     """Adapt block.q_proj for each name q, with the case's numbers; the factors {"A_q": ..., "B_q": ...}."""
-    inject_adapter_in_model(_config(case, [f"{n}_proj" for n in names]), block)
+    use_dora = f"m_{names[0]}" in case
+    inject_adapter_in_model(_config(case, [f"{n}_proj" for n in names], use_dora=use_dora), block)
     block.to(dtype_of(case))
     trained: Outputs = {}
     for n in names:
         layer = getattr(block, f"{n}_proj")
         _fill(layer, case, f"_{n}", weight.format(n))
         trained |= _factors(layer, f"_{n}")
+        if f"b_{n}" in case:
+            assign(layer.base_layer.bias, case[f"b_{n}"])
+        if f"mask_{n}" in case:
+            layer.lora_dropout["default"] = GivenMask(case[f"mask_{n}"])
+        if use_dora:
+            trained[f"m_{n}"] = layer.lora_magnitude_vector["default"].weight
+            assign(trained[f"m_{n}"], case[f"m_{n}"])
     return trained
 
 
@@ -318,7 +336,7 @@ def _llama(case: Case, **sizes: Any) -> LlamaConfig:
         sizes["head_dim"] = case["Wq"].shape[0] // case.config["n_heads"]
     else:
         sizes |= {"num_attention_heads": 1, "head_dim": 2}  # an MLP has no heads, but the configuration checks them
-    config = LlamaConfig(attention_bias=False, mlp_bias=False, **sizes)
+    config = LlamaConfig(attention_bias="b_q" in case, mlp_bias="b_gate" in case, **sizes)
     config._attn_implementation = "sdpa"  # what from_pretrained chooses
     return config
 

@@ -37,11 +37,11 @@ def assign(parameter: Any, array: np.ndarray) -> None:
 
 
 class GivenMask(torch.nn.Module):
-    """Replaces a dropout module: multiplies by the mask of the case."""
+    """Replaces a dropout module: multiplies by a mask of the case."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, mask: np.ndarray) -> None:
         super().__init__()
-        self.mask = tensor(case["mask"])
+        self.mask = tensor(mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.mask

@@ -23,7 +23,7 @@ def lora_linear(case: Case) -> Outputs:
     """torchtune's LoRALinear."""
     layer = _linear(LoRALinear, case)
     if "mask" in case:
-        layer.dropout = GivenMask(case)
+        layer.dropout = GivenMask(case["mask"])
     return differentiate(layer, case, _factors(layer))
 
 

@@ -33,7 +33,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..case import Case, widen
+from ..case import Case, is_dropout_mask, widen
 from ..definition import RIGHT, AnswerFunction
 from ._evaluation import NotMeasured, evaluated_type
 from .judge import Right, root_mean_squares
@@ -80,7 +80,7 @@ def _evaluate(case: Case, answer: AnswerFunction, seed: int, merge: bool) -> dic
     precision, rng = precision_of(case.dtype, case.inner), np.random.default_rng(seed)
     array_type = evaluated_type(precision, rng)
     arrays = {name: _cast(array, precision).view(array_type) for name, array in widen(case).items()}
-    merge = merge and "dy" in case and "alpha" in case.config and "mask" not in case
+    merge = merge and "dy" in case and "alpha" in case.config and not any(map(is_dropout_mask, case.arrays))
     off = 1.0 + rng.uniform(-3.0, 3.0) * precision.store
     d = RIGHT.wrapped(scale=lambda scale: lambda config: off * scale(config))
     if merge and isinstance(case.config["r"], list):  # each row has the weight of its own adapter

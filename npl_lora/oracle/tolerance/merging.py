@@ -6,12 +6,13 @@ from typing import Any
 
 from ... import ops
 from ...support.array import Array
+from ..case import is_dropout_mask
 
 
 def merge_weights(arrays: Mapping[str, Array], s: Array) -> dict[str, Array]:
     """arrays with W + s B A in the place of every W, and B = 0. (Not where dropout parts the two paths.)"""
     changed = dict(arrays)
-    for weight in [] if "mask" in arrays else [name for name in arrays if name[0] in "WE"]:
+    for weight in [] if any(map(is_dropout_mask, arrays)) else [name for name in arrays if name[0] in "WE"]:
         n = weight[1:].lstrip("_")
         A, B = (f"{factor}_{n}" if n else factor for factor in "AB")
         matrices = (_matrix(arrays[name]) for name in (weight, A, B))
