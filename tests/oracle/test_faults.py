@@ -19,6 +19,7 @@ from npl_lora.oracle.contracts.draw import Draw
 from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.diagnosis import diagnose
 from npl_lora.oracle.diagnosis.catalogue import all_reproduced, matches
+from npl_lora.oracle.diagnosis.compare import quick_distance
 from npl_lora.oracle.dtypes import computable
 from npl_lora.oracle.faults import FAULTS, page
 from npl_lora.oracle.faults.kinds import KINDS, by_kind
@@ -321,3 +322,13 @@ def test_a_fault_is_not_claimed_beside_answers_that_are_no_floats():
 def test_a_wrap_that_changes_nothing_leaves_the_right_part_as_it_is():
     assert RIGHT.wrapped(lora_linear=lambda op: op).lora_linear is RIGHT.lora_linear
     assert not hasattr(RIGHT.lora_linear, "__wrapped__")
+
+
+def test_a_fault_that_is_infinite_is_far_from_what_is_finite():
+    (case,) = [c for c in CONTRACTS["cross_entropy"].cases("float64") if "impossible" in c.id]
+    right = right_answer(case, CONTRACTS["cross_entropy"].answer)
+    one = Observed(case, right, {name: output.value for name, output in right.items()}, ("loss",))
+    for infinite in (np.inf, -np.inf):
+        assert quick_distance(np.asarray(infinite), one, "loss") == np.inf
+    overflown = replace(one, outputs={**one.outputs, "loss": np.asarray(np.inf)})
+    assert quick_distance(np.asarray(np.inf), overflown, "loss") == 0.0

@@ -53,12 +53,14 @@ def test_the_verdicts_are_the_recorded_ones(reports, library):
 
 
 def test_the_float32_loss_is_off_by_float32s_rounding_and_no_more(reports):
-    """What makes it the recorded fault and no other: 1e-8 to 1e-6 of the size, in float64 alone."""
+    """What makes it the recorded fault and no other: 1e-9 to 1e-6 of the size, in float64 alone. (Where a logit of
+    1,024 is subtracted from itself, that is in the size, and the loss is a thousandth of it.)"""
     cases = {case["id"]: case for case in reports["peft"]["contracts"]["cross_entropy"]["cases"]}
     for case in cases:
         _, reason = LIBRARIES["peft"].verdict(case)
         if reason == peft.FLOAT32_LOSS:
-            assert 1e-9 < cases[case]["outputs"]["loss"]["error"] < 1e-6
+            least = 1e-12 if "certain-label" in case else 1e-9
+            assert least < cases[case]["outputs"]["loss"]["error"] < 1e-6
         elif reason == peft.NO_LABELS:
             assert cases[case]["outputs"]["loss"]["error"] is None
             assert "nan" in cases[case]["message"]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from npl_lora.oracle import CONTRACTS, DTYPES
+from npl_lora.oracle import CONTRACTS, DTYPES, check
 from npl_lora.oracle.contracts.judging import judge_case
+from npl_lora.oracle.subjects import Answer
 
 
 def wide(dtype):
@@ -85,3 +86,20 @@ def test_the_cases_have_every_layout_and_positions_that_do_not_count_from_zero()
     assert {c["x"].ndim for c in norms} == {1, 2, 3, 4}
     assert len({c.config["eps"] for c in norms}) > 2
     assert any((c["x"] == 0).all(axis=-1).any() for c in norms)
+
+
+class InFloat32:
+    """A norm that casts its input to float32."""
+
+    name, contracts = "float32", ("rms_norm",)
+
+    def ask(self, case):
+        arrays = {name: array.astype(np.float32) for name, array in case.arrays.items()}
+        outputs = CONTRACTS["rms_norm"].answer(arrays, case.config)
+        return Answer(outputs=({name: output.astype(np.float64) for name, output in outputs.items()},))
+
+
+def test_a_norm_that_is_computed_in_float32_is_told():
+    (report,) = check(InFloat32(), dtypes=["float64"]).contracts
+    assert report.verdict == "fail"
+    assert "float32 somewhere inside" in report.diagnosis.says

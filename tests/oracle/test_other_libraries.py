@@ -66,10 +66,14 @@ def test_the_record_holds_the_same_numbers(report):
 FLOAT32 = {
     torchtune.ROTARY,
     torchtune.FLOAT32_LOSS,
+    torchtune.FLOAT32_NORM,
     keras.FLOAT32_FACTORS,
     keras.FLOAT32_DIVISION,
+    keras.FLOAT32_NORM,
     mlx.FLOAT32_FUNCTIONS,
+    mlx.FLOAT32_NORM,
 }
+LARGEST = 2.0**-24 * 64  # float32 rounds log p, which is down to -48 where p counts, and exp makes a factor of that
 
 
 def test_what_is_too_coarse_for_float64_is_off_by_float32s_rounding_and_no_more(report):
@@ -77,7 +81,7 @@ def test_what_is_too_coarse_for_float64_is_off_by_float32s_rounding_and_no_more(
         for case in contract["cases"]:
             if LIBRARIES[report["target"]].verdict(case["id"])[1] in FLOAT32 and case["verdict"] == "fail":
                 assert case["id"].endswith("float64")
-                assert all(output["error"] < 1e-6 for output in case["outputs"].values()), case["id"]
+                assert all(output["error"] < LARGEST for output in case["outputs"].values()), case["id"]
 
 
 EXAMPLES = [(name, r) for name, library in LIBRARIES.items() for r in library.reasons if r.example]

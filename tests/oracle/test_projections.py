@@ -1,4 +1,4 @@
-"""Blocks whose projections have a bias, dropout or DoRA, and embeddings with a scale of their own: what they come to."""
+"""Blocks whose projections have a bias, dropout or DoRA, and embeddings with a scale of their own."""
 
 import numpy as np
 import pytest

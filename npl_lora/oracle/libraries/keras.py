@@ -76,6 +76,16 @@ def cross_entropy(case: Case) -> Outputs:
     return {"loss": torch.stack(losses).mean(), "dlogits": -moved.value}
 
 
+def rms_norm(case: Case) -> Outputs:
+    """keras.layers.RMSNormalization."""
+    norm, x = keras.layers.RMSNormalization(epsilon=case.config["eps"], dtype=case.dtype), leaf(case["x"])
+    norm.build(x.shape)
+    norm.scale.assign(case["w"])
+    y = norm(x)
+    y.backward(tensor(case["dy"]))
+    return {"y": y, "dx": x.grad, "dw": norm.scale.value.grad}
+
+
 def train_steps(case: Case) -> Outputs:
     """A model of one Dense, compiled with Keras' loss and optimizer, trained with train_on_batch."""
     config, layer = case.config, _dense(case)

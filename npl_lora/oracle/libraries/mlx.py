@@ -121,6 +121,28 @@ def cross_entropy(case: Case) -> Outputs:
     return {"loss": losses[0], "dlogits": -model.moved}
 
 
+def rms_norm(case: Case) -> Outputs:
+    """MLX's RMSNorm."""
+    norm = nn.RMSNorm(case["w"].size, eps=case.config["eps"])
+
+    def forward(x: mx.array, w: mx.array) -> mx.array:
+        norm.weight = w
+        return norm(x)
+
+    (y,), (dx, dw) = mx.vjp(forward, [_array(case["x"]), _array(case["w"])], [_array(case["dy"])])
+    return {"y": y, "dx": dx, "dw": dw}
+
+
+def rope(case: Case) -> Outputs:
+    """MLX's RoPE."""
+    positions, D = case["positions"], case["x"].shape[-1]
+    if np.any(np.diff(positions) != 1):
+        raise NotImplementedError(known.OFFSET.sentence)
+    table = nn.RoPE(D, traditional=case.config["interleaved"], base=case.config["theta"])
+    (y,), (dx,) = mx.vjp(lambda x: table(x, offset=int(positions[0])), [_array(case["x"])], [_array(case["dy"])])
+    return {"y": y, "dx": dx}
+
+
 def train_steps(case: Case) -> Outputs:
     """mlx-lm's LoRALinear in mlx-lm's trainer."""
     config = case.config

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings
-from torchtune.modules import FeedForward, MultiHeadAttention
+from torchtune.modules import FeedForward, MultiHeadAttention, RMSNorm, RotaryPositionalEmbeddings
 from torchtune.modules.loss import CEWithChunkedOutputLoss
 from torchtune.modules.peft import DoRALinear, LoRALinear, get_merged_lora_ckpt
 from torchtune.training import scale_grads
@@ -93,6 +93,27 @@ def cross_entropy(case: Case) -> Outputs:
         running, tokens = running + loss.detach(), tokens + count
     scale_grads(model, 1 / tokens)
     return {"loss": running / tokens, "dlogits": model.logits.grad}
+
+
+def rms_norm(case: Case) -> Outputs:
+    """torchtune's RMSNorm."""
+    norm = RMSNorm(case["w"].size, eps=case.config["eps"]).to(dtype_of(case))
+    assign(norm.scale, case["w"])
+    return differentiate(norm, case, {"w": norm.scale})
+
+
+def rope(case: Case) -> Outputs:
+    """The rotary embedding of its Llamas, which rotates neighbours, or that of its Qwen2, which rotates halves."""
+    kind = RotaryPositionalEmbeddings if case.config["interleaved"] else Qwen2RotaryPositionalEmbeddings
+    T, D = case["x"].shape[-2:]
+    table = kind(D, max_seq_len=int(case["positions"].max()) + 1, base=case.config["theta"])
+    positions = tensor(case["positions"])[None]
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        heads = x.reshape(1, -1, T, D).transpose(1, 2)
+        return table(heads, input_pos=positions).transpose(1, 2).reshape(x.shape)
+
+    return differentiate(rotate, case, {})
 
 
 def train_steps(case: Case) -> Outputs:

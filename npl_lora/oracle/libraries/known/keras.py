@@ -92,8 +92,23 @@ print(layer.lora_alpha)
 """,
     "2\n",
 )
+FLOAT32_NORM = Reason(
+    "fault",
+    "Keras' RMSNormalization computes in float32 whatever its dtype is: too coarse for float64",
+    """\
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"
+import keras
+
+y = keras.layers.RMSNormalization(epsilon=0.0, dtype="float64")(keras.ops.array([[1.0, 2.0]], dtype="float64"))
+print(f"{abs(y[0, 0].item() ** 2 * 2.5 - 1):.0e}")
+""",
+    "1e-08\n",
+)
 
 VERDICTS: Verdicts = {
+    "rms_norm/*/float64": ("fail", FLOAT32_NORM),
     "lora_linear/one-token-rslora/*": ("absent", VECTOR),
     "lora_linear/*rslora/*": ("absent", RSLORA),
     "lora_merge/*rslora/*": ("absent", RSLORA),

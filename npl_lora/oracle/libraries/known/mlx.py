@@ -18,6 +18,7 @@ print(layer(mx.ones((1, 1))).item())  # not 8 / 4
 STORED = Reason("absent", "MLX has no weights stored (in, out)")
 PADDING = Reason("absent", "MLX's embedding has no padding_idx")
 STRETCH = Reason("absent", "mlx-lm's loss counts one stretch of each row")
+OFFSET = Reason("absent", "MLX's RoPE counts on from an offset")
 SAVES = Reason("absent", "mlx-lm's trainer saves what it has trained, and MLX saves no float64")
 FLOAT32_FUNCTIONS = Reason(
     "fault",
@@ -72,8 +73,22 @@ print(default_loss(lambda tokens: mx.zeros((1, 1, 7)), mx.array([[0, 0]]), mx.ar
 """,
     "nan\n",
 )
+FLOAT32_NORM = Reason(
+    "fault",
+    "MLX's RMSNorm computes float64 arrays in float32",
+    """\
+import mlx.core as mx
+
+y = mx.fast.rms_norm(mx.array([1.0, 2.0], dtype=mx.float64), None, eps=0.0)
+print(y.dtype, f"{abs(y[0].item() ** 2 * 2.5 - 1):.0e}")
+""",
+    "mlx.core.float64 1e-08\n",
+)
 
 VERDICTS: Verdicts = {
+    "rms_norm/*/float64": ("fail", FLOAT32_NORM),
+    "rope/*gaps/*": ("absent", OFFSET),
+    "rope/*/float64": ("fail", FLOAT32_FUNCTIONS),
     "lora_merge/*fan-in-fan-out*": ("absent", STORED),
     "lora_embedding/*padding-*": ("absent", PADDING),
     "cross_entropy/ignored/*": ("absent", STRETCH),

@@ -102,9 +102,8 @@ FLOAT32_NORM = Reason(
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-x = torch.tensor([1.0, 2.0], dtype=torch.float64)
-y = LlamaRMSNorm(2, eps=0.0).double()(x)
-print(f"{abs((y / x).square().mean() * x.square().mean() - 1).item():.0e}")
+y = LlamaRMSNorm(2, eps=0.0).double()(torch.tensor([1.0, 2.0], dtype=torch.float64))
+print(f"{abs(y[0].item() ** 2 * 2.5 - 1):.0e}")
 """,
     "1e-08\n",
 )

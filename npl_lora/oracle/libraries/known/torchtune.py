@@ -76,8 +76,22 @@ print(model(x).item(), torch.nn.functional.linear(x, merged["0.weight"], merged[
 """,
     "6.0 4.0\n",
 )
+FLOAT32_NORM = Reason(
+    "fault",
+    "torchtune's RMSNorm computes in float32 whatever its input is: too coarse for float64",
+    """\
+import torch
+from torchtune.modules import RMSNorm
+
+y = RMSNorm(2, eps=0.0).double()(torch.tensor([1.0, 2.0], dtype=torch.float64))
+print(f"{abs(y[0].item() ** 2 * 2.5 - 1):.0e}")
+""",
+    "1e-08\n",
+)
 
 VERDICTS: Verdicts = {
+    "rms_norm/*/float64": ("fail", FLOAT32_NORM),
+    "rope/*/float64": ("fail", ROTARY),
     "lora_merge/*fan-in-fan-out*": ("absent", STORED),
     "*-rslora/*": ("absent", RSLORA),
     "lora_merge/*rslora/*": ("absent", RSLORA),
