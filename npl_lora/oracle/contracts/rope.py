@@ -10,16 +10,19 @@ from .contract import Array, Config, Contract, Draw, gradients
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
-    """The op counts its positions from a start, so each row, at any position, is a call of its own."""
+    """The op counts its positions from a start, so each stretch of consecutive ones is a call of its own."""
     x, positions = arrays["x"], [int(p) for p in arrays["positions"]]
-    xp = x.__array_namespace__()
-    settings = {"theta": config["theta"], "interleaved": config["interleaved"]}
-    rows = [d.rope(x[..., t : t + 1, :], start=p, **settings) for t, p in enumerate(positions)]
-    y = xp.concat(tuple(row for row, _ in rows), axis=-2)
+    xp, settings = x.__array_namespace__(), {"theta": config["theta"], "interleaved": config["interleaved"]}
+    starts = [t for t, p in enumerate(positions) if t == 0 or p != positions[t - 1] + 1]
+    stretches = [slice(start, end) for start, end in zip(starts, [*starts[1:], len(positions)], strict=True)]
+    parts = [d.rope(x[..., at, :], start=positions[at.start], **settings) for at in stretches]
+    y = xp.concat(tuple(part for part, _ in parts), axis=-2)
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-        dx = [pullback(dy[..., t : t + 1, :], wrt=wrt).get("x") for t, (_, pullback) in enumerate(rows)]
-        return {"x": xp.concat(tuple(dx), axis=-2)} if "x" in wrt else {}
+        if "x" not in wrt:
+            return {}
+        dx = [pullback(dy[..., at, :])["x"] for at, (_, pullback) in zip(stretches, parts, strict=True)]
+        return {"x": xp.concat(tuple(dx), axis=-2)}
 
     return y, Pullback(backward, y, inputs=("x",))
 
