@@ -24,6 +24,7 @@ class Case:
     exact: bool = False
     inner: str | None = None  # the coarser precision that the user allows; the subject is not told
     forward_only: bool = False  # gradients are not asked for; the subject is not told
+    without: tuple[str, ...] = ()  # outputs that this subject is not asked for
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -42,8 +43,8 @@ class Case:
         return {name: output for name, output in outputs.items() if name in names}
 
     def asked(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of these outputs that are asked for: all of them or, with forward_only, all but the gradients."""
-        ignored = self.gradients(outputs) if self.forward_only else {}
+        """Those of these outputs that are asked for: with forward_only all but the gradients, and none of `without`."""
+        ignored = {*self.without, *(self.gradients(outputs) if self.forward_only else {})}
         return {name: output for name, output in outputs.items() if name not in ignored}
 
     def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "Case":

@@ -97,7 +97,7 @@ def _facts(adoption: Adoption) -> ContractReport:
 def _capital(sentence: str) -> str:
     """With a capital, unless it begins with a symbol or a name of the layer's."""
     first = sentence.partition(" ")[0]
-    return sentence if first in _SYMBOLS or "_" in first else sentence[0].upper() + sentence[1:]
+    return sentence if first in _SYMBOLS or not first.isalpha() else sentence[0].upper() + sentence[1:]
 
 
 def ask_and_judge(ask: Callable[[Case], Answer], case: Case) -> tuple[Case, Answer, CaseReport]:

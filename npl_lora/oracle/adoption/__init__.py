@@ -21,6 +21,7 @@ from .constructor import Constructor
 from .facts import Asked, facts
 from .framework import Framework
 from .layer import Layer
+from .merging import find_merging
 from .sentences import convention, found, scale_fact
 from .wanted import NotAdoptedError
 
@@ -50,7 +51,9 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     layer = Layer(framework, constructor)
     scales = layer.law.slope if not layer.law.parameter else None
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
-    return functions(layer), Adoption(found(layer), convention(layer.law), scales, said)
+    merging = find_merging(layer)
+    without = {"lora_merge": ("W_unmerged",)} if merging is not None and not merging.unmerge else {}
+    return functions(layer), Adoption(found(layer), convention(layer.law), scales, said, without)
 
 
 def is_instance(thing: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..case import Case
@@ -14,15 +14,18 @@ from .facts import Fact
 class Adoption:
     """found: sentences, the first with the tensors' roles. convention: a sentence if the scale follows another law than
     alpha / r; else "". scales: {r: s} of a layer that takes neither alpha nor a scale. facts: what was asked besides
-    the contracts."""
+    the contracts. without: {contract: the outputs that the layer does not have}."""
 
     found: tuple[str, ...]
     convention: str = ""
     scales: Mapping[int, float] | None = None
     facts: tuple[Fact, ...] = ()
+    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def question(self, case: Case) -> Case:
-        """The case as the layer can be asked it: with the layer's own scale, if nobody can hand it another."""
+        """The case as the layer can be asked it: without outputs that it does not have, and with the layer's own scale,
+        if nobody can hand it another."""
+        case = replace(case, without=self.without.get(case.contract, ()))
         if not self.scales or "use_rslora" not in case.config or "alpha" not in case.config:
             return case
         rank = case.config["r"]
@@ -38,6 +41,7 @@ class Adoption:
             "found": list(self.found),
             "convention": self.convention,
             "scales": {str(r): s for r, s in (self.scales or {}).items()},
+            "without": {contract: list(names) for contract, names in self.without.items()},
             "facts": [[fact.name, fact.wrong] for fact in self.facts],
         }
 
@@ -46,4 +50,5 @@ class Adoption:
         """The inverse of as_json."""
         scales = {int(r): s for r, s in data["scales"].items()}
         facts = tuple(Fact(name, wrong) for name, wrong in data["facts"])
-        return cls(tuple(data["found"]), data["convention"], scales or None, facts)
+        without = {contract: tuple(names) for contract, names in data["without"].items()}
+        return cls(tuple(data["found"]), data["convention"], scales or None, facts, without)

@@ -9,6 +9,7 @@ from .framework import Pass
 from .initial import distribution_of
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
+from .merging import Merging, find_merging, weight_after
 
 Outputs = dict[str, Any]
 Function = Callable[[Case], Outputs]
@@ -21,6 +22,8 @@ def functions(layer: Layer) -> dict[str, Function]:
         asked["train_steps"] = train_steps
     if not layer.constructor.has("A") and layer.kind is not CONV2D and distribution_of(layer):
         asked["lora_init"] = lora_init
+    if (merging := find_merging(layer)) is not None:
+        asked["lora_merge"] = partial(lora_merge, merging)
     if layer.dropout_place:
         asked["lora_dropout"] = lora_dropout
     return {name: partial(answer, layer) for name, answer in asked.items()}
@@ -49,6 +52,21 @@ def train_steps(layer: Layer, case: Case) -> Outputs:
     held = {"A_after": roles.A, "B_after": roles.B, "W_after": roles.W}
     after = {name: framework.read(filled, one.path) for name, one in held.items()}
     return {"losses": losses, **_turned(after, {name: one.transposed for name, one in held.items()})}
+
+
+def lora_merge(merging: Merging, layer: Layer, case: Case) -> Outputs:
+    """W_merged, and W_unmerged where the layer can."""
+    turned = case.config["fan_in_fan_out"]
+    if turned and not layer.constructor.has("transposed"):
+        raise NotImplementedError("has no fan_in_fan_out")
+    W = {"W": case["W"].T} if turned else {}
+    filled = layer.filled(layer.wanted_for(case).but(transposed=turned), {**case.arrays, **W}, case.dtype)
+    merged = weight_after(layer, merging.merged(layer, filled))
+    outputs = {"W_merged": merged}
+    if merging.unmerge:
+        merging.undo(filled)
+        outputs["W_unmerged"] = weight_after(layer, filled)
+    return _turned(outputs, dict.fromkeys(outputs, turned))
 
 
 def lora_init(layer: Layer, case: Case) -> Outputs:

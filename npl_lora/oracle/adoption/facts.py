@@ -12,6 +12,7 @@ from .framework import Pass
 from .initial import describe_start
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
+from .merging import find_merging, hidden_methods, merging_facts
 from .wanted import Wanted
 
 _START = 1e-4  # relative; a fresh layer computes in float32
@@ -40,6 +41,7 @@ def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
         "step": _step,
         "evaluation": _evaluation,
     }
+    asked["merging"] = _merging
     return [Fact(name, _first_wrong(name, one, layer)) for name, one in {**asked, **more}.items()]
 
 
@@ -201,6 +203,12 @@ def _evaluation(layer: Layer) -> Iterator[str]:
     right = framework.value(built, x)
     if not np.allclose(framework.evaluate(built, x), right, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(right)))):
         yield "dropout acts in evaluation too, or evaluation adds another low-rank path"
+
+
+def _merging(layer: Layer) -> Iterator[str]:
+    yield from hidden_methods(layer)
+    if (merging := find_merging(layer)) is not None:
+        yield from merging_facts(layer, merging)
 
 
 def _trained(layer: Layer) -> str:

@@ -64,6 +64,16 @@ class _Probe:
         built.train()
         return built
 
+    def merges_in_eval(self) -> bool:
+        """Whether W has the update in evaluation, as in loralib; then A and B may change in training alone."""
+        W = self._layer.roles.W
+        if W is None:
+            return False
+        built = self.layer(1)
+        before = held(built, W.path).detach().clone()
+        built.eval()
+        return not torch.equal(held(built, W.path).detach(), before)
+
     def x(self, seed: int = 0) -> torch.Tensor:
         rng, in_ = np.random.default_rng(100 + seed), self.wanted.in_
         if self._layer.kind is EMBEDDING:
@@ -102,7 +112,7 @@ def changed_in_place(probe: _Probe) -> Iterator[str]:
         "through .data": lambda t, new: t.data.copy_(new),
         "by an optimiser's step": _step,
     }
-    for mode in ("training", "evaluation"):
+    for mode in ("training",) if probe.merges_in_eval() else ("training", "evaluation"):
         for words, change in ways.items():
             for name in probe.paths:
                 built, new = probe.layer(1), probe.layer(1)
