@@ -12,6 +12,7 @@ import numpy as np
 
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.case import widen
+from npl_lora.oracle.contracts.contract import scales
 from npl_lora.oracle.definition import RIGHT
 from npl_lora.oracle.dtypes import computable, dtype_by_name
 from npl_lora.oracle.faults import FAULTS, wrong_answer
@@ -87,7 +88,10 @@ def _halved(wrap, when):
 
 def _scaled(fault, config):
     """The wrong scale as an argument of the ops that take it."""
-    factor = RIGHT.wrapped(scale=fault.parts["scale"]).scale(config) / RIGHT.scale(config)
+    wrong = RIGHT.wrapped(scale=fault.parts["scale"])
+    if isinstance(config["r"], list):  # one scale an adapter
+        return {"lora_batched": with_arguments(scales=lambda a: scales(config, wrong))}
+    factor = wrong.scale(config) / RIGHT.scale(config)
     ops = ("lora_linear", "lora_embedding", "dora_linear", "merge", "unmerge")
     return dict.fromkeys(ops, with_arguments(scale=lambda a: a.scale * factor))
 
