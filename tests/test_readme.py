@@ -241,9 +241,9 @@ def test_the_readme_is_short():
 
 def test_every_room_has_commands_and_files():
     assert set(files("npl_lora/oracle/README.md")) == {
-        "mine.py", "test_mine.py", "program.py", "one_step.py", "deviations.toml"
+        "mine.py", "engine.py", "test_mine.py", "program.py", "one_step.py", "deviations.toml"
     }  # fmt: skip
-    assert len(commands("npl_lora/oracle/README.md")) == 6
+    assert len(commands("npl_lora/oracle/README.md")) == 7
     assert text(README).count("\npython3 -m venv ") == 2  # .ci/run runs both
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from npl_lora.oracle import CONTRACTS, check
 from npl_lora.oracle.case import widen
+from npl_lora.oracle.check import check_case
 from npl_lora.oracle.faults import FAULTS
 from npl_lora.oracle.page import page
 from npl_lora.oracle.subjects import Answer
@@ -69,17 +70,23 @@ def test_a_subject_of_right_values_passes_and_only_then(change):
     assert alone.verdict_in_words == "pass, forward only"
     assert alone.as_json()["forward_only"] is True
     assert {*alone.contracts[0].cases[0].outputs} == {"y"}
-    whole = {contract: check(subject, contract=contract, dtypes=["float32"]) for contract in subject.contracts[:2]}
-    assert [report.verdict_in_words for report in whole.values()] == ["fail", "pass"]
-    assert "forward_only" not in whole["lora_linear"].as_json()
+    for contract in subject.contracts:
+        whole = [check_case(c, subject.ask(c)) for c in CONTRACTS[contract].cases("float32")]
+        assert {case.verdict for case in whole} == {"pass" if contract == "lora_merge" else "fail"}
+
+
+def test_a_whole_check_says_nothing_of_it():
+    report = check(Injected(), contract="lora_merge", dtypes=["float32"])
+    assert report.verdict_in_words == "pass"
+    assert "forward_only" not in report.as_json()
 
 
 def test_a_missing_backward_is_a_failure_that_says_how_to_ask_less():
     hint = "; the values are right, and can be asked alone (--forward, forward_only)"
 
     def message(change, faults=()):
-        report = check(Changed(change, "lora_linear", faults=faults), dtypes=["float64"])
-        return report.contracts[0].cases[0].message
+        case = CONTRACTS["lora_linear"].cases("float64")[0]
+        return check_case(case, Changed(change, "lora_linear", faults=faults).ask(case)).message
 
     assert message(values_alone).endswith("dB: dB is missing (got y)" + hint)
     assert "dB is missing" in message(lambda case, outputs: {**values_alone(case, outputs), "dx": outputs["dx"]})
@@ -139,16 +146,20 @@ def test_the_page_says_so():
     assert '<span class="pass">pass, forward only</span>' in page([report])
 
 
-def test_conforms_asks_the_values_alone():
-    @conforms("lora_linear", dtypes=("float64",), forward_only=True)
+@pytest.mark.parametrize("contract", ["lora_linear", "lora_batched"])
+def test_conforms_asks_the_values_alone(contract):
+    @conforms(contract, dtypes=("float64",), forward_only=True)
     def engine(case):
-        return values_alone(case, CONTRACTS["lora_linear"].answer(widen(case), case.config))
+        return values_alone(case, CONTRACTS[contract].answer(widen(case), case.config))
 
-    @conforms("lora_linear", dtypes=("float64",))
+    @conforms(contract, dtypes=("float64",))
     def layer(case):
         return engine(case)
 
     assert all(check_function(engine, case)[0].verdict == "pass" for case in asked(engine).cases())
-    assert all(check_function(layer, case)[0].verdict == "fail" for case in asked(layer).cases())
+    assert all(check_function(layer, case)[0].verdict == "fail" for case in asked(layer).cases()[:2])
+
+
+def test_conforms_refuses_a_contract_without_values():
     with pytest.raises(ValueError, match=r"^forward_only is True, expected False: train_steps has no values alone"):
         conforms("train_steps", forward_only=True)
