@@ -21,7 +21,9 @@ This page is generated; edit the entries in [faults](faults), then run
 Notation: `o` is the elementwise product and `^T` the transpose. A layer L computes y = x W^T + s (x A^T) B^T for N
 tokens; dy, dx, dA and dB are gradients. `mask` is dropout's, with entries 0 and 1 / (1 - p). In DoRA V = W + s B A, n
 holds the lengths of V's rows and m the magnitudes. In attention H is the number of heads, G that of key/value heads, D
-the head size, S the scores, and R the rotation of rope. K is the number of micro-batches; b1, b2 and eps are Adam's.
+the head size, S the scores, and R the rotation of rope. K is the number of micro-batches; b1, b2 and eps are Adam's. In
+a batch of rows with adapters of their own, ids_n is the adapter of row n, K the number of adapters, and R the rank that
+they are padded to; rows and adapters are counted from 1.
 """
 
 
