@@ -62,6 +62,8 @@ def lora_batched(
     N, K = n["N"], n["K"]
     if x.ndim < 2 or x.shape[0] != N:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (N, ..., in) = ({N}, ..., {n['in']})")
+    if K == 0:
+        raise ValueError("A has 0 adapters, expected at least 1")
     check_ids("ids", ids, K, xp, least=-1)
     ranks = [check_integer(f"ranks[{k}]", r, 1, n["R"] + 1) for k, r in enumerate(_one_each("ranks", ranks, K))]
     scales = [check_number(f"scales[{k}]", s) for k, s in enumerate(_one_each("scales", scales, K))]

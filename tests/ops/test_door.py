@@ -95,6 +95,11 @@ REFUSED = [
     (lambda: batched(x=x[:1]), ValueError, "x has shape (1, 5), expected (N, ..., in) = (2, ..., 5)"),
     (lambda: batched(x=x[0]), ValueError, "x has shape (5,), expected (N, ..., in) = (2, ..., 5)"),
     (lambda: batched(A=f((3, 4, 5))), ValueError, "B has shape (2, 3, 4), expected (K, out, R) = (3, 3, 4)"),
+    (
+        lambda: batched(A=f((0, 4, 5)), B=f((0, 3, 4)), ranks=[], scales=[]),
+        ValueError,
+        "A has 0 adapters, expected at least 1",
+    ),
     (lambda: batched(ids=ids), ValueError, "ids has values from 0 to 2, expected -1 <= ids < 2"),
     (lambda: batched(ids=ids - 2), ValueError, "ids has values from -2 to 0, expected -1 <= ids < 2"),
     (lambda: batched(ids=ids + 0.5), TypeError, "ids has dtype float64, expected an integer dtype"),
