@@ -10,6 +10,7 @@ from .adoption import Adoption
 from .case import Case
 from .contracts import CONTRACTS
 from .contracts.judging import judge_case
+from .conventions import state_conventions
 from .diagnosis import Ask, diagnose
 from .diagnosis.progress import silent
 from .dtypes import DTYPES, askable, computable
@@ -80,7 +81,8 @@ def check(
         diagnosis = diagnose(observed, _asking(subject), watch)
         contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
     found, convention = ((), "") if adoption is None else (adoption.found, adoption.convention)
-    return Report(subject.name, tuple(contracts), forward_only=forward_only, found=found, convention=convention)
+    whole = Report(subject.name, tuple(contracts), forward_only=forward_only, found=found, convention=convention)
+    return whole if adoption is None else state_conventions(whole)
 
 
 def _facts(adoption: Adoption) -> ContractReport:

@@ -71,6 +71,7 @@ CONTRACT = Contract(
         "one-token-rslora": _one_token,
         "no-base": lambda draw: without_base(_layer(draw, (6,), 9, 7, 3), lora(3, 5)),
         "many-tokens": _many_tokens,
+        "square": lambda draw: (_layer(draw, (5,), 7, 7, 3), lora(3, 5)),
     },
     forward,
     exact={
