@@ -2,9 +2,10 @@
 
     python tests/record_readme.py
 
-README.md holds mine.py, a file with a fault. It is checked. What `npl-lora check` prints goes between the two
-`<!-- check -->` markers, and the pictures that `--html` draws of dB go into examples/check.svg. The table between the
-`<!-- matrix -->` markers and conformance.md are made from examples/conformance.json.
+README.md holds our_layers.py, two layers in torch, and names a function with a fault. They are checked. What
+`npl-lora check` prints goes between the `<!-- layers -->` markers (where torch is installed) and the `<!-- check -->`
+markers, and the pictures that `--html` draws of dB go into examples/check.svg. The table between the `<!-- matrix -->`
+markers and conformance.md are made from examples/conformance.json.
 """
 
 import json
@@ -13,14 +14,17 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from npl_lora.oracle.libraries.matrix import document, summary
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "check.svg"
-COMMAND = "npl-lora check mine.py --html report.html"
+WRONG = "examples/my_lora_with_a_fault.py"
+COMMAND = f"npl-lora check {WRONG} --html report.html"
 BETWEEN = re.compile(r"(?<=<!-- check -->\n).*?(?=<!-- /check -->)", re.S)
+LAYERS = re.compile(r"(?<=<!-- layers -->\n).*?(?=<!-- /layers -->)", re.S)
 MATRIX = re.compile(r"(?<=<!-- matrix -->\n).*?(?=<!-- /matrix -->)", re.S)
 
 _COLUMN, _MARGIN, _TOP, _ZOOM = 184, 24, 66, 2  # pixels, and how much larger than on the page
@@ -28,16 +32,27 @@ _FIGURE = re.compile(r'<figure><svg width="(\d+)" height="(\d+)">(.*?)</svg><fig
 _CASE = re.compile(r"<p>Numbers of (\S+)\. ")
 
 
-def mine(readme: str) -> str:
-    """The file that README.md shows."""
-    (code,) = re.findall(r"^```python\n(# mine\.py\n.*?)^```", readme, flags=re.M | re.S)
+def shown(readme: str, name: str) -> str:
+    """A file that README.md shows."""
+    (code,) = re.findall(rf"^```python\n(# {re.escape(name)}\n.*?)^```", readme, flags=re.M | re.S)
     return code
 
 
-def check(code: str) -> tuple[int, str, str]:
-    """The exit status, what is printed when mine.py with this code is checked, and the page that is written."""
+def check_layers(code: str) -> tuple[int, str]:
+    """The exit status, and what is printed when our_layers.py with this code is checked."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "mine.py").write_text(code, encoding="utf-8")
+        (Path(folder) / "our_layers.py").write_text(code, encoding="utf-8")
+        command = [sys.executable, "-m", "npl_lora", "check", "our_layers.py"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})
+        return done.returncode, done.stdout
+
+
+def check(code: str) -> tuple[int, str, str]:
+    """The exit status, what is printed when the function's file with this code is checked, and the page."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / WRONG
+        file.parent.mkdir()
+        file.write_text(code, encoding="utf-8")
         command = [sys.executable, "-m", "npl_lora", *COMMAND.split()[1:]]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})
         return done.returncode, done.stdout, (Path(folder) / "report.html").read_text(encoding="utf-8")
@@ -71,7 +86,10 @@ def picture(page: str) -> str:
 if __name__ == "__main__":
     readme, examples = ROOT / "README.md", ROOT / "examples"
     text = readme.read_text(encoding="utf-8")
-    _, printed, page = check(mine(text))
+    if find_spec("torch"):
+        layers = block(check_layers(shown(text, "our_layers.py"))[1])
+        text = LAYERS.sub(lambda _: layers, text)
+    _, printed, page = check((ROOT / WRONG).read_text(encoding="utf-8"))
     recorded = json.loads((examples / "conformance.json").read_text(encoding="utf-8"))
     text = BETWEEN.sub(lambda _: block(printed), text)
     readme.write_text(MATRIX.sub(lambda _: summary(recorded), text), encoding="utf-8")

@@ -60,7 +60,7 @@ def all_commands(*, torch):
         (page, command) for page in PAGES for command in commands(page) if not re.search(r"\$MODEL|dumps", command)
     ]
     pairs.remove((README, record_readme.COMMAND))
-    return [(page, command) for page, command in pairs if bool(re.search("peft|our_layer", command)) == torch]
+    return [(page, command) for page, command in pairs if bool(re.search("peft|our_layers?", command)) == torch]
 
 
 @pytest.fixture
@@ -127,17 +127,26 @@ def test_the_op_of_the_readme_is_lora_linear():
 
 def test_the_readme_shows_what_check_prints_and_draws():
     """After a change of either: python tests/record_readme.py."""
-    status, printed, page = record_readme.check(files(README)["mine.py"])
+    status, printed, page = record_readme.check((ROOT / record_readme.WRONG).read_text(encoding="utf-8"))
     assert status == 1
     assert record_readme.block(printed) == record_readme.BETWEEN.search(text(README))[0]
     assert record_readme.picture(page) == record_readme.PICTURE.read_text(encoding="utf-8")
 
 
-def test_the_fault_of_the_readme_is_mended_as_it_says():
-    right = files(README)["mine.py"].replace("rows(dy).T @ rows(h)", "s * (rows(dy).T @ rows(h))")
+@pytest.mark.torch
+def test_the_readme_shows_what_is_said_of_its_layers():
+    """After a change: python tests/record_readme.py, where torch is installed."""
+    status, printed = record_readme.check_layers(files(README)["our_layers.py"])
+    assert status == 1
+    assert record_readme.block(printed) == record_readme.LAYERS.search(text(README))[0]
+
+
+def test_the_fault_of_the_readme_is_mended_by_its_s():
+    wrong = (ROOT / record_readme.WRONG).read_text(encoding="utf-8")
+    right = wrong.replace('dB = np.einsum("no', 'dB = s * np.einsum("no')
     status, printed, _ = record_readme.check(right)
     assert status == 0
-    assert re.search(r"pass +40/40", printed)
+    assert re.search(r"pass +44/44", printed)
 
 
 @pytest.mark.slow

@@ -72,8 +72,8 @@ def known_throughout(data: dict[str, Any]) -> bool:
 
 
 def summary(data: dict[str, Any]) -> str:
-    """The table in Markdown, and the versions. Its numbers refer to the reasons, which `table` lists."""
-    return "\n".join([*_grid(data), "", _versions_sentence(data)]) + "\n"
+    """The table in Markdown. Its numbers refer to the reasons, which `table` lists."""
+    return "\n".join(_grid(data)) + "\n"
 
 
 def table(data: dict[str, Any]) -> str:
@@ -83,11 +83,13 @@ def table(data: dict[str, Any]) -> str:
 
 
 def _grid(data: dict[str, Any]) -> list[str]:
-    """The lines of the table: one row for each contract."""
+    """The lines of the table: one row for each contract that a library answers."""
     libraries, numbers = data["libraries"], _numbers(data)
     lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
     for contract in CONTRACTS:
-        cells = (column["contracts"].get(contract) for column in libraries.values())
+        cells = [column["contracts"].get(contract) for column in libraries.values()]
+        if not any(cells):
+            continue
         lines.append(f"| {contract} | " + " | ".join(_cell_text(c, numbers) for c in cells) + " |")
     return lines
 
