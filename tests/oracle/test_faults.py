@@ -76,6 +76,7 @@ EQUIVALENT = {
 
 # What rounding hides. GELU and its tanh approximation differ by at most 5e-4, a unit of float16 at 1.
 HIDDEN = {("lora_mlp", name): ("float16", "bfloat16") for name in ("B4/tanh", "G1", "G1/exact")}
+HIDDEN |= {("lora_attention_projections", "A6"): ("bfloat16",)}
 HIDDEN |= {("lora_mlp_projections", name): ("float16", "bfloat16") for name in ("B4/tanh", "G1", "G1/exact")}
 HIDDEN |= {("train_steps", "O8"): ("float16", "bfloat16")}  # one v of all falls, by less than they round
 HIDDEN |= {("adapter_combine", "W9"): ("float32", "float16", "bfloat16"), ("lora_attention", "A6"): ("bfloat16",)}
