@@ -29,11 +29,10 @@ def answer(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -
 def _case(
     draw: Draw, B: int, T: int, C: int, D: int, extras: tuple[str, ...], **config: Any
 ) -> tuple[dict[str, np.ndarray], Config]:
-    """A bias of normal numbers, and rows of length 2, would make large scores: those of q and k are a half and a quarter
-    as large. Dropout doubles what it keeps of LoRA's part: alpha is small there."""
+    """A bias, rows of length 2, and dropout, which doubles what it keeps, make large scores: q and k get less."""
     arrays, config = block(draw, B, T, C, D, None, **config)
     arrays = draw_extras(draw, arrays, shapes(C, D, **config), extras)
-    for name, part in [(f"{name}_{n}", part) for name, part in (("b", 0.5), ("m", 0.25)) for n in "qk"]:
+    for name, part in [(f"{name}_{n}", part) for name, part in (("B", 0.5), ("b", 0.5), ("m", 0.25)) for n in "qk"]:
         if name in arrays:
             arrays[name] = arrays[name] * arrays[name].dtype.type(part)
     return arrays, config
@@ -46,9 +45,9 @@ CONTRACT = Contract(
     answer,
     {
         "dropout-bias-rslora": lambda draw: _case(
-            draw, 2, 3, 6, 4, ("b", "mask"), **lora(2, 1, use_rslora=True, **_HEADS)
+            draw, 2, 3, 6, 4, ("b", "mask"), **lora(2, 3, use_rslora=True, **_HEADS)
         ),
-        "dora-bias": lambda draw: _case(draw, 2, 3, 4, 4, ("b", "m"), **lora(2, 1, **_HEADS)),
+        "dora-bias": lambda draw: _case(draw, 2, 3, 4, 4, ("b", "m"), **lora(2, 3, **_HEADS)),
     },
     forward,
 )
