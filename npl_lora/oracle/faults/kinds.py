@@ -24,11 +24,7 @@ KINDS = {
         Kind("D", "Dropout", "The mask is missing, misplaced or not scaled, or dropout acts at the wrong time."),
         Kind("M", "Merging", "Merging, unmerging or building the adapted layer goes wrong."),
         Kind("W", "Weighted adapters", "Several adapters are combined into one in the wrong way."),
-        Kind(
-            "N",
-            "Batched adapters",
-            "A row of a batch gets the wrong adapter, rank or scale, or the wrong place.",
-        ),
+        Kind("P", "Per-row adapters", "A row of a batch gets the wrong adapter, rank or scale, or the wrong place."),
         Kind("R", "DoRA", "The magnitude m, the norm n, or their gradients are wrong."),
         Kind("E", "Embedding", "Repeated ids or the padding token are handled wrongly."),
         Kind("C", "Convolution", "The kernel, the strides or the padding are wrong."),

@@ -118,7 +118,7 @@ def _sorted_update(lora_batched):
 
 FAULTS = [
     Fault(
-        "N1",
+        "P1",
         says="a row gets the adapter of the row before it, as where segments overlap by one row",
         wrong="y_n with the adapter ids_(n - 1)",
         right="y_n with the adapter ids_n",
@@ -127,7 +127,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.concat((ids[:1], ids[:-1]))),
     ),
     Fault(
-        "N1",
+        "P1",
         variant="after",
         says="a row gets the adapter of the row after it, as where segments end a row too early",
         wrong="y_n with the adapter ids_(n + 1)",
@@ -137,7 +137,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.concat((ids[1:], ids[-1:]))),
     ),
     Fault(
-        "N2",
+        "P2",
         says="all rows get what the first row has: its adapter, or none",
         wrong="y_n with the adapter ids_1",
         right="y_n with the adapter ids_n",
@@ -146,7 +146,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.full(len(ids), ids[0]) if len(ids) else ids),
     ),
     Fault(
-        "N2",
+        "P2",
         variant="of-those-with-one",
         says="all rows that have an adapter get the first of these",
         wrong="y_n with the first adapter in the batch",
@@ -160,7 +160,7 @@ FAULTS = [
         },
     ),
     Fault(
-        "N3",
+        "P3",
         says="every row is scaled with the scale of the batch's first adapter",
         wrong="y_n = x_n W^T + s_(ids_1) (x_n A^T) B^T",
         right="y_n = x_n W^T + s_(ids_n) (x_n A^T) B^T",
@@ -169,7 +169,7 @@ FAULTS = [
         parts={"lora_batched": with_arguments(scales=lambda a: [a.scales[_first(a)]] * len(a.scales))},
     ),
     Fault(
-        "N4",
+        "P4",
         says="every row is computed with the rank of the batch's first adapter: a larger rank is cut, and a smaller one"
         " reads the padding",
         wrong="A_k = A[k, : r_(ids_1)]",
@@ -179,7 +179,7 @@ FAULTS = [
         parts=_with_ranks(lambda r, a: a.ranks[_first(a)]),
     ),
     Fault(
-        "N5",
+        "P5",
         says="adapters of a larger rank than the first one are cut to its rank, for which the buffer was made",
         wrong="A_k = A[k, : min(r_k, r_1)]",
         right="A_k = A[k, : r_k]",
@@ -188,7 +188,7 @@ FAULTS = [
         parts=_with_ranks(lambda r, a: min(r, a.ranks[0])),
     ),
     Fault(
-        "N5",
+        "P5",
         variant="block",
         says="the tail of the rank is lost: what does not fill a block of 2",
         wrong="A_k = A[k, : r_k - r_k mod 2]",
@@ -198,7 +198,7 @@ FAULTS = [
         parts=_with_ranks(lambda r, a: r - r % 2 if r > 1 else r),
     ),
     Fault(
-        "N6",
+        "P6",
         says="the padding is read: every adapter is computed with all ranks of the buffer",
         wrong="A_k = A[k], B_k = B[k]",
         right="A_k = A[k, : r_k], B_k = B[k, :, : r_k]",
@@ -207,7 +207,7 @@ FAULTS = [
         parts=_with_ranks(lambda r, a: a.A.shape[1]),
     ),
     Fault(
-        "N7",
+        "P7",
         says="rows without an adapter get the first one",
         wrong="y_n = x_n W^T + s_1 (x_n A_1^T) B_1^T",
         right="y_n = x_n W^T",
@@ -216,7 +216,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.maximum(ids, 0)),
     ),
     Fault(
-        "N7",
+        "P7",
         variant="last",
         says="rows without an adapter get the last one: the id -1 counts from the end",
         wrong="y_n = x_n W^T + s_K (x_n A_K^T) B_K^T",
@@ -226,7 +226,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: ids % K),
     ),
     Fault(
-        "N7",
+        "P7",
         variant="left-out",
         says="rows without an adapter are left out: they do not get the base layer either",
         wrong="y_n = 0",
@@ -236,7 +236,7 @@ FAULTS = [
         parts={"lora_batched": _leave_out},
     ),
     Fault(
-        "N8",
+        "P8",
         says="the rows are sorted by adapter and y is not put back in order",
         wrong="y = the rows of all adapters, one adapter after the other",
         right="y = these rows, each in its place",
@@ -245,7 +245,7 @@ FAULTS = [
         parts={"lora_batched": _sorted},
     ),
     Fault(
-        "N8",
+        "P8",
         variant="update",
         says="the low-rank path sorts the rows by adapter, and its result is added without being put back in order",
         wrong="y_n = x_n W^T + s (x_m A^T) B^T, where row m is the n-th of the sorted rows",
@@ -255,7 +255,7 @@ FAULTS = [
         parts={"lora_batched": _sorted_update},
     ),
     Fault(
-        "N9",
+        "P9",
         says="the batch is taken to be sorted by adapter: as many rows as an adapter has get it, but not the same ones",
         wrong="y_n with the n-th of the sorted ids",
         right="y_n with the adapter ids_n",
@@ -264,7 +264,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.sort(ids)),
     ),
     Fault(
-        "N10",
+        "P10",
         says="adapters are numbered among those in the batch, but looked up among all",
         wrong="A[j] for the j-th adapter that has a row",
         right="A[k] for the adapter k",
@@ -273,7 +273,7 @@ FAULTS = [
         parts=_with_ids(_number_those_in_the_batch),
     ),
     Fault(
-        "N11",
+        "P11",
         says="the last adapter is not known, and its rows get the base layer without a word",
         wrong="y_n = x_n W^T where ids_n = K",
         right="y_n = x_n W^T + s_K (x_n A_K^T) B_K^T",
@@ -282,7 +282,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.where(ids == K - 1, -1, ids)),
     ),
     Fault(
-        "N12",
+        "P12",
         says="an adapter is overwritten while rows of the batch use it: rows of the first get the last one, which was"
         " loaded into its place",
         wrong="y_n with the adapter K where ids_n = 1",
@@ -292,7 +292,7 @@ FAULTS = [
         parts=_with_ids(lambda ids, K: np.where(ids == 0, K - 1, ids)),
     ),
     Fault(
-        "N13",
+        "P13",
         says="dA and dB of an adapter are sums over all rows of the batch, not over its own",
         wrong="dA_k = sum over all n of s_k (dy_n B_k)^T x_n, and dB_k likewise",
         right="dA_k = sum over n with ids_n = k of s_k (dy_n B_k)^T x_n, and dB_k likewise",
@@ -301,7 +301,7 @@ FAULTS = [
         parts={"lora_batched": _of_all_rows},
     ),
     Fault(
-        "N14",
+        "P14",
         says="dA and dB hold the last row of each adapter alone: rows are written where they should be added up",
         wrong="dA[ids] = s (dy B)^T x, and dB likewise",
         right="dA[ids] += s (dy B)^T x row by row, and dB likewise",
