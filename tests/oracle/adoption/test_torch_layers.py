@@ -1,0 +1,126 @@
+"""Every form in which people write LoRA layers is adopted as it is and judged rightly; so is every kind of fault."""
+
+import importlib
+
+import pytest
+
+import npl_lora
+
+pytestmark = pytest.mark.torch
+
+# (name, verdict, words that the report must hold)
+FORMS = [
+    ("BaseRankAlpha", "pass", ["W base_layer.weight (out, in); A lora_A (r, in); B lora_B (out, r); s = alpha / r."]),
+    ("BaseRankAlpha", "pass", ["Trained: 4,096 of 266,240 parameters at in = 512, out = 512, r = 4."]),
+    ("SizesRankAlpha", "pass", ["SizesRankAlpha(in_features, out_features, r, lora_alpha)", "s = lora_alpha / r"]),
+    ("RawWeight", "pass", ["RawWeight(weight, rank, alpha): W weight (out, in)"]),
+    ("RawWeightAndBias", "pass", ["RawWeightAndBias(weight, bias, rank, alpha)", "8/8"]),
+    ("SizesScale", "convention", ["s = scale, not alpha / r: scale = 16 at r = 8 is alpha = 128 in PEFT."]),
+    ("SizesRank", "convention", ["s = 1, not alpha / r: this at r = 8 is alpha = 8 in PEFT."]),
+    ("OneSquareSize", "convention", ["OneSquareSize(dim, rank)", "s = 1."]),
+    ("BaseRank", "convention", ["BaseRank(linear, rank)", "s = 1."]),
+    ("FactorsAsModules", "convention", ["A linear_a.weight (r, in); B linear_b.weight (out, r)"]),
+    ("ConfigOfAttributes", "pass", ["ConfigOfAttributes(config)", "s = alpha / r."]),
+    ("ConfigOfItems", "pass", ["ConfigOfItems(cfg)", "s = alpha / r."]),
+    ("ConfigNested", "pass", ["ConfigNested(config)", "s = alpha / r."]),
+    ("BaseAndConfig", "pass", ["BaseAndConfig(base_layer, lora_config)", "s = alpha / r."]),
+    ("RowsFirstParametrization", "pass", ["Its input and output sizes are exchanged", "s = alpha / r."]),
+    ("ColumnsFirstParametrization", "pass", ["W parametrizations.weight.original (out, in)", "s = alpha / r."]),
+    ("PathOnly", "pass", ["The class is the low-rank path alone: the check adds a linear layer to it."]),
+    ("InheritsFromLinear", "pass", ["W weight (out, in)", "s = lora_alpha / r.", "10/10"]),
+    ("AlphaIsAnInt", "pass", ["s = alpha / r."]),
+    ("OnTheGpu", "pass", ["OnTheGpu(in_features, out_features, rank, alpha, device)"]),
+    ("FactorsOfInRows", "pass", ["A lora_A (in, r); B lora_B (r, out)"]),
+    ("FactorsAsLinears", "pass", ["A lora_down.weight (r, in); B lora_up.weight (out, r)"]),
+    ("OneLinearOneParameter", "pass", ["A lora_A.weight (r, in); B lora_B (out, r)"]),
+    ("NamesExchanged", "pass", ["A lora_B (r, in); B lora_A (out, r)"]),
+    ("OnAChild", "pass", ["A lora.A (in, r); B lora.B (r, out)"]),
+    ("KeepsItsProduct", "pass", ["W base_layer.weight (out, in)"]),
+    ("RawAlpha", "convention", ["s = alpha, not alpha / r: alpha = 16 at r = 8 is alpha = 128 in PEFT."]),
+    ("NoAlpha", "convention", ["s = 1, not alpha / r"]),
+    ("FixedTwo", "convention", ["s = 2, not alpha / r: this at r = 8 is alpha = 16 in PEFT."]),
+    ("OneOverRank", "convention", ["s = 1 / r, not alpha / r: this at r = 8 is alpha = 1 in PEFT."]),
+    ("ScaleOverRank", "pass", ["s = scale / r."]),
+    ("AlphaOverRoot", "convention", ["s = alpha / sqrt(r), not alpha / r"]),
+    ("RsLora", "pass", ["s = alpha / r."]),
+    ("DropoutOnX", "pass", ["lora_dropout   pass        2/2"]),
+    ("DropoutOnXA", "pass", ["Dropout acts on x A^T, where PEFT has it on x."]),
+    ("DropoutOnColumnsOfA", "pass", ["Dropout acts on the columns of A, where PEFT has it on x."]),
+    ("FreezesNothing", "pass", ["A and B are 4,096: freezing the rest is left to the caller."]),
+    ("TrainsItsBias", "pass", []),
+    ("NormalA", "pass", ["A starts with a standard deviation of 1 at in = 400, r = 50"]),
+    ("UniformByRank", "pass", ["A starts uniform within +-1/sqrt(r), where PEFT has +-1/sqrt(in)."]),
+    ("Merges", "pass", ["lora_merge    pass        4/4   W_unmerged"]),
+    ("MergesForGood", "pass", ["lora_merge    pass        4/4   W_merged"]),
+    ("MergesInEval", "pass", ["lora_merge    pass        4/4   W_unmerged"]),
+    ("MergesToNew", "pass", ["lora_merge    pass        4/4   W_merged"]),
+    (
+        "LoraEmbedding",
+        "pass",
+        ["E embedding.weight (ids, width); A lora_A (r, ids)", "lora_embedding   pass        3/3"],
+    ),
+    ("LoraConv2d", "pass", ["W conv.weight (out, in, kh, kw)", "lora_conv2d   pass        6/6"]),
+    ("DoraLinear", "pass", ["m magnitude; s = alpha / r.", "dora_linear   pass        3/3"]),
+    ("LoraConv1D", "pass", ["W base_layer.weight (in, out); A lora_A (in, r); B lora_B (r, out)"]),
+    ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "10/10"]),
+]
+
+FAULTS = [
+    ("FactorsLostInAnotherDtype", "A and B are not parameters of a layer in another dtype: never trained"),
+    ("FactorsLostOnAnotherDevice", "A and B are not parameters of a layer on another device: never trained"),
+    ("FactorsAreTensors", "A and B are not parameters: never trained and never saved."),
+    ("BothRandom", "Neither A nor B is zero at the start, so a fresh layer is not its base."),
+    ("BothZero", "A and B are both zero at the start, so both gradients are zero: nothing is ever learned."),
+    ("NeverNegative", "A has no negative number at the start."),
+    ("WholeDivision", "s = alpha // r, which is not proportional to alpha."),
+    ("WholeDivision", "(S15)"),
+    ("RankOverAlpha", "s = r / alpha, which is not proportional to alpha."),
+    ("RankOverAlpha", "(S16)"),
+    ("AlphaWithoutEffect", "has no effect: s = 1, whatever alpha is."),
+    ("AlphaWithoutEffect", "(S13)"),
+    ("ScalesTheBaseToo", "(S17)"),
+    ("DropoutAlwaysOn", "(D4)"),
+    ("DropoutOnTheBaseToo", "(D3)"),
+    ("AddsInPlace", "A call in training changes W."),
+    ("WeightNoParameter", "After a call in training W is no parameter any more."),
+    ("RightForSquareAlone", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    ("MergesUntransposed", "RuntimeError: The size of tensor a (13) must match"),
+    ("MergesInTheWrongOrder", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    ("MergesWithoutScale", "(S2)"),
+    ("MergesTwice", "merge() twice adds the update twice."),
+    ("StillAddsAfterMerge", "W has the update, and forward still adds the low-rank path."),
+    ("HidesItsMerge", "The attribute merge hides the method merge(), so nobody can call it."),
+    ("NeedsABias", "A base layer without bias is refused: AttributeError"),
+    ("RankClipped", "in a layer that was asked for"),
+    ("TwoAxesOnly", "It gives no answer wherever x has not 2 axes."),
+    ("DoraOverTheOtherAxis", "dora_linear"),
+    ("DoraStartsElsewhere", "A fresh layer is not its base: y differs from x W^T + b."),
+    ("FactorIsDetached", "A step of the optimiser does not change A."),
+    ("NotTrained", "Neither A nor B is trained: requires_grad is False."),
+    ("FactorsOutOfTheStateDict", "A and B are not in the state dict: never saved."),
+]
+
+_seen = {}
+
+
+def checked(file, name):
+    """The reports on a class, asked in float64 alone; once for each class."""
+    if name not in _seen:
+        module = importlib.import_module(f"oracle.adoption.{file}")
+        _seen[name] = npl_lora.check(getattr(module, name), dtypes=["float64"])
+    return _seen[name]
+
+
+@pytest.mark.parametrize(("name", "verdict", "words"), FORMS)
+def test_a_right_layer_of_every_form(name, verdict, words):
+    reports = checked("torch_forms", name)
+    assert reports.verdict == verdict, str(reports)
+    for sentence in words:
+        assert sentence in str(reports)
+
+
+@pytest.mark.parametrize(("name", "words"), FAULTS)
+def test_a_layer_with_every_kind_of_fault(name, words):
+    reports = checked("torch_faults", name)
+    assert reports.verdict == "fail", str(reports)
+    assert words in str(reports)

@@ -1,0 +1,442 @@
+"""Layers of the forms that people write, all of them right: the constructors, the storage of A and B, the laws of the
+scale, the places of dropout. Loaded by test_torch_layers.py, which says of each what the report must hold."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def uniform(*shape: int, bound: float) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+
+def zeros(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(*shape))
+
+
+class BaseRankAlpha(nn.Module):
+    """The form of most classes. Those below differ from it in one point."""
+
+    def __init__(self, base_layer: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.lora_A = uniform(rank, base_layer.in_features, bound=1 / math.sqrt(base_layer.in_features))
+        self.lora_B = zeros(base_layer.out_features, rank)
+        self.scaling = self.law(alpha, rank)
+
+    def law(self, alpha, rank):
+        return alpha / rank
+
+    def low_rank(self, x):
+        return x @ self.lora_A.T @ self.lora_B.T
+
+    def forward(self, x):
+        return self.base_layer(x) + self.scaling * self.low_rank(x)
+
+
+class SizesRankAlpha(nn.Module):
+    def __init__(self, in_features, out_features, r=8, lora_alpha=16):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features), requires_grad=False)
+        self.A = uniform(r, in_features, bound=1 / math.sqrt(in_features))
+        self.B = zeros(out_features, r)
+        self.s = lora_alpha / r
+
+    def forward(self, x):
+        return x @ self.weight.T + self.s * (x @ self.A.T @ self.B.T)
+
+
+class RawWeight(nn.Module):
+    def __init__(self, weight: torch.Tensor, rank: int, alpha: float):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.A = uniform(rank, weight.shape[1], bound=1 / math.sqrt(weight.shape[1]))
+        self.B = zeros(weight.shape[0], rank)
+        self.s = alpha / rank
+
+    def forward(self, x):
+        return F.linear(x, self.weight) + self.s * F.linear(F.linear(x, self.A), self.B)
+
+
+class RawWeightAndBias(RawWeight):
+    def __init__(self, weight, bias, rank, alpha):
+        super().__init__(weight, rank, alpha)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.bias is None else y + self.bias
+
+
+class SizesScale(SizesRankAlpha):
+    def __init__(self, in_dim, out_dim, rank, scale=1.0):
+        super().__init__(in_dim, out_dim, rank, rank * scale)
+
+
+class SizesRank(SizesRankAlpha):
+    def __init__(self, in_features, out_features, rank):
+        super().__init__(in_features, out_features, rank, rank)
+
+
+class OneSquareSize(SizesRankAlpha):
+    def __init__(self, dim, rank):
+        super().__init__(dim, dim, rank, rank)
+
+
+class BaseRank(BaseRankAlpha):
+    def __init__(self, linear, rank):
+        super().__init__(linear, rank, rank)
+
+
+class FactorsAsModules(nn.Module):
+    def __init__(self, linear: nn.Module, linear_a: nn.Module, linear_b: nn.Module):
+        super().__init__()
+        self.linear, self.linear_a, self.linear_b = linear.requires_grad_(False), linear_a, linear_b
+
+    def forward(self, x):
+        return self.linear(x) + self.linear_b(self.linear_a(x))
+
+
+class ConfigOfAttributes(SizesRankAlpha):
+    def __init__(self, config):
+        super().__init__(config.in_features, config.out_features, config.lora_rank, config.lora_alpha)
+
+
+class ConfigOfItems(SizesRankAlpha):
+    def __init__(self, cfg):
+        super().__init__(cfg["in_dim"], cfg["out_dim"], cfg["r"], cfg["alpha"])
+
+
+class ConfigNested(SizesRankAlpha):
+    def __init__(self, config):
+        super().__init__(config.model.d_in, config.model.d_out, config.lora.rank, config.lora["alpha"])
+
+
+class BaseAndConfig(BaseRankAlpha):
+    def __init__(self, base_layer, lora_config):
+        super().__init__(base_layer, lora_config.r, lora_config.alpha)
+
+
+class RowsFirstParametrization(nn.Module):
+    """The first size is the number of rows of W, which this author calls features_in."""
+
+    def __init__(self, features_in, features_out, rank=1, alpha=1):
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.randn(rank, features_out))
+        self.lora_B = zeros(features_in, rank)
+        self.scale = alpha / rank
+
+    def forward(self, original_weights):
+        return original_weights + (self.lora_B @ self.lora_A).view(original_weights.shape) * self.scale
+
+
+class ColumnsFirstParametrization(nn.Module):
+    def __init__(self, in_features, out_features, rank, alpha):
+        super().__init__()
+        self.A, self.B = nn.Parameter(torch.randn(rank, in_features)), zeros(out_features, rank)
+        self.scale = alpha / rank
+
+    def forward(self, weight):
+        return weight + self.scale * self.B @ self.A
+
+
+class PathOnly(nn.Module):
+    def __init__(self, in_dim, out_dim, rank, alpha):
+        super().__init__()
+        self.A = uniform(in_dim, rank, bound=1 / math.sqrt(in_dim))
+        self.B = zeros(rank, out_dim)
+        self.scale = alpha / rank
+
+    def forward(self, x):
+        return self.scale * (x @ self.A @ self.B)
+
+
+class InheritsFromLinear(nn.Linear):
+    def __init__(self, in_features, out_features, r=0, lora_alpha=1, lora_dropout=0.0, **kwargs):
+        super().__init__(in_features, out_features, **kwargs)
+        self.lora_A, self.lora_B = uniform(r, in_features, bound=1 / math.sqrt(in_features)), zeros(out_features, r)
+        self.scaling, self.lora_dropout = lora_alpha / r, nn.Dropout(lora_dropout)
+        self.weight.requires_grad = False
+
+    def forward(self, x):
+        return super().forward(x) + self.lora_dropout(x) @ self.lora_A.T @ self.lora_B.T * self.scaling
+
+
+class AlphaIsAnInt(BaseRankAlpha):
+    def __init__(self, base_layer, rank: int, alpha: int):
+        assert isinstance(alpha, int)
+        super().__init__(base_layer, rank, alpha)
+
+
+class OnTheGpu(SizesRankAlpha):
+    def __init__(self, in_features, out_features, rank, alpha, device="cuda"):
+        super().__init__(in_features, out_features, rank, alpha)
+        self.to(device)
+
+
+class FactorsOfInRows(BaseRankAlpha):
+    """A (in, r), B (r, out)."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.lora_A, self.lora_B = nn.Parameter(self.lora_A.detach().T.clone()), zeros(rank, base_layer.out_features)
+
+    def low_rank(self, x):
+        return x @ self.lora_A @ self.lora_B
+
+
+class FactorsAsLinears(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        del self.lora_A, self.lora_B
+        self.lora_down = nn.Linear(base_layer.in_features, rank, bias=False)
+        self.lora_up = nn.Linear(rank, base_layer.out_features, bias=False)
+        nn.init.zeros_(self.lora_up.weight)
+
+    def low_rank(self, x):
+        return self.lora_up(self.lora_down(x))
+
+
+class OneLinearOneParameter(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        del self.lora_A
+        self.lora_A = nn.Linear(base_layer.in_features, rank, bias=False)
+
+    def low_rank(self, x):
+        return self.lora_A(x) @ self.lora_B.T
+
+
+class NamesExchanged(BaseRankAlpha):
+    """What multiplies x first is called B."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.lora_A, self.lora_B = self.lora_B, self.lora_A
+
+    def low_rank(self, x):
+        return x @ self.lora_B.T @ self.lora_A.T
+
+
+class OnAChild(nn.Module):
+    def __init__(self, linear, rank, alpha):
+        super().__init__()
+        self.linear = linear.requires_grad_(False)
+        self.lora = PathOnly(linear.in_features, linear.out_features, rank, alpha)
+
+    def forward(self, x):
+        return self.linear(x) + self.lora(x)
+
+
+class KeepsItsProduct(BaseRankAlpha):
+    """A buffer of the shape of W is no second W."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.register_buffer("delta", torch.zeros(base_layer.out_features, base_layer.in_features))
+
+
+class RawAlpha(BaseRankAlpha):
+    def law(self, alpha, rank):
+        return alpha
+
+
+class NoAlpha(BaseRankAlpha):
+    def __init__(self, base_layer, rank):
+        super().__init__(base_layer, rank, 1.0)
+
+    def law(self, alpha, rank):
+        return 1.0
+
+
+class FixedTwo(NoAlpha):
+    def law(self, alpha, rank):
+        return 2.0
+
+
+class OneOverRank(NoAlpha):
+    def law(self, alpha, rank):
+        return 1 / rank
+
+
+class ScaleOverRank(BaseRankAlpha):
+    def __init__(self, base_layer, rank, scale):
+        super().__init__(base_layer, rank, scale)
+
+
+class AlphaOverRoot(BaseRankAlpha):
+    def law(self, alpha, rank):
+        return alpha / math.sqrt(rank)
+
+
+class TwiceAlphaOverRank(BaseRankAlpha):
+    def law(self, alpha, rank):
+        return 2 * alpha / rank
+
+
+class RsLora(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha, use_rslora=False):
+        self.use_rslora = use_rslora
+        super().__init__(base_layer, rank, alpha)
+
+    def law(self, alpha, rank):
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+class DropoutOnX(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha, dropout=0.0):
+        super().__init__(base_layer, rank, alpha)
+        self.dropout = nn.Dropout(dropout)
+
+    def low_rank(self, x):
+        return self.dropout(x) @ self.lora_A.T @ self.lora_B.T
+
+
+class DropoutOnXA(DropoutOnX):
+    def low_rank(self, x):
+        return self.dropout(x @ self.lora_A.T) @ self.lora_B.T
+
+
+class DropoutAfterB(DropoutOnX):
+    def low_rank(self, x):
+        return self.dropout(x @ self.lora_A.T @ self.lora_B.T)
+
+
+class DropoutOnColumnsOfA(DropoutOnX):
+    def low_rank(self, x):
+        kept = F.dropout(torch.ones(1, self.lora_A.shape[1], dtype=x.dtype), self.dropout.p, self.training)
+        return x @ (self.lora_A * kept).T @ self.lora_B.T
+
+
+class FreezesNothing(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        base_layer.requires_grad_(True)
+
+
+class TrainsItsBias(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        if base_layer.bias is not None:
+            base_layer.bias.requires_grad_(True)
+
+
+class NormalA(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        nn.init.normal_(self.lora_A)
+
+
+class UniformByRank(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        nn.init.uniform_(self.lora_A, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
+
+
+class Merges(BaseRankAlpha):
+    merged = False
+
+    def merge(self):
+        if not self.merged:
+            self.base_layer.weight.data += self.scaling * self.lora_B @ self.lora_A
+        self.merged = True
+
+    def unmerge(self):
+        if self.merged:
+            self.base_layer.weight.data -= self.scaling * self.lora_B @ self.lora_A
+        self.merged = False
+
+    def forward(self, x):
+        return self.base_layer(x) if self.merged else super().forward(x)
+
+
+class MergesForGood(BaseRankAlpha):
+    """There is no way back, and the second call does nothing since B is zero then."""
+
+    def merge_weights(self):
+        with torch.no_grad():
+            self.base_layer.weight += self.scaling * self.lora_B @ self.lora_A
+            self.lora_B.zero_()
+
+
+class MergesInEval(BaseRankAlpha):
+    merged = False
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if mode == self.merged:
+            update = self.scaling * self.lora_B @ self.lora_A
+            self.base_layer.weight.data += -update if mode else update
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        return self.base_layer(x) if self.merged else super().forward(x)
+
+
+class MergesToNew(BaseRankAlpha):
+    def to_linear(self) -> nn.Linear:
+        base = self.base_layer
+        new = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None).to(base.weight.dtype)
+        with torch.no_grad():
+            new.weight.copy_(base.weight + self.scaling * self.lora_B @ self.lora_A)
+            if base.bias is not None:
+                new.bias.copy_(base.bias)
+        return new
+
+
+class LoraEmbedding(nn.Module):
+    def __init__(self, num_embeddings, embedding_dim, r, alpha):
+        super().__init__()
+        self.embedding = nn.Embedding(num_embeddings, embedding_dim).requires_grad_(False)
+        self.lora_A, self.lora_B = zeros(r, num_embeddings), nn.Parameter(torch.randn(embedding_dim, r))
+        self.scaling = alpha / r
+
+    def forward(self, ids):
+        return self.embedding(ids) + self.scaling * F.embedding(ids, self.lora_A.T) @ self.lora_B.T
+
+
+class LoraConv2d(nn.Module):
+    def __init__(self, conv: nn.Conv2d, r, alpha):
+        super().__init__()
+        places = dict(stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
+        self.conv = conv.requires_grad_(False)
+        self.lora_A = nn.Conv2d(conv.in_channels, r, conv.kernel_size, bias=False, **places)
+        self.lora_B = nn.Conv2d(r, conv.out_channels, 1, bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+        self.scaling = alpha / r
+
+    def forward(self, x):
+        return self.conv(x) + self.scaling * self.lora_B(self.lora_A(x))
+
+
+class DoraLinear(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.magnitude = nn.Parameter(base_layer.weight.detach().norm(dim=1))
+
+    def forward(self, x):
+        V = self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+        V = V * (self.magnitude / V.detach().norm(dim=1))[:, None]
+        return F.linear(x, V, self.base_layer.bias)
+
+
+class LoraConv1D(nn.Module):
+    """For GPT-2's Conv1D, whose weight is (in, out)."""
+
+    def __init__(self, base_layer: Any, rank, alpha):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        fan_in, fan_out = base_layer.weight.shape
+        self.lora_A, self.lora_B = nn.Parameter(torch.randn(fan_in, rank)), zeros(rank, fan_out)
+        self.scaling = alpha / rank
+
+    def forward(self, x):
+        return self.base_layer(x) + self.scaling * (x @ self.lora_A @ self.lora_B)
+
+
+def build(in_features, out_features, rank, alpha, dropout, bias):
+    return DropoutOnX(nn.Linear(in_features, out_features, bias=bias), rank, alpha, dropout)
