@@ -53,7 +53,7 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
     merging = find_merging(layer)
     without = {"lora_merge": ("W_unmerged",)} if merging is not None and not merging.unmerge else {}
-    return functions(layer), Adoption(found(layer), convention(layer.law), scales, said, without)
+    return functions(layer), Adoption(found(layer), convention(layer.law), scales, said, without, layer.law.exact)
 
 
 def is_instance(thing: Any) -> bool:

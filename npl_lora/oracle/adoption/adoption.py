@@ -14,18 +14,20 @@ from .facts import Fact
 class Adoption:
     """found: sentences, the first with the tensors' roles. convention: a sentence if the scale follows another law than
     alpha / r; else "". scales: {r: s} of a layer that takes neither alpha nor a scale. facts: what was asked besides
-    the contracts. without: {contract: the outputs that the layer does not have}."""
+    the contracts. without: {contract: the outputs that the layer does not have}. exact: whether the scale is the one
+    that was asked for to the last bit; else nothing is asked without a tolerance."""
 
     found: tuple[str, ...]
     convention: str = ""
     scales: Mapping[int, float] | None = None
     facts: tuple[Fact, ...] = ()
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    exact: bool = True
 
     def question(self, case: Case) -> Case:
         """The case as the layer can be asked it: without outputs that it does not have, and with the layer's own scale,
         if nobody can hand it another."""
-        case = replace(case, without=self.without.get(case.contract, ()))
+        case = replace(case, without=self.without.get(case.contract, ()), exact=case.exact and self.exact)
         if not self.scales or "use_rslora" not in case.config or "alpha" not in case.config:
             return case
         rank = case.config["r"]
@@ -42,6 +44,7 @@ class Adoption:
             "convention": self.convention,
             "scales": {str(r): s for r, s in (self.scales or {}).items()},
             "without": {contract: list(names) for contract, names in self.without.items()},
+            "exact": self.exact,
             "facts": [[fact.name, fact.wrong] for fact in self.facts],
         }
 
@@ -51,4 +54,4 @@ class Adoption:
         scales = {int(r): s for r, s in data["scales"].items()}
         facts = tuple(Fact(name, wrong) for name, wrong in data["facts"])
         without = {contract: tuple(names) for contract, names in data["without"].items()}
-        return cls(tuple(data["found"]), data["convention"], scales or None, facts, without)
+        return cls(tuple(data["found"]), data["convention"], scales or None, facts, without, data["exact"])

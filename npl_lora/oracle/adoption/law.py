@@ -52,6 +52,11 @@ class Law:
         near = (first, np.nextafter(first, math.inf), np.nextafter(first, -math.inf))
         return float(next((a for a in near if self._apply(float(a), rank) == s), first))
 
+    @property
+    def exact(self) -> bool:
+        """Whether s can be a whole number to the last bit: not where a root or a factor is multiplied in."""
+        return self.kind != "convention" or self.formula == self.parameter or not self.parameter
+
     def _apply(self, a: float, rank: int) -> float:
         law = next((law for form, law in _PLAIN.items() if form.format(a=self.parameter) == self.formula), None)
         return law(a, rank) if law else self.slope[rank] * a
@@ -93,6 +98,11 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
     for form, law in _WRONG.items():
         if _fits(measured, law):
             return Law(form.format(a=parameter), "fault", parameter)
+    for form, law in _PLAIN.items():
+        k = _rounded(measured[0] / law(*GRID[0]))
+        if k > 0 and _fits(measured, lambda a, r, k=k, law=law: k * law(a, r)):  # type: ignore[misc]
+            slope = {r: k * law(1.0, r) for r in ranks}
+            return Law(f"{k:.4g} {form.format(a=parameter)}", "convention", parameter, slope)
     if all(_near(measure(2 * a, r), 2 * s) for (a, r), s in zip(GRID, measured, strict=True)):
         slope = {r: measure(8.0, r) / 8.0 for r in ranks}
         return Law(f"c(r) {parameter} with {_listed(slope)}", "convention", parameter, slope)
@@ -109,7 +119,7 @@ def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int,
     if not all(map(math.isfinite, slope.values())):
         return Law("1", "convention", "", dict.fromkeys(ranks, 1.0))
     if all(_near(s, first) for s in slope.values()):
-        return Law(f"{first:.4g}", "convention", "", dict.fromkeys(ranks, _rounded(first)))
+        return Law(f"{first:.4g}", "convention", "", {r: _rounded(s) for r, s in slope.items()})
     for formula, law in _OF_RANK.items():
         if all(_near(s, law(0.0, r)) for r, s in slope.items()):
             return Law(formula, "convention", "", {r: law(0.0, r) for r in ranks})
@@ -127,7 +137,7 @@ def _near(s: float, expected: float) -> bool:
 def _rounded(s: float) -> float:
     """The short number that was meant: what was measured carries rounding."""
     short = float(f"{s:.4g}")
-    return short if abs(short - s) <= 1e-6 * abs(s) else s
+    return short if abs(short - s) <= 1e-12 * abs(s) else s
 
 
 def _listed(slope: Mapping[int, float]) -> str:

@@ -225,18 +225,27 @@ class Layer:
 
     def _low_rank(self, strength: float, rank: int) -> tuple[float, float]:
         """s, and what share of the low-rank path is left when s A^T B^T is taken away."""
-        rng = np.random.default_rng(rank)
-        bias = not self.takes_no_bias
-        wanted = self.probe.but(rank=rank, strength=strength, bias=bias)
+        rng, wanted = np.random.default_rng(rank), self.probe
         A, B = rng.normal(size=(rank, wanted.in_)), rng.normal(size=(wanted.out, rank))
         W = rng.normal(size=(wanted.out, wanted.in_))
+        y, product = self._as_matrix(strength, W, A, B), A.T @ B.T
+        return dora_scale(y, W.T, product) if self.roles.m is not None else low_rank_scale(y - W.T, product)
+
+    def _exact_scale(self, strength: float, rank: int) -> float:
+        """s to the last bit: the one number that is left where W is zero and A and B have a single 1."""
+        wanted = self.probe
+        W, A, B = (np.zeros(shape) for shape in ((wanted.out, wanted.in_), (rank, wanted.in_), (wanted.out, rank)))
+        A[0, 0] = B[0, 0] = 1.0
+        return float(self._as_matrix(strength, W, A, B)[0, 0])
+
+    def _as_matrix(self, strength: float, W: np.ndarray, A: np.ndarray, B: np.ndarray) -> np.ndarray:
+        """The layer with these numbers as a matrix (in, out)."""
+        wanted = self.probe.but(rank=len(A), strength=strength, bias=not self.takes_no_bias)
         base = W.T if self.kind.as_matrix else W
         shapes = self.kind.base(wanted), self.kind.factor_A(wanted), self.kind.factor_B(wanted)
         named = zip((self.kind.W, "A", "B"), (base, A, B), shapes, strict=True)
         arrays = {name: t.reshape(shape) for name, t, shape in named}
-        layer = self.filled(wanted, arrays, "float64")
-        y, product = self._of_identity(layer, wanted), A.T @ B.T
-        return dora_scale(y, W.T, product) if self.roles.m is not None else low_rank_scale(y - W.T, product)
+        return self._of_identity(self.filled(wanted, arrays, "float64"), wanted)
 
     def _of_identity(self, layer: Any, wanted: Wanted) -> np.ndarray:
         """y for x = I: the layer as a matrix. Asked with a batch axis if two axes are not taken."""
@@ -254,10 +263,13 @@ class Layer:
         def measure(strength: float, rank: int) -> float:
             try:
                 s, left = self._low_rank(strength, rank)
+                exact = s if self.roles.m is not None else self._exact_scale(strength, rank)
             except NotAdoptedError:
                 raise
             except Exception:  # a forward that raises is judged case by case
                 return math.nan
-            return s if left < CLOSE else math.nan
+            if left >= CLOSE:
+                return math.nan
+            return exact if abs(exact - s) <= CLOSE * abs(s) else s
 
         return find_law(measure, parameter, RANKS)
