@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -79,7 +80,7 @@ class Layer:
 
     def filled(self, wanted: Wanted, arrays: Mapping[str, np.ndarray], dtype: str) -> Any:
         """A new layer that holds W, A, B, the bias b and the magnitude m if there are such, in this dtype."""
-        layer = self.framework.cast(self._built_if_taken(wanted), dtype)
+        layer = self.framework.cast(self._built_in(wanted, dtype), dtype)
         self._write(layer, self.roles.A, arrays["A"])
         self._write(layer, self.roles.B, arrays["B"])
         if self.roles.W is not None:
@@ -129,6 +130,14 @@ class Layer:
             if tuple(config[name]) != usual and not handed and not self.constructor.has(name):
                 raise NotImplementedError(f"has no {name}")
         return {"kernel": case["W"].shape[2:], **{name: tuple(config[name]) for name in plain}}
+
+    def _built_in(self, wanted: Wanted, dtype: str) -> Any:
+        """A new layer, made in this dtype where the framework has a default dtype and the class does not mind it."""
+        try:
+            with getattr(self.framework, "made_in", nullcontext)(dtype):
+                return self.build(wanted)
+        except Exception:  # it may mix what it is handed with what is float32 always; what it raises then counts
+            return self._built_if_taken(wanted)
 
     def _built_if_taken(self, wanted: Wanted) -> Any:
         """A new layer. What a constructor refuses by an error of its own is not supported, and no fault."""

@@ -65,7 +65,7 @@ class TorchLayers:
             "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
             "B": lambda wanted: nn.Linear(wanted.rank, wanted.out, bias=False),
             "device": lambda wanted: wanted.device or "cpu",
-            "dtype": lambda wanted: getattr(torch, wanted.dtype or "float32"),
+            "dtype": _dtype,
         }
 
     def _handed_base(self, wanted: Wanted) -> Any:
@@ -87,6 +87,16 @@ class TorchLayers:
         _set_up(layer, wanted)
         _set_weight(layer, wanted, constructor)
         return layer
+
+    @contextmanager
+    def made_in(self, dtype: str) -> Iterator[None]:
+        """Makes layers in float64 where they are wanted so: a scale that one keeps as a tensor is not rounded."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64 if dtype == "float64" else before)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
     def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, str, str]:
         return WithBase(path, wanted), "base", "path"
@@ -196,7 +206,7 @@ def dropout_as(mask: np.ndarray | None, seen: list[tuple[int, ...]] | None = Non
 
 def _base(wanted: Wanted) -> Any:
     """torch's own layer."""
-    home: dict[str, Any] = {"dtype": getattr(torch, wanted.dtype or "float32"), "device": wanted.device or "cpu"}
+    home: dict[str, Any] = {"dtype": _dtype(wanted), "device": wanted.device or "cpu"}
     if wanted.kind == "conv1d":
         return Conv1D(wanted, home)
     if wanted.kind == "embedding":
@@ -205,6 +215,10 @@ def _base(wanted: Wanted) -> Any:
         places = {"stride": wanted.stride, "padding": wanted.padding, "dilation": wanted.dilation}
         return nn.Conv2d(wanted.in_, wanted.out, wanted.kernel, bias=wanted.bias, **places, **home)
     return nn.Linear(wanted.in_, wanted.out, bias=wanted.bias, **home)
+
+
+def _dtype(wanted: Wanted) -> torch.dtype:
+    return getattr(torch, wanted.dtype) if wanted.dtype else torch.get_default_dtype()
 
 
 def call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -277,6 +277,30 @@ class TwiceAlphaOverRank(BaseRankAlpha):
         return 2 * alpha / rank
 
 
+class RootAsPower(BaseRankAlpha):
+    def law(self, alpha, rank):
+        return alpha * rank**-0.5
+
+
+class FixedThird(NoAlpha):
+    def law(self, alpha, rank):
+        return 0.3
+
+
+class OddLaw(BaseRankAlpha):
+    def law(self, alpha, rank):
+        return alpha / (rank + 1.7)
+
+
+class ScaleIsABuffer(BaseRankAlpha):
+    """Made in float32, or in whatever dtype is torch's default."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        del self.scaling
+        self.register_buffer("scaling", torch.tensor(alpha / rank))
+
+
 class RsLora(BaseRankAlpha):
     def __init__(self, base_layer, rank, alpha, use_rslora=False):
         self.use_rslora = use_rslora
