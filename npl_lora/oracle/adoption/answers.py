@@ -114,9 +114,10 @@ def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:
 
 
 def _needs_dropout_on_x(layer: Layer) -> None:
-    if layer.dropout_place != "x":
-        place = f"dropout acts on {layer.dropout_place}, not on x" if layer.dropout_place else "has no dropout"
-        raise NotImplementedError(place)
+    place = layer.dropout_place
+    reasons = {"": "has no dropout", "elsewhere": "no dropout mask can be handed to it"}
+    if place != "x":
+        raise NotImplementedError(reasons.get(place, f"dropout acts {place}, not on x"))
 
 
 def _of_its_kind(layer: Layer, case: Case) -> None:

@@ -17,6 +17,7 @@ from .wanted import Wanted
 
 _START = 1e-4  # relative; a fresh layer computes in float32
 _COUNTED = (512, 512, 4)  # in, out, r
+_WITHOUT_A_CALL = ("parameters", "saved", "base-without-bias")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
         "evaluation": _evaluation,
     }
     asked["merging"] = _merging
-    return [Fact(name, _first_wrong(name, one, layer)) for name, one in {**asked, **more}.items()]
+    asked = {**asked, **more}
+    if (called := Fact("call", _first_wrong("call", _call, layer))).wrong:  # the rest would say the same
+        asked = {name: one for name, one in asked.items() if name in _WITHOUT_A_CALL}
+        return [called, *(Fact(name, _first_wrong(name, one, layer)) for name, one in asked.items())]
+    return [Fact(name, _first_wrong(name, one, layer)) for name, one in asked.items()]
 
 
 def statements(layer: Layer) -> list[str]:
@@ -58,8 +63,8 @@ def statements(layer: Layer) -> list[str]:
         said.append("Its input and output sizes are exchanged: the first is the number of rows of W.")
     if not layer.constructor.has("A"):
         said.append(describe_start(layer))
-    if layer.dropout_place not in ("", "x"):
-        said.append(f"Dropout acts on {layer.dropout_place}, where PEFT has it on x.")
+    if layer.dropout_place not in ("", "x", "elsewhere"):
+        said.append(f"Dropout acts {layer.dropout_place}, where PEFT has it on x.")
     return [sentence for sentence in said if sentence]
 
 
@@ -80,6 +85,15 @@ def _input(layer: Layer) -> np.ndarray:
         return rng.integers(in_, size=(1, 5))
     shape = (1, in_, 4, 3) if layer.kind is CONV2D else (1, 5, in_)
     return rng.normal(size=shape).astype(np.float32)
+
+
+def _call(layer: Layer) -> Iterator[str]:
+    """The layer can be called at all, as a sequence model calls it."""
+    x = _input(layer)
+    try:
+        layer.framework.value(layer.fresh(), x)
+    except Exception as error:  # a stranger's forward may raise anything
+        yield f"called with x of shape {x.shape} it raised {describe(error)}"
 
 
 def _start(layer: Layer) -> Iterator[str]:
@@ -135,6 +149,8 @@ def _parameters(layer: Layer) -> Iterator[str]:
         lost = [name for name, held in _factors(layer) if there[held].kind == "plain"]
         if lost:
             yield f"{_and(lost)} {_are(lost)} not parameters{words}: never trained and never saved"
+        if all(there[path].kind == "buffer" for _, path in _factors(layer)):
+            yield f"A and B are buffers, not parameters{words}: never trained"
         if not any(there[path].trained for _, path in _factors(layer)):
             yield "neither A nor B is trained: requires_grad is False"
 
@@ -151,6 +167,11 @@ def _base_without_bias(layer: Layer) -> Iterator[str]:
     """A base layer without a bias is taken."""
     if not layer.takes_no_bias and layer.constructor.has("base", "weight"):
         yield f"a base layer without bias is refused: {layer.refusal}"
+    if layer.takes_no_bias and layer.constructor.has("base", "weight"):
+        fresh = layer.build(_probe(layer))
+        there = layer.framework.tensors(fresh)
+        if any(layer.framework.read(fresh, path).any() for path in layer.roles.biases if path in there):
+            yield "a base layer without bias gets one here, and it is not zero"
 
 
 def _calls(layer: Layer) -> Iterator[str]:
@@ -180,6 +201,8 @@ def _step(layer: Layer) -> Iterator[str]:
     for _, path in _factors(layer):
         framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
     paths = [path for _, path in _factors(layer)]
+    if not any(framework.tensors(built)[path].trained for path in paths):
+        return  # which is said of the parameters
     before = {path: framework.read(built, path) for path in (*paths, W.path)}
     frozen = not framework.tensors(built)[W.path].trained
     dy = rng.normal(size=framework.value(built, x).shape).astype(np.float32)
@@ -193,16 +216,22 @@ def _step(layer: Layer) -> Iterator[str]:
 
 
 def _evaluation(layer: Layer) -> Iterator[str]:
-    """There is no dropout in evaluation."""
+    """There is dropout in training, and none in evaluation."""
     if not layer.constructor.has("dropout"):
         return
-    built, framework, x = layer.fresh(dropout=0.5), layer.framework, _input(layer)
+    built, without, framework, x = layer.fresh(dropout=0.5), layer.fresh(), layer.framework, _input(layer)
     rng = np.random.default_rng(3)
     for _, path in _factors(layer):
         framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
-    right = framework.value(built, x)
+    roles, there = layer.roles, framework.tensors(without)
+    paths = [roles.A.path, roles.B.path, roles.m, *roles.biases, *([] if roles.W is None else [roles.W.path])]
+    for path in filter(there.get, filter(None, paths)):
+        framework.write(without, path, framework.read(built, path).astype(np.float32))
+    right = framework.value(without, x)
     if not np.allclose(framework.evaluate(built, x), right, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(right)))):
         yield "dropout acts in evaluation too, or evaluation adds another low-rank path"
+    if np.array_equal(framework.value(built, x, own_dropout=True), right):
+        yield f"the parameter {layer.constructor.parameter('dropout')} has no effect in training"
 
 
 def _merging(layer: Layer) -> Iterator[str]:
@@ -220,7 +249,7 @@ def _trained(layer: Layer) -> str:
     where = f"at in = {in_}, out = {out}, r = {rank}"
     factors = rank * (in_ + out) + (out if layer.roles.m is not None else 0)
     names = "A and B" if layer.roles.m is None else "A, B and m"
-    note = "" if trained == factors else f" {names} are {factors:,}: freezing the rest is left to the caller."
+    note = "" if trained <= factors else f" {names} are {factors:,}: freezing the rest is left to the caller."
     return f"Trained: {trained:,} of {total:,} parameters {where}.{note}"
 
 

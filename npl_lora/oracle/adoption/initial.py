@@ -36,6 +36,8 @@ def describe_start(layer: Layer) -> str:
         return ""
     _, _, rank = _SIZES
     kind, spread = _kind_and_spread(layer)
+    if spread == 0.0:
+        return "A starts at zero, where PEFT has B at zero."
     if kind == "uniform" and _near(spread, 1 / math.sqrt(rank)):
         return "A starts uniform within +-1/sqrt(r), where PEFT has +-1/sqrt(in)."
     where = f"at in = {_SIZES[0]}, r = {rank}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..case import Case
 from ..definition import RIGHT
+from ..one_line import describe
 from .constructor import Constructor
 from .framework import Framework
 from .kinds import CONV2D, EMBEDDING, kind_of
@@ -37,7 +38,7 @@ class Layer:
 
     @cached_property
     def dropout_place(self) -> str:
-        """What dropout acts on: "x", "x A^T", "after B", "the columns of A", "elsewhere", or "" for none."""
+        """Where dropout acts: "x", "on x A^T", "after B", "on the columns of A", "elsewhere", or "" for none."""
         if not self.constructor.has("dropout"):
             return ""
         wanted = self.probe.but(dropout=0.5, bias=not self.takes_no_bias)
@@ -47,11 +48,11 @@ class Layer:
         except Exception:  # a forward that raises is judged case by case
             return "elsewhere"
         rows = x.shape[:1]
-        places = {x.shape: "x", (*rows, wanted.rank): "x A^T", (*rows, wanted.out): "after B"}
+        places = {x.shape: "x", (*rows, wanted.rank): "on x A^T", (*rows, wanted.out): "after B"}
         if self.kind is EMBEDDING:  # there is no x to drop: the contract drops rows of A^T
             places[*rows, wanted.rank] = "x"
         if shapes and wanted.in_ in shapes[0]:
-            return places.get(shapes[0], "the columns of A")
+            return places.get(shapes[0], "on the columns of A")
         return places.get(shapes[0], "elsewhere") if shapes else "elsewhere"
 
     @property
@@ -95,9 +96,10 @@ class Layer:
         biases = [path for path in self.roles.biases if path in there]
         if "b" in arrays and not biases:
             raise NotImplementedError("has no bias")
-        for k, path in enumerate(biases):
-            zeros = np.zeros(there[path].shape, arrays["A"].dtype)
-            self.framework.write(layer, path, arrays["b"] if "b" in arrays and k == 0 else zeros)
+        for path in biases:
+            self.framework.write(layer, path, np.zeros(there[path].shape, arrays["A"].dtype))
+        if "b" in arrays:  # last, since two paths may share their memory
+            self.framework.write(layer, biases[0], arrays["b"])
         return layer
 
     def wanted_for(self, case: Case, dropout: float = 0.0) -> Wanted:
@@ -145,7 +147,7 @@ class Layer:
             return self.build(wanted)
         except (ValueError, AssertionError) as error:
             sizes = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank}"
-            raise NotImplementedError(f"its constructor refuses {sizes}: {error}") from None
+            raise NotImplementedError(f"its constructor refuses {sizes}: {describe(error)}") from None
 
     def _write(self, layer: Any, held: Held, array: np.ndarray) -> None:
         array = array.T if held.transposed else array

@@ -41,5 +41,5 @@ def scale_fact(law: Law) -> list[Fact]:
     if not law.formula:
         return []
     if law.formula.endswith(f"whatever {law.parameter} is"):
-        return [Fact("scale", f"{law.parameter} has no effect: s = {law.formula}")]
+        return [Fact("scale", f"the parameter {law.parameter} has no effect: s = {law.formula}")]
     return [Fact("scale", f"s = {law.formula}, which is not proportional to {law.parameter}")]

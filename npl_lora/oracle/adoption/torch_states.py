@@ -46,6 +46,7 @@ class _Probe:
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
+        self.framework = layer.framework
         self.wanted = layer.probe.but(bias=not layer.takes_no_bias)
         self.paths = {"A": layer.roles.A.path, "B": layer.roles.B.path}
 
@@ -95,7 +96,8 @@ class _Probe:
 
     def collected(self, built: Any, y: torch.Tensor, x: torch.Tensor) -> Numbers:
         """y and the gradients that a backward left."""
-        found = {"y": y, "dx": x.grad, **{f"d{name}": self.factor(built, name).grad for name in self.paths}}
+        leaves = {name: t for name in self.paths if (t := self.factor(built, name)).is_leaf}
+        found = {"y": y, "dx": x.grad, **{f"d{name}": t.grad for name, t in leaves.items()}}
         return {name: t.detach().clone() for name, t in found.items() if t is not None}
 
 
@@ -116,6 +118,8 @@ def changed_in_place(probe: _Probe) -> Iterator[str]:
         for words, change in ways.items():
             for name in probe.paths:
                 built, new = probe.layer(1), probe.layer(1)
+                if change is _step and not probe.factor(built, name).is_leaf:
+                    continue  # no optimiser takes it
                 old = probe.factor(probe.layer(0), name).detach()
                 _copy(probe.factor(built, name), old)
                 _called(probe, built, mode)
@@ -232,9 +236,7 @@ def _called(probe: _Probe, built: Any, mode: str) -> torch.Tensor:
 
 
 def _single_layer(probe: _Probe) -> Any:
-    built = probe.layer()
-    built.float()
-    return built
+    return probe.framework.cast(probe.layer(), "float32")
 
 
 def _single(x: torch.Tensor) -> torch.Tensor:
