@@ -97,6 +97,11 @@ class DropoutOnTheBaseToo(DropoutOnX):
         return self.base_layer(x) + self.scaling * (x @ self.lora_A.T @ self.lora_B.T)
 
 
+class DropoutNowhere(DropoutOnX):
+    def low_rank(self, x):
+        return x @ self.lora_A.T @ self.lora_B.T
+
+
 class AddsInPlace(DropoutOnX):
     """Without dropout it adds B A to W, calls the base, and subtracts it again."""
 
@@ -225,15 +230,6 @@ class NotTrained(BaseRankAlpha):
     def __init__(self, base_layer, rank, alpha):
         super().__init__(base_layer, rank, alpha)
         self.requires_grad_(False)
-
-
-class FreezesByAttribute(BaseRankAlpha):
-    """requires_grad = False on a module freezes nothing: W is trained."""
-
-    def __init__(self, base_layer, rank, alpha):
-        super().__init__(base_layer, rank, alpha)
-        base_layer.requires_grad_(True)
-        base_layer.requires_grad = False
 
 
 class FactorsOutOfTheStateDict(BaseRankAlpha):

@@ -335,10 +335,34 @@ class DropoutOnColumnsOfA(DropoutOnX):
         return x @ (self.lora_A * kept).T @ self.lora_B.T
 
 
+class DrawsItsOwnMask(DropoutOnX):
+    """Without torch's dropout."""
+
+    def low_rank(self, x):
+        p = self.dropout.p if self.training else 0.0
+        return (x * torch.bernoulli(torch.full_like(x, 1 - p)) / (1 - p)) @ self.lora_A.T @ self.lora_B.T
+
+
+class StartsWithAZero(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        nn.init.normal_(self.lora_B, std=0.1)
+        nn.init.zeros_(self.lora_A)
+
+
 class FreezesNothing(BaseRankAlpha):
     def __init__(self, base_layer, rank, alpha):
         super().__init__(base_layer, rank, alpha)
         base_layer.requires_grad_(True)
+
+
+class FreezesByAttribute(BaseRankAlpha):
+    """requires_grad = False on a module freezes nothing: W is trained."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        base_layer.requires_grad_(True)
+        base_layer.requires_grad = False
 
 
 class TrainsItsBias(BaseRankAlpha):
