@@ -7,47 +7,68 @@
     layer           the layer with all of this; answers: what it answers to the cases of each contract
     facts           what holds besides numbers: the start, what is trained and saved, what a call leaves as it was
     framework       what a framework must offer; torch_layers and its like: one file each
+    array_functions functions of named arrays that return y alone
 
 A convention is a scale that is proportional to its parameter, or the same always, without being alpha / r. A parameter
 that has no effect, or another one than a multiple, is a fault.
 """
 
+import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from .adoption import Adoption
 from .answers import Function, functions
+from .array_functions import adopt_function, takes_arrays
 from .constructor import Constructor
 from .facts import Asked, facts
 from .framework import Framework
+from .kinds import LINEAR, kind_of
 from .layer import Layer
 from .merging import find_merging
 from .sentences import convention, found, scale_fact
-from .wanted import NotAdoptedError
+from .wanted import PROBE, NotAdoptedError
 
-__all__ = ["Adoption", "NotAdoptedError", "adopt", "is_layer", "is_lora_layer"]
+__all__ = ["Adoption", "NotAdoptedError", "adopt", "is_layer", "is_lora_layer", "takes_arrays"]
+
+# {module: name of the class that all its layers have as a base, the file here, and what that offers}. Nothing of a
+# framework is imported that is not loaded.
+_FRAMEWORKS = {
+    "keras": ("Layer", "keras_layers", "KerasLayers"),
+    "torch": ("Module", "torch_layers", "TorchLayers"),
+    "mlx": ("Module", "mlx_layers", "MLXLayers"),
+    "flax.linen": ("Module", "flax_linen_layers", "LinenLayers"),
+    "flax.nnx": ("Module", "flax_nnx_layers", "NNXLayers"),
+    "equinox": ("Module", "equinox_layers", "EquinoxLayers"),
+}
 
 
 def is_layer(thing: Any) -> bool:
     """Whether this is a framework's layer, or a class of such."""
-    return _framework(thing) is not None
+    return _home(thing) is not None
 
 
 def is_lora_layer(kind: type) -> bool:
     """Whether this is a class of layers whose constructor takes what a LoRA layer needs."""
-    framework = _framework(kind)
-    return framework is not None and Constructor(kind, framework.parts).builds_a_layer
+    return is_layer(kind) and Constructor(kind, {}).builds_a_layer
 
 
 def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     """The functions of a layer by contract, and what is said of it. None if this is no layer of a known framework, nor
-    a function that builds one. Raises NotAdoptedError."""
-    framework = _framework(thing) or _framework_loaded()
-    if framework is None:
+    a function that builds one, nor one of named arrays. Raises NotAdoptedError."""
+    if takes_arrays(thing):
+        return adopt_function(thing)
+    home = _home(thing) or _home_of_build(thing)
+    if home is None:
         return None
+    framework = _framework(home)
     constructor = Constructor(thing if callable(thing) and not is_instance(thing) else type(thing), framework.parts)
     if not is_layer(thing) and not constructor.builds_a_layer:
         return None
+    kind = kind_of(constructor)
+    if home != "torch" and kind is not LINEAR:
+        raise NotAdoptedError(f"its kind is {kind.name}, which is adopted of torch alone")
     layer = Layer(framework, constructor)
     scales = layer.law.slope if not layer.law.parameter else None
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
@@ -58,18 +79,25 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
 
 def is_instance(thing: Any) -> bool:
     """Whether this is a layer and no class."""
-    return not isinstance(thing, type) and _framework(thing) is not None
+    return not isinstance(thing, type) and is_layer(thing)
 
 
-def _framework(thing: Any) -> Framework | None:
-    """The framework that a layer, or its class, belongs to. Nothing is imported that is not loaded."""
+def _home(thing: Any) -> str | None:
+    """The framework that a layer, or its class, belongs to: a key of _FRAMEWORKS."""
     kind = thing if isinstance(thing, type) else type(thing)
-    names = {base.__module__.partition(".")[0] for base in kind.__mro__ if base.__name__ == "Module"}
-    return _torch() if "torch" in names else None
+    for base in kind.__mro__:  # the nearest decides: a Keras layer may be a torch module too
+        for home, (name, _, _) in _FRAMEWORKS.items():
+            if base.__name__ == name and f"{base.__module__}.".startswith(f"{home}."):
+                return home
+    return None
 
 
-def _framework_loaded() -> Framework | None:
-    return _torch() if "torch" in sys.modules else None
+def _home_of_build(call: Any) -> str | None:
+    """The framework of the layer that a function builds: the loaded one whose parts make it build one."""
+    loaded = [home for home in _FRAMEWORKS if home in sys.modules]
+    if not callable(call) or not Constructor(call, {}).builds_a_layer:
+        return None
+    return next((home for home in loaded if _builds(call, home)), "torch" if "torch" in loaded else None)
 
 
 def _more_facts(layer: Layer) -> dict[str, Asked]:
@@ -81,7 +109,14 @@ def _more_facts(layer: Layer) -> dict[str, Asked]:
     return states(layer)
 
 
-def _torch() -> Framework:
-    from .torch_layers import TorchLayers
+def _builds(call: Callable[..., Any], home: str) -> bool:
+    try:
+        return _home(Constructor(call, _framework(home).parts).build(PROBE)) == home
+    except Exception:  # a stranger's function, perhaps with another framework's parts
+        return False
 
-    return TorchLayers()
+
+def _framework(home: str) -> Framework:
+    _, room, offered = _FRAMEWORKS[home]
+    framework: Framework = getattr(importlib.import_module(f".{room}", __name__), offered)()
+    return framework

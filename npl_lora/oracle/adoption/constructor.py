@@ -71,7 +71,7 @@ class Constructor:
         if self._takes_more and not self.has("bias", "base", "weight"):
             try:
                 return self.call(**given, bias=wanted.bias)
-            except TypeError:  # what **kwargs is for is not bias
+            except (TypeError, ValueError):  # what **kwargs is for is not bias
                 return self.call(**given)
         return self.call(**given)
 
@@ -146,7 +146,11 @@ def _is_switch(parameter: inspect.Parameter) -> bool:
 
 def _all_parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        return list(inspect.signature(call).parameters.values())
+        found = list(inspect.signature(call).parameters.values())
+        if isinstance(call, type) and all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
+            found = list(inspect.signature(call.__init__).parameters.values())[1:]  # type: ignore[misc]
+        names = [p.name for p in found]  # Flax linen adds the last two to a module's fields
+        return found[:-2] if names[-2:] == ["parent", "name"] else found
     except (TypeError, ValueError):  # no signature can be read
         return []
 
@@ -170,4 +174,5 @@ def _role(parameter: inspect.Parameter) -> str | None:
         return None  # a choice among words
     if role in ("A", "B") and "Module" not in annotation and parameter.default is not parameter.empty:
         return None
-    return "weight" if role == "base" and "Tensor" in annotation else role
+    an_array = any(word in annotation.lower() for word in ("tensor", "array"))
+    return "weight" if role == "base" and an_array else role

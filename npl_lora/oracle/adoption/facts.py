@@ -152,7 +152,7 @@ def _parameters(layer: Layer) -> Iterator[str]:
         if all(there[path].kind == "buffer" for _, path in _factors(layer)):
             yield f"A and B are buffers, not parameters{words}: never trained"
         if not any(there[path].trained for _, path in _factors(layer)):
-            yield "neither A nor B is trained: requires_grad is False"
+            yield f"neither A nor B is trained: {layer.framework.frozen}"
 
 
 def _saved(layer: Layer) -> Iterator[str]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..case import Case
 from .constructor import Constructor
+from .shapes import Held
 from .wanted import Wanted
 
 
@@ -33,20 +34,33 @@ class Pass:
     own_dropout: bool = False
 
 
+@dataclass(frozen=True)
+class Based:
+    """Where a low-rank path and the linear layer beside it keep their tensors. path: before each path of the former's
+    own."""
+
+    W: Held
+    bias: str
+    path: str
+
+
 class Framework(Protocol):
     """name: what it is called in sentences. parts: how it makes what a constructor is handed, by role. other_homes:
-    what a layer can be built with besides its defaults (another dtype, another device), and the words for it."""
+    what a layer can be built with besides its defaults (another dtype, another device), and the words for it. frozen:
+    what makes a parameter one that is not trained. widest: the dtype to probe in."""
 
     name: str
     parts: Mapping[str, Callable[[Wanted], Any]]
     other_homes: Mapping[str, Mapping[str, str]]
+    frozen: str
+    widest: str
 
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
         """The layer after what must still be called once it is constructed: a build, or the set-up of its adapter."""
         ...
 
-    def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, str, str]:
-        """A layer that adds a low-rank path to a linear layer; the paths of that one's W, and of the path itself."""
+    def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, Based]:
+        """A layer that adds a low-rank path to a linear layer."""
         ...
 
     def tensors(self, layer: Any) -> dict[str, Tensor]:
@@ -62,7 +76,7 @@ class Framework(Protocol):
         ...
 
     def cast(self, layer: Any, dtype: str) -> Any:
-        """The layer in a dtype of this name."""
+        """The layer in a dtype of this name. Raises NotImplementedError if the framework lacks it."""
         ...
 
     def value(self, layer: Any, x: np.ndarray, own_dropout: bool = False) -> np.ndarray:

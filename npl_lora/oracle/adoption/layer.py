@@ -200,13 +200,13 @@ class Layer:
     def _with_base(self, path: Any, roles: Roles, wanted: Wanted) -> Roles:
         """The roles where the layer is the low-rank path alone, and the check adds the base."""
         self.path_alone = True
-        _, base, prefix = self.framework.with_base(path, wanted)
+        based = self.framework.with_base(path, wanted)[1]
 
         def inside(held: Held) -> Held:
-            return replace(held, path=f"{prefix}.{held.path}")
+            return replace(held, path=f"{based.path}.{held.path}")
 
-        own = tuple(f"{prefix}.{path}" for path in roles.biases)
-        return Roles(inside(roles.A), inside(roles.B), Held(f"{base}.weight"), (f"{base}.bias", *own))
+        own = tuple(f"{based.path}.{path}" for path in roles.biases)
+        return Roles(inside(roles.A), inside(roles.B), based.W, (based.bias, *own))
 
     def _square_roles(self, layer: Any, shapes: Shapes, wanted: Wanted) -> Roles:
         """Which factor is which, by filling both and seeing which product comes out."""
@@ -256,7 +256,7 @@ class Layer:
         shapes = self.kind.base(wanted), self.kind.factor_A(wanted), self.kind.factor_B(wanted)
         named = zip((self.kind.W, "A", "B"), (base, A, B), shapes, strict=True)
         arrays = {name: t.reshape(shape) for name, t, shape in named}
-        return self._of_identity(self.filled(wanted, arrays, "float64"), wanted)
+        return self._of_identity(self.filled(wanted, arrays, self.framework.widest), wanted)
 
     def _of_identity(self, layer: Any, wanted: Wanted) -> np.ndarray:
         """y for x = I: the layer as a matrix. Asked with a batch axis if two axes are not taken."""

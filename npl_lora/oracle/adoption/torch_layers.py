@@ -14,7 +14,8 @@ from torch import nn
 from ..case import Case
 from ..libraries.torch_tools import run_steps, tensor
 from .constructor import Constructor
-from .framework import Pass, Tensor
+from .framework import Based, Pass, Tensor
+from .shapes import Held
 from .wanted import NotAdoptedError, Wanted
 from .words import SET_UP, SET_WEIGHT, is_weight, role_of
 
@@ -48,6 +49,8 @@ class TorchLayers:
     """The framework torch. strength of a scale that forward takes is 1."""
 
     name = "torch"
+    frozen = "requires_grad is False"
+    widest = "float64"
     parts: Mapping[str, Callable[[Wanted], Any]]
     other_homes: Mapping[str, Mapping[str, str]] = MappingProxyType(
         {
@@ -98,8 +101,8 @@ class TorchLayers:
         finally:
             torch.set_default_dtype(before)
 
-    def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, str, str]:
-        return WithBase(path, wanted), "base", "path"
+    def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, Based]:
+        return WithBase(path, wanted), Based(Held("base.weight"), "base.bias", "path")
 
     def tensors(self, layer: Any) -> dict[str, Tensor]:
         return {

@@ -4,6 +4,7 @@ Names are compared in lower case and without leading underscores. Source: two st
 """
 
 import re
+from collections.abc import Sequence
 
 _ROLES = {
     "in": "in_features in_feature in_dim in_dims input_dim input_dims d_in in_f in_feat inp_dim fan_in k_in dim_in"
@@ -15,7 +16,7 @@ _ROLES = {
     "alpha": "alpha lora_alpha network_alpha a",
     "scale": "scale scaling lora_scaling lora_scale scaling_factor lora_scaler multiplier",
     "dropout": "dropout lora_dropout dropout_p p dropout_rate lora_dropout_p dropout_prob drop drop_rate lora_drop_out"
-    " dropout_ratio lora_droppout lora_dropout_prob",
+    " dropout_ratio lora_droppout lora_dropout_prob rate",
     "bias": "bias use_bias bais has_bias",
     "rslora": "use_rslora rslora rs_lora rank_stabilized use_rs_lora",
     "transposed": "fan_in_fan_out",
@@ -43,10 +44,30 @@ _ROLES = {
 }
 _ROLE = {name: role for role, names in _ROLES.items() for name in names.split()}
 
+# Of functions of named arrays. Upper and lower case tell b from B.
+_ARRAYS = {
+    name: role
+    for role, names in {
+        "x": "x input inputs hidden_states hidden",
+        "W": "W w weight w0 base_weight kernel",
+        "A": "A a lora_a w_a down",
+        "B": "B lora_b w_b up",
+        "b": "b bias",
+        "mask": "mask dropout_mask drop_mask",
+        "alpha": "alpha lora_alpha",
+        "scale": "scale scaling s lora_scale",
+        "rank": "r rank lora_rank lora_r",
+    }.items()
+    for name in names.split()
+}
+
 _WEIGHTS = "original_weights original_weight weights weight wts w orig_weight"
 _MAGNITUDES = "m magnitude lora_magnitude lora_magnitude_vector dora_m m_dora dora_magnitude g mag"
 WEIGHTS = frozenset(_WEIGHTS.split())  # what a parametrization is handed
 MAGNITUDES = frozenset(_MAGNITUDES.split())
+
+TRAINING = frozenset(("train", "training", "is_training"))  # what a call is told besides its input
+EVALUATION = frozenset(("deterministic", "inference", "eval"))
 
 SET_UP = ("init_lora", "set_lora", "reset_lora", "create_lora", "add_lora", "enable_lora")  # called with a rank
 SET_WEIGHT = ("set_weight", "set_weights", "set_base_weight", "set_base_weights", "set_linear", "set_base_linear")
@@ -77,6 +98,13 @@ def role_of(name: str) -> str | None:
     if words & _NOT_BY_WORDS:
         return None
     return next((role for role, groups in _BY_WORDS if all(words & set(group.split()) for group in groups)), None)
+
+
+def array_role(name: str, beside: Sequence[str]) -> str | None:
+    """The role that a parameter plays in a function of named arrays. b is B where none of the others is."""
+    if name == "b" and not any(plain(other) in ("lora_b", "b") for other in beside if other != "b"):
+        return "B"
+    return _ARRAYS.get(name) or _ARRAYS.get(plain(name))
 
 
 def plain(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer
+from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer, takes_arrays
 from ..libraries.table import LIBRARIES
 from ..one_line import describe
 from . import CONTRACTS, TargetError
@@ -65,7 +65,7 @@ def _adopted(source: Any, target: str) -> Loaded | None:
     """A layer of a framework, adopted; None for what answers cases by itself."""
     if isinstance(source, ModuleType) or any(_offers(source, name) for name in CONTRACTS):
         return None
-    if getattr(source, "__name__", None) in CONTRACTS and not is_layer(source):
+    if getattr(source, "__name__", None) in CONTRACTS and not is_layer(source) and not takes_arrays(source):
         return None
     try:
         adopted = adopt(source)

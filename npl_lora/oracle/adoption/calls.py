@@ -1,0 +1,44 @@
+"""What a layer's call is handed besides its input, by the names of its parameters."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..one_line import describe
+from .wanted import NotAdoptedError, Wanted
+from .words import EVALUATION, TRAINING, plain, role_of
+
+
+def more(call: Callable[..., Any], training: bool, key: Any = None) -> dict[str, Any]:
+    """{parameter: value}: the mode, and a key if the framework has them, wherever they are taken; a strength of 1
+    where one is needed. Raises NotAdoptedError for another that is needed."""
+    found: dict[str, Any] = {}
+    for p in list(inspect.signature(call).parameters.values())[1:]:
+        name, role, needed = plain(p.name), role_of(p.name), p.default is p.empty
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        if name in TRAINING:
+            found[p.name] = training
+        elif name in EVALUATION:
+            found[p.name] = not training
+        elif role == "key" and key is not None:
+            found[p.name] = key
+        elif needed and role in ("scale", "alpha"):
+            found[p.name] = 1.0
+        elif needed:
+            raise NotAdoptedError(f"its call needs {p.name}, which no rule knows")
+    return found
+
+
+def first(y: Any, kind: type) -> Any:
+    """y; the first of a tuple. Raises TypeError unless it is an array of this kind."""
+    y = y[0] if isinstance(y, tuple) and y else y
+    if not isinstance(y, kind):
+        raise TypeError(f"its call returned {'None' if y is None else 'a ' + type(y).__name__}, expected an array")
+    return y
+
+
+def first_call_raised(error: Exception, wanted: Wanted) -> str:
+    """Why a layer that is built by its first call cannot be had."""
+    sizes = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank}"
+    return f"its first call, at {sizes}, raised {describe(error)}"
