@@ -1,0 +1,109 @@
+"""LoRA layers in Keras as people write them, right and wrong."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # before Keras is imported
+
+import keras
+
+
+class Right(keras.layers.Layer):
+    def __init__(self, units, rank=8, alpha=16.0, dropout=0.0, use_bias=True, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(units, use_bias=use_bias)
+        self.dense.trainable = False
+        self.units, self.rank, self.scale = units, rank, self.scale_of(alpha, rank)
+        self.dropout = keras.layers.Dropout(dropout)
+
+    start_a, start_b = "he_uniform", "zeros"
+
+    def scale_of(self, alpha, r):
+        return alpha / r
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        shapes = (input_shape[-1], self.rank), (self.rank, self.units)
+        self.lora_a = self.add_weight(name="lora_a", shape=shapes[0], initializer=self.start_a)
+        self.lora_b = self.add_weight(name="lora_b", shape=shapes[1], initializer=self.start_b)
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.dense(x) + self.scale * (self.dropout(x, training=training) @ self.lora_a @ self.lora_b)
+
+
+class AlphaAlone(Right):
+    def scale_of(self, alpha, r):
+        return alpha
+
+
+class FloorDivided(Right):
+    def scale_of(self, alpha, r):
+        return alpha // r
+
+
+class AlphaWithoutEffect(Right):
+    def scale_of(self, alpha, r):
+        return 1.0
+
+
+class BothRandom(Right):
+    start_b = "random_normal"
+
+
+class BothZero(Right):
+    start_a = "zeros"
+
+
+class ScaledBase(Right):
+    def call(self, x):
+        return self.scale * (self.dense(x) + x @ self.lora_a @ self.lora_b)
+
+
+class Untransposed(Right):
+    def call(self, x):
+        return self.dense(x) + self.scale * (x @ (self.lora_b @ self.lora_a))
+
+
+class FrozenFactors(Right):
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.trainable = False
+
+
+class OnLayer(keras.layers.Layer):
+    """Wraps a Dense; A and B are the kernels of two more."""
+
+    def __init__(self, original_layer, rank=8, alpha=32, **kwargs):
+        super().__init__(**kwargs)
+        self.original_layer = original_layer
+        self.original_layer.trainable = False
+        self.scale = alpha / rank
+        self.A = keras.layers.Dense(rank, use_bias=False, kernel_initializer="he_uniform", name="lora_a")
+        self.B = keras.layers.Dense(original_layer.units, use_bias=False, kernel_initializer="zeros", name="lora_b")
+
+    def call(self, inputs):
+        return self.original_layer(inputs) + self.B(self.A(inputs)) * self.scale
+
+
+class FactorsWithBias(OnLayer):
+    """The bias of A's Dense is trained too, and it starts at zero."""
+
+    def __init__(self, original_layer, rank=8, alpha=32, **kwargs):
+        super().__init__(original_layer, rank, alpha, **kwargs)
+        self.A = keras.layers.Dense(rank, use_bias=True, kernel_initializer="he_uniform", name="lora_a")
+
+
+class PathAlone(keras.layers.Layer):
+    def __init__(self, units, r, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.down = keras.layers.Dense(r, use_bias=False)
+        self.up = keras.layers.Dense(units, use_bias=False, kernel_initializer="zeros")
+
+    def call(self, x):
+        return self.up(self.down(x)) * self.scale
+
+
+class DropoutAfterB(Right):
+    def call(self, x, training=False):
+        return self.dense(x) + self.dropout(self.scale * (x @ self.lora_a @ self.lora_b), training=training)

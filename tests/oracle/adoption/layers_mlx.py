@@ -1,0 +1,114 @@
+"""LoRA layers in MLX as people write them, right and wrong."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class Right(nn.Module):
+    def __init__(self, input_dims, output_dims, r=8, alpha=16.0, dropout=0.0, bias=False):
+        super().__init__()
+        self.linear = nn.Linear(input_dims, output_dims, bias=bias)
+        self.linear.freeze()
+        self.dropout = nn.Dropout(dropout)
+        self.scale = self.scale_of(alpha, r)
+        self.lora_a = self.start_a((input_dims, r))
+        self.lora_b = self.start_b((r, output_dims))
+
+    def scale_of(self, alpha, r):
+        return alpha / r
+
+    def start_a(self, shape):
+        return mx.random.uniform(-1, 1, shape) * shape[0] ** -0.5
+
+    def start_b(self, shape):
+        return mx.zeros(shape)
+
+    def __call__(self, x):
+        return self.linear(x) + self.scale * (self.dropout(x) @ self.lora_a @ self.lora_b)
+
+
+class AlphaAlone(Right):
+    def scale_of(self, alpha, r):
+        return alpha
+
+
+class FloorDivided(Right):
+    def scale_of(self, alpha, r):
+        return alpha // r
+
+
+class AlphaWithoutEffect(Right):
+    def scale_of(self, alpha, r):
+        return 1.0
+
+
+class BothRandom(Right):
+    def start_b(self, shape):
+        return mx.random.normal(shape)
+
+
+class BothZero(Right):
+    def start_a(self, shape):
+        return mx.zeros(shape)
+
+
+class ScaledBase(Right):
+    def __call__(self, x):
+        return self.scale * (self.linear(x) + x @ self.lora_a @ self.lora_b)
+
+
+class Untransposed(Right):
+    def __call__(self, x):
+        return self.linear(x) + self.scale * (x @ (self.lora_b @ self.lora_a))
+
+
+class FrozenFactors(Right):
+    def __init__(self, input_dims, output_dims, r=8, alpha=16.0):
+        super().__init__(input_dims, output_dims, r, alpha)
+        self.freeze()
+
+
+class PrivateFactors(nn.Module):
+    """MLX takes what begins with an underscore for no parameter."""
+
+    def __init__(self, input_dims, output_dims, r, alpha):
+        super().__init__()
+        self.linear = nn.Linear(input_dims, output_dims, bias=False)
+        self.scale = alpha / r
+        self._lora_a = mx.random.normal((input_dims, r))
+        self._lora_b = mx.zeros((r, output_dims))
+
+    def __call__(self, x):
+        return self.linear(x) + self.scale * (x @ self._lora_a @ self._lora_b)
+
+
+class OnBase(nn.Module):
+    """A raw scale, as is the rule in MLX."""
+
+    def __init__(self, linear, rank, scale=20.0):
+        super().__init__()
+        out, in_ = linear.weight.shape
+        self.linear = linear
+        self.scale = scale
+        self.lora_a = nn.Linear(in_, rank, bias=False)
+        self.lora_b = nn.Linear(rank, out, bias=False)
+        self.lora_b.weight = mx.zeros((out, rank))
+
+    def __call__(self, x):
+        return self.linear(x) + self.scale * self.lora_b(self.lora_a(x))
+
+
+class PathAlone(nn.Module):
+    def __init__(self, in_dims, out_dims, rank, alpha):
+        super().__init__()
+        self.scale = alpha / rank
+        self.A = mx.random.normal((rank, in_dims))
+        self.B = mx.zeros((out_dims, rank))
+
+    def __call__(self, x):
+        return self.scale * (x @ self.A.T @ self.B.T)
+
+
+class DropoutAfterB(Right):
+    def __call__(self, x):
+        return self.linear(x) + self.dropout(self.scale * (x @ self.lora_a @ self.lora_b))
