@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .calls import first, more
 from .constructor import Constructor
@@ -16,10 +15,10 @@ from .wanted import NotAdoptedError, Wanted
 
 
 class EquinoxLayers(JaxLayers):
-    """The framework Equinox. Freezing is left to a filter, so every JAX array is trained; NumPy's are not."""
+    """The framework Equinox. Freezing is left to a filter, so every floating array is trained."""
 
     name = "Equinox"
-    frozen = "they are NumPy arrays"
+    frozen = "they are no floating arrays"
     parts: Mapping[str, Callable[[Wanted], Any]]
 
     def __init__(self) -> None:
@@ -38,10 +37,9 @@ class EquinoxLayers(JaxLayers):
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> JaxLayer:
         if not isinstance(layer, eqx.Module):
             raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected an equinox.Module")
-        found = {path: leaf for path, leaf in _leaves(layer) if eqx.is_array(leaf) or isinstance(leaf, np.ndarray)}
-        kinds = {path: "parameter" if eqx.is_array(leaf) else "plain" for path, leaf in found.items()}
+        found = {path: leaf for path, leaf in _leaves(layer) if eqx.is_array(leaf)}
         trained = frozenset(path for path, leaf in found.items() if eqx.is_inexact_array(leaf))
-        return JaxLayer(layer, as_numpy(found), kinds, trained, _call)
+        return JaxLayer(layer, as_numpy(found), dict.fromkeys(found, "parameter"), trained, _call)
 
 
 def _call(module: eqx.Module, arrays: Arrays, x: Any, how: How) -> Any:

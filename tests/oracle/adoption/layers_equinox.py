@@ -69,8 +69,15 @@ class Untransposed(Right):
         return self.base(x) + self.scale * ((self.lora_a @ self.lora_b) @ x)
 
 
+class StoppedFactor(Right):
+    """Freezes A by mistake, where the base was meant."""
+
+    def __call__(self, x):
+        return self.base(x) + self.scale * (self.lora_b @ (jax.lax.stop_gradient(self.lora_a) @ x))
+
+
 class NumPyFactors(Right):
-    """Equinox' filters train no NumPy arrays."""
+    """Equinox trains NumPy arrays as well."""
 
     def start_a(self, key, shape):
         return np.random.default_rng(0).normal(size=shape).astype(np.float32)
