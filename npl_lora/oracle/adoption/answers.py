@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from ..case import Case
+from ..one_line import describe
 from .framework import Pass
 from .initial import distribution_of
 from .kinds import CONV2D, EMBEDDING
@@ -35,6 +36,8 @@ def one_pass(layer: Layer, case: Case) -> Outputs:
     if mask is not None:
         _needs_dropout_on_x(layer)
     filled = layer.filled(layer.wanted_for(case, 0.0 if mask is None else 0.5), case.arrays, case.dtype)
+    if _input(case) == "x" and case["x"].ndim == 1:
+        _needs_one_axis(layer, filled, case)
     what = Pass(case[_input(case)], case["dy"], _trained(layer), mask)
     outputs = _differentiated(layer, filled, what)
     return {name: t.reshape(case["m"].shape) if name == "dm" else t for name, t in outputs.items()}
@@ -59,14 +62,12 @@ def lora_merge(merging: Merging, layer: Layer, case: Case) -> Outputs:
     turned = case.config["fan_in_fan_out"]
     if turned and not layer.constructor.has("transposed"):
         raise NotImplementedError("has no fan_in_fan_out")
-    W = {"W": case["W"].T} if turned else {}
-    filled = layer.filled(layer.wanted_for(case).but(transposed=turned), {**case.arrays, **W}, case.dtype)
-    merged = weight_after(layer, merging.merged(layer, filled))
-    outputs = {"W_merged": merged}
+    filled = layer.filled(layer.wanted_for(case).but(transposed=turned), case.arrays, case.dtype)
+    outputs = {"W_merged": weight_after(layer, merging.merged(layer, filled), turned)}
     if merging.unmerge:
         merging.undo(filled)
-        outputs["W_unmerged"] = weight_after(layer, filled)
-    return _turned(outputs, dict.fromkeys(outputs, turned))
+        outputs["W_unmerged"] = weight_after(layer, filled, turned)
+    return outputs
 
 
 def lora_init(layer: Layer, case: Case) -> Outputs:
@@ -111,6 +112,14 @@ def _differentiated(layer: Layer, filled: Any, what: Pass) -> Outputs:
 def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:
     """The outputs, with those transposed that the layer stores so."""
     return {name: value.T if transposed.get(name) else value for name, value in outputs.items()}
+
+
+def _needs_one_axis(layer: Layer, filled: Any, case: Case) -> None:
+    """Some layers take batches alone, and nobody misses a single token."""
+    try:
+        layer.framework.value(filled, case["x"])
+    except Exception as error:  # whatever a stranger's forward raises
+        raise NotImplementedError(f"takes no x of one axis: {describe(error)}") from None
 
 
 def _needs_dropout_on_x(layer: Layer) -> None:

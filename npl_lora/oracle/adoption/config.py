@@ -6,11 +6,13 @@ from typing import Any
 from .words import role_of
 
 _SWITCHES = ("run_", "use_", "enable", "quant", "merge", "is_", "do_")
+_ON = ("enabled", "enable_lora", "use_lora")  # else there is nothing to adopt
 _CHOICES = ("init", "method")
 
 
 class AnyConfig(dict[str, Any]):
-    """answer(role) gives the value for a name with a known role. Switches are off, and choices are None."""
+    """answer(role) gives the value for a name with a known role. Switches are off, but for LoRA's own; choices are
+    None."""
 
     def __init__(self, answer: Callable[[str], Any]) -> None:
         super().__init__()
@@ -23,7 +25,7 @@ class AnyConfig(dict[str, Any]):
         if role is not None and role != "config":
             return object.__getattribute__(self, "_answer")(role)
         if name.startswith(_SWITCHES):
-            return False
+            return name in _ON
         return None if any(word in name for word in _CHOICES) else self
 
     def __getitem__(self, name: str) -> Any:

@@ -93,6 +93,8 @@ class Constructor:
             return self._parts["bias tensor"](wanted) if wanted.bias else None
         if role == "base" and self.base_is_weight:
             role = "weight"
+        if role in ("A", "B") and "Tensor" in annotation:
+            role = f"{role} tensor"
         if role in self._parts:
             return self._parts[role](wanted)
         value = self._plain_value(role, wanted)
@@ -167,7 +169,8 @@ def _roles(parameters: list[inspect.Parameter]) -> dict[str, str | None]:
 
 
 def _role(parameter: inspect.Parameter) -> str | None:
-    role, annotation = role_of(parameter.name), str(parameter.annotation)
+    required, annotation = parameter.default is parameter.empty, str(parameter.annotation)
+    role = role_of(parameter.name, by_words=required)  # what has a default can be left as it is
     if role is None and parameter.default is parameter.empty and _is_switch(parameter):
         return "switch"
     if role in ("scale", "bias", "alpha") and (isinstance(parameter.default, str) or annotation in _TEXT):

@@ -117,7 +117,7 @@ def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int,
     slope = {r: measure(8.0, r) for r in ranks}
     first = slope[ranks[0]]
     if not all(map(math.isfinite, slope.values())):
-        return Law("1", "convention", "", dict.fromkeys(ranks, 1.0))
+        return Law("", "fault", "", dict.fromkeys(ranks, 1.0))
     if all(_near(s, first) for s in slope.values()):
         return Law(f"{first:.4g}", "convention", "", {r: _rounded(s) for r, s in slope.items()})
     for formula, law in _OF_RANK.items():

@@ -14,8 +14,9 @@ from ..definition import RIGHT
 from ..one_line import describe
 from .constructor import Constructor
 from .framework import Framework
-from .kinds import CONV2D, EMBEDDING, kind_of
+from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, Law, dora_scale, find_law, low_rank_scale
+from .refusal import refusal
 from .shapes import Held, Roles, Shapes, find_roles, square_candidates
 from .wanted import PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
 
@@ -35,6 +36,8 @@ class Layer:
         self.law = self._find_law()
         if not self.law.formula and self.roles.W is not None and self.roles.W.path.startswith("parametrizations."):
             self._exchange_sizes()
+        if not self.law.formula and self.kind is LINEAR and constructor.has("base"):
+            self._turn_base()
 
     @cached_property
     def dropout_place(self) -> str:
@@ -60,6 +63,12 @@ class Layer:
         """The contract that asks for one forward and backward."""
         return "dora_linear" if self.roles.m is not None else self.kind.contract
 
+    @cached_property
+    def m_by_input(self) -> bool:
+        """Whether DoRA's magnitude has one number for each input, where PEFT has one for each output."""
+        tensors = self.framework.tensors(self.build(self.probe.but(bias=not self.takes_no_bias)))
+        return self.roles.m is not None and math.prod(tensors[self.roles.m].shape) != self.probe.out
+
     @property
     def probe(self) -> Wanted:
         return (SQUARE if self.constructor.square_only else PROBE).but(kind=self.kind.name)
@@ -80,16 +89,21 @@ class Layer:
         return layer
 
     def filled(self, wanted: Wanted, arrays: Mapping[str, np.ndarray], dtype: str) -> Any:
-        """A new layer that holds W, A, B, the bias b and the magnitude m if there are such, in this dtype."""
+        """A new layer that holds W, A, B, the bias b and the magnitude m if there are such, in this dtype.
+
+        With fan_in_fan_out, W comes as (in, out), and the layer must store it so.
+        """
         layer = self.framework.cast(self._built_in(wanted, dtype), dtype)
         self._write(layer, self.roles.A, arrays["A"])
         self._write(layer, self.roles.B, arrays["B"])
-        if self.roles.W is not None:
+        if self.roles.W is not None and wanted.transposed:
+            self._write_turned(layer, self.roles.W, arrays[self.kind.W])
+        elif self.roles.W is not None:
             self._write(layer, self.roles.W, arrays[self.kind.W])
         if self.roles.m is not None:
             shape = self.framework.tensors(layer)[self.roles.m].shape
             m = arrays["m"] if "m" in arrays else np.ones(shape)
-            if m.size != math.prod(shape):
+            if self.m_by_input and "m" in arrays:
                 raise NotImplementedError("m has one number for each input, where PEFT has one for each output")
             self.framework.write(layer, self.roles.m, m.reshape(shape))
         there = self.framework.tensors(layer)
@@ -155,6 +169,13 @@ class Layer:
         if shape != array.shape:
             raise ValueError(f"{held.path} has shape {shape} in a layer that was asked for {array.shape}")
         self.framework.write(layer, held.path, array)
+
+    def _write_turned(self, layer: Any, held: Held, W: np.ndarray) -> None:
+        wanted = self.probe.but(transposed=True, bias=not self.takes_no_bias)
+        shape = self.framework.tensors(self.build(wanted))[held.path].shape
+        if shape != (wanted.in_, wanted.out):
+            raise NotImplementedError("stores its weight as (out, in) with fan_in_fan_out, too")
+        self.framework.write(layer, held.path, W)
 
     def _try_both_bases(self) -> tuple[bool, bool, str]:
         """As `_biases_taken`; what is named like a layer may be its weight."""
@@ -234,6 +255,18 @@ class Layer:
             self.constructor.exchanged = False
             self.roles, self.law = before
 
+    def _turn_base(self) -> None:
+        """A layer may be written for a base whose weight is (in, out), and say so nowhere."""
+        before = self.roles, self.law
+        self.kind = CONV1D
+        try:
+            self.roles, self.law = self._find_roles(), self._find_law()
+        except NotAdoptedError:
+            self.law = before[1]
+        if not self.law.formula:
+            self.kind = LINEAR
+            self.roles, self.law = before
+
     def _low_rank(self, strength: float, rank: int) -> tuple[float, float]:
         """s, and what share of the low-rank path is left when s A^T B^T is taken away."""
         rng, wanted = np.random.default_rng(rank), self.probe
@@ -277,7 +310,9 @@ class Layer:
                 exact = s if self.roles.m is not None else self._exact_scale(strength, rank)
             except NotAdoptedError:
                 raise
-            except Exception:  # a forward that raises is judged case by case
+            except Exception as error:  # a forward that raises is judged case by case
+                if refused := refusal(error):
+                    raise NotAdoptedError(f"its forward refuses what it was handed: {refused}") from None
                 return math.nan
             if left >= CLOSE:
                 return math.nan

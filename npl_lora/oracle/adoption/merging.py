@@ -55,9 +55,11 @@ def find_merging(layer: Layer) -> Merging | None:
     return None
 
 
-def weight_after(layer: Layer, merged: Any) -> Any:
-    """W of what `Merging.merged` gave, as the case has it: (out, in)."""
-    return _weight(layer, merged)
+def weight_after(layer: Layer, merged: Any, turned: bool) -> Any:
+    """W of what `Merging.merged` gave: (out, in); or as it is stored, where fan_in_fan_out says that it is turned."""
+    W = _weight(layer, merged)
+    stored = layer.roles.W is not None and layer.roles.W.transposed
+    return W.T if turned and stored and not hasattr(merged, "shape") else W
 
 
 def merging_facts(layer: Layer, merging: Merging) -> Iterator[str]:

@@ -67,6 +67,8 @@ class TorchLayers:
             "bias tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out)),
             "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
             "B": lambda wanted: nn.Linear(wanted.rank, wanted.out, bias=False),
+            "A tensor": lambda wanted: nn.Parameter(torch.randn(wanted.rank, wanted.in_)),
+            "B tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out, wanted.rank)),
             "device": lambda wanted: wanted.device or "cpu",
             "dtype": _dtype,
         }
@@ -210,7 +212,7 @@ def dropout_as(mask: np.ndarray | None, seen: list[tuple[int, ...]] | None = Non
 def _base(wanted: Wanted) -> Any:
     """torch's own layer."""
     home: dict[str, Any] = {"dtype": _dtype(wanted), "device": wanted.device or "cpu"}
-    if wanted.kind == "conv1d":
+    if wanted.kind == "conv1d" or wanted.transposed:
         return Conv1D(wanted, home)
     if wanted.kind == "embedding":
         return nn.Embedding(wanted.in_, wanted.out, padding_idx=wanted.padding_idx, **home)

@@ -71,7 +71,8 @@ EVALUATION = frozenset(("deterministic", "inference", "eval"))
 
 SET_UP = ("init_lora", "set_lora", "reset_lora", "create_lora", "add_lora", "enable_lora")  # called with a rank
 SET_WEIGHT = ("set_weight", "set_weights", "set_base_weight", "set_base_weights", "set_linear", "set_base_linear")
-MERGE = ("merge", "merge_weights", "merge_lora", "fuse", "merge_and_unload", "to_linear", "merge_lora_weights")
+_MERGE = "merge merge_weights merge_lora fuse merge_and_unload to_linear merge_lora_weights merged_linear"
+MERGE = tuple(_MERGE.split())
 UNMERGE = ("unmerge", "unmerge_weights", "unmerge_lora", "unfuse", "unmerge_lora_weights")
 
 
@@ -81,19 +82,19 @@ _BY_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("base", ("conv linear embedding embed", "module layer")),
     ("in", ("in input", "features feature dim dims size params channels hidden")),
     ("out", ("out output", "features feature dim dims size params channels hidden")),
+    ("dropout", ("dropout",)),
     ("rank", ("rank",)),
     ("alpha", ("alpha",)),
-    ("dropout", ("dropout",)),
     ("name", ("name",)),
 )
 _NOT_BY_WORDS = frozenset(["init", "type", "mode", "pattern"])  # init_alpha, dropout_type
 
 
-def role_of(name: str) -> str | None:
-    """The role that a parameter of this name plays, or None."""
+def role_of(name: str, by_words: bool = True) -> str | None:
+    """The role that a parameter of this name plays, or None. by_words: whether its words may tell."""
     name = plain(name)
-    if name in _ROLE:
-        return _ROLE[name]
+    if name in _ROLE or not by_words:
+        return _ROLE.get(name)
     words = set(name.split("_"))
     if words & _NOT_BY_WORDS:
         return None
