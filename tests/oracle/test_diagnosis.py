@@ -103,6 +103,24 @@ def test_the_degree_of_a_mistake_is_found_where_the_answer_is_not_linear_in_it(c
     assert words in found.says
 
 
+def test_a_term_that_an_op_computes_on_the_way_is_told():
+    def squared(case):
+        outputs, t, s = with_parts("lora_linear")(case), widen(case), scale(case.config)
+        h = (t["x"] * t.get("mask", 1.0)) @ t["A"].T
+        return outputs | {"y": outputs["y"] + s * (h * h - h) @ t["B"].T}
+
+    assert diagnosis("lora_linear", squared).says.startswith("y: as if the term x A^T were squared.")
+
+
+@pytest.mark.slow
+def test_half_precision_is_enough_to_name_a_fault_in_one_gradient():
+    def answer(case):
+        outputs = with_parts("lora_attention")(case)
+        return outputs | {"dA_q": outputs["dA_q"] / scale(case.config)}
+
+    assert "S5" in diagnosis("lora_attention", answer, "float16").ids
+
+
 def test_a_degree_that_is_found_from_one_number_explains_nothing():
     def answer(case):
         outputs = CONTRACTS["cross_entropy"].answer(widen(case), case.config)

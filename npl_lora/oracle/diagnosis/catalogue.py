@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..case import widen
+from ..contracts import CONTRACTS
 from ..definition import AnswerFunction
 from ..faults import FAULTS, Fault, wrong_answer
 from ..faults.fault import wrong_value
@@ -157,10 +158,18 @@ def _likely_pairs(
 def _possible_pairs(
     faults: Sequence[Fault], distances: Mapping[str, _Distances], one: Observed
 ) -> list[tuple[float, tuple[Fault, Fault]]]:
-    """Every pair that changes all wrong outputs, with its distance."""
+    """Every pair that changes all wrong outputs, with its distance.
+
+    A right value is not changed by one fault and put right by another that leaves it alone.
+    """
+    value = CONTRACTS[one.case.contract].value_name
     changed = [distances[fault.name].changed for fault in faults]
     together = zip(itertools.combinations(faults, 2), itertools.combinations(changed, 2), strict=True)
-    return [(_distance(pair, one), pair) for pair, (a, b) in together if a | b >= set(one.failed)]
+    return [
+        (_distance(pair, one), pair)
+        for pair, (a, b) in together
+        if a | b >= set(one.failed) and (value in one.failed or (value in a) == (value in b))
+    ]
 
 
 def _reproducing(
@@ -209,6 +218,8 @@ def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tup
         if one.failed and one.outputs is not None:
             names.setdefault(one.case.id.rpartition("/")[0], one)
     failing = list(names.values())
+    if not any(_explains(fault, failing[0]) for fault in faults):
+        return []  # several in one case are left to the pairs
     explained = {fault.name: {n for n, one in enumerate(failing) if _explains(fault, one)} for fault in faults}
     instead: list[list[Fault]] = []  # for each fault that is needed, those that would do in its place
     left = set(range(len(failing)))

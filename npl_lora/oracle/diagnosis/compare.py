@@ -85,8 +85,9 @@ def degree(predicted: Predicted, one: Observed, name: str) -> Degree | None:
 
 def _tolerance(predicted: np.ndarray, one: Observed, right: Right) -> float:
     largest, scale = np.max(np.abs(predicted), initial=0.0), np.max(np.abs(right.value), initial=0.0)
-    allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
-    return float(allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest)
+    with np.errstate(over="ignore"):  # some wrong formulas give numbers of any size
+        allowed = 8.0 * np.max(right.allowed, initial=0.0) * (1.0 + (largest / scale if scale else 0.0))
+        return float(allowed + 256.0 * PRECISIONS[one.case.dtype].store * largest)
 
 
 def error_ratio(predicted: Right | Distribution, got: np.ndarray) -> float:

@@ -5,17 +5,18 @@ need not explain the other outputs: a layer may have a mistake in y alone. Nor n
 stand in one branch, such as that with dropout.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
+from ..contracts import CONTRACTS
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import UNANSWERED, changes, degree, error_ratio, predict, quick_distance
+from .compare import UNANSWERED, Degree, changes, degree, error_ratio, predict, quick_distance
 from .degrees import fitted
 from .hypothesis import Hypothesis
 from .precision import Element
@@ -23,9 +24,12 @@ from .progress import OnProgress, silent
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
 EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
+_OF_FAULTS = 20.0  # some hundred of these are known faults and their halves, 8 bits
+_BALL = (2.0 * np.pi * np.e) ** 0.5 / 2.0  # half the side of the box of a ball's volume, by its root mean square
 _LIKE = 0.7  # the cosine between two errors from which on the degree is looked for
+_SOMEWHAT_LIKE = 0.3  # and from which on others of a family are tried. Where all is linear, they have 0.7 or 1
 _LEADS = 24  # so many are tried for an output
-_FIRST_STAGES = 3  # those that are tried on more than one case
+_FIRST_STAGES = 2  # those that are tried on more than one case: known faults, and edits of an op as a whole
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,18 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
     for number, probe in enumerate(probes(answered)):
         if not any((probe.case.id, name) in left for name in probe.failed):
             continue
-        errors = _errors(probe)
+        trial = _Trial(probe, leads)
         for stage in stages if number == 0 else stages[:_FIRST_STAGES]:
             near = []
             for hypothesis in stage:
                 on_progress(f"explanations of {probe.case.id}", tried, total)
-                near += _near(hypothesis, probe, errors, leads)
+                near += trial.near(hypothesis)
                 tried += 1
             candidates += _explanations(near, answered)
             if any(e.elements == wrong for e in candidates):
                 return _choose(candidates, wrong)
+        if trial.put_off and any((probe.case.id, trial.value_name) in e.elements for e in candidates):
+            candidates += _explanations([h for one in trial.put_off for h in trial.compared(one)], answered)
         tried = 0
         left = wrong - frozenset().union(*(e.elements for e in candidates))
     return _choose([*candidates, *_by_degree(leads, left, answered, on_progress)], wrong)
@@ -122,10 +128,10 @@ def _by_degree(
     explanations: list[Explanation] = []
     for number, lead in enumerate(promising := _most_promising(leads, left)):
         on_progress("by what degree", number, len(promising))
-        if close := fitted(lead.hypothesis, lead.probe, lead.name, lead.degree):
-            explanations += _explanations([replace(close, is_fitted=True)], answered)
-            if any(e.elements >= left for e in explanations):
-                break
+        close = fitted(lead.hypothesis, lead.probe, lead.name, lead.degree)
+        explanations += _explanations((replace(one, is_fitted=True) for one in close), answered)
+        if any(e.elements >= left for e in explanations):
+            break
     return explanations
 
 
@@ -145,11 +151,14 @@ class _Lead:
 
 
 def _most_promising(leads: Iterable[_Lead], left: frozenset[Element]) -> list[_Lead]:
-    """For each output that nothing explains, those that are most like it, and each hypothesis once."""
-    chosen: dict[str, list[_Lead]] = {}
+    """For each output that nothing explains, those that are most like it, and each hypothesis once.
+
+    There are many terms, and much that happens to one of them is like what happens to another: they have a list apart.
+    """
+    chosen: dict[tuple[str, bool], list[_Lead]] = {}
     tried = set[str]()
     for lead in sorted(leads, key=lambda lead: -lead.likeness):
-        of_output = chosen.setdefault(lead.name, [])
+        of_output = chosen.setdefault((lead.name, lead.hypothesis.is_of_term), [])
         is_new = (lead.probe.case.id, lead.name) in left and lead.hypothesis.says not in tried
         if is_new and len(of_output) < _LEADS:
             of_output.append(lead)
@@ -198,38 +207,79 @@ def _errors(probe: Observed) -> dict[str, float]:
     return {name: _squares(right.value, probe, name) for name, right in rights.items() if isinstance(right, Right)}
 
 
-def _near(hypothesis: Hypothesis, probe: Observed, errors: Mapping[str, float], leads: list[_Lead]) -> list[Hypothesis]:
-    """The hypothesis, in the right degree, if it gives some wrong output of this case, by a quick comparison.
+class _Trial:
+    """Hypotheses tried on one case, by a quick comparison.
 
-    leads: gets those whose degree is still to be found.
+    leads: gets those whose degree is still to be found. put_off: those that give another wrong value than came back,
+    which is no explanation unless something else explains the value.
     """
-    if hypothesis.value is not None and not _may_be(hypothesis, probe):
+
+    def __init__(self, probe: Observed, leads: list[_Lead]) -> None:
+        self.probe, self.leads = probe, leads
+        self.errors = _errors(probe)
+        self.value_name = CONTRACTS[probe.case.contract].value_name
+        self.put_off: list[Hypothesis] = []
+        self._likeness: dict[str, float] = {}  # of families
+        self._shows_in_value = set[str]()  # sites, where the value is right
+
+    def near(self, hypothesis: Hypothesis) -> list[Hypothesis]:
+        """The hypothesis, in the right degree, if it gives some wrong output of this case."""
+        if self._likeness.get(hypothesis.family, 1.0) < _SOMEWHAT_LIKE:
+            return []
+        if hypothesis.value is None or self._may_be(hypothesis):
+            return self.compared(hypothesis)
+        if not hypothesis.is_in_halves:
+            self.put_off.append(hypothesis)
         return []
-    predicted = predict(hypothesis.answer, probe)
-    shown = [name for name in errors if name in predicted and changes(predicted[name], probe.right[name])]
-    for name in shown:
-        clear = _squares(predicted[name], probe, name) <= _CLEARLY**2 * errors[name]
-        if clear and quick_distance(predicted[name], probe, name) < 1.0:
-            return [hypothesis]
-    for name in shown:
-        found = degree(predicted[name], probe, name)
-        if hypothesis.gradual is not None and found is not None:
-            if found.fits:
-                return [replace(hypothesis.gradual(c), is_fitted=True) for c in found.fits]
-            if found.likeness > _LIKE:
-                leads.append(_Lead(hypothesis, probe, name, found.nearest, found.likeness))
-    return []
 
+    def compared(self, hypothesis: Hypothesis) -> list[Hypothesis]:
+        """The same, from the whole answer."""
+        probe, predicted = self.probe, predict(hypothesis.answer, self.probe)
+        shown = [n for n in self.errors if n in predicted and changes(predicted[n], probe.right[n])]
+        for name in shown:
+            clear = _squares(predicted[name], probe, name) <= _CLEARLY**2 * self.errors[name]
+            if clear and quick_distance(predicted[name], probe, name) < 1.0:
+                return [hypothesis]
+        if hypothesis.gradual is None and not hypothesis.family:
+            return []
+        degrees = {name: degree(predicted[name], probe, name) for name in shown}
+        self._note(hypothesis, degrees.values())
+        for name, found in degrees.items():
+            if hypothesis.gradual is not None and found is not None:
+                if found.fits:
+                    return [replace(hypothesis.gradual(c), is_fitted=True) for c in found.fits]
+                if found.likeness > _LIKE:
+                    self.leads.append(_Lead(hypothesis, probe, name, found.nearest, found.likeness))
+        return []
 
-def _may_be(hypothesis: Hypothesis, probe: Observed) -> bool:
-    """Whether the op's value, where the hypothesis changes it, may be what came back."""
-    assert hypothesis.value is not None
-    for name, predicted in predict(hypothesis.value, probe).items():
-        if name in (probe.outputs or {}) and changes(predicted, probe.right[name]):
-            found = degree(predicted, probe, name) if hypothesis.gradual is not None else None
-            by_degree = found is not None and (bool(found.fits) or found.likeness > _LIKE)
-            return by_degree or quick_distance(predicted, probe, name) < 1.0
-    return True
+    def _may_be(self, hypothesis: Hypothesis) -> bool:
+        """Whether the op's value, where the hypothesis changes it and it is wrong or another hypothesis has the mistake
+        in the backward alone, may be what came back."""
+        assert hypothesis.value is not None
+        probe, name = self.probe, self.value_name
+        if not (hypothesis.is_in_halves or name in self.errors) or name not in (probe.outputs or {}):
+            return True
+        if hypothesis.site in self._shows_in_value:
+            return False
+        predicted = predict(hypothesis.value, probe).get(name)
+        if predicted is None or not changes(predicted, probe.right[name]):
+            return True
+        found = degree(predicted, probe, name) if hypothesis.gradual is not None or hypothesis.family else None
+        by_degree = (
+            hypothesis.gradual is not None and found is not None and (bool(found.fits) or found.likeness > _LIKE)
+        )
+        if by_degree or quick_distance(predicted, probe, name) < 1.0:
+            return True
+        self._note(hypothesis, [found])
+        if hypothesis.site and name not in probe.failed:
+            self._shows_in_value.add(hypothesis.site)
+        return False
+
+    def _note(self, hypothesis: Hypothesis, found: Iterable[Degree | None]) -> None:
+        """How much what came back is like the first one of a family. Where that is not clear, others are tried."""
+        if hypothesis.family:
+            likeness = max((1.0 if one is None else one.likeness for one in found), default=1.0)
+            self._likeness.setdefault(hypothesis.family, likeness)
 
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
@@ -241,23 +291,36 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
         shown |= {(one.case.id, name) for name in shows if name in one.failed}
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
-        for name in _reproduced(hypothesis, one, near):
+        for name, reproduced in _reproduced(hypothesis, one, near).items():
             elements.add((one.case.id, name))
-            bits.append(_bits(one, name))
+            bits.append(_bits(one, name, reproduced, hypothesis.fault is not None))
     every = np.concatenate(bits)
-    if np.sum(every) - (np.max(every) if hypothesis.is_fitted else 0.0) < EVIDENCE:  # a degree fits any one number
+    enough = EVIDENCE if hypothesis.fault is None else _OF_FAULTS
+    if np.sum(every) - (np.max(every) if hypothesis.is_fitted else 0.0) < enough:  # a degree fits any one number
         elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
 
 
-def _bits(one: Observed, name: str) -> np.ndarray:
-    """How unlikely it is to meet each number of this output by chance, in bits: a wrong number that is met to within
-    what is allowed is one of |error| / allowed that could have come."""
-    right, got = one.right[name], (one.outputs or {})[name]
+def _bits(one: Observed, name: str, reproduced: Right, is_fault: bool) -> np.ndarray:
+    """How unlikely it is to meet each number of this output by chance, in bits.
+
+    Errors as large as these, which could have come out anywhere between -|error| and |error|, fill a box. Those that
+    are met as nearly as the n numbers of this output are fill a ball, whose radius is what is left of the errors: it
+    has the volume of a box of sqrt(2 pi e) times the root mean square of that (Stirling). What is left counts as half
+    a standard deviation at least, for fewer numbers may be met better by luck.
+
+    A number that is not finite is not met by chance, but many edits make one: it is evidence for a known fault alone.
+    """
+    right, got = one.right[name], (one.outputs or {})[name].astype(np.float64)
     assert isinstance(right, Right)
-    with np.errstate(all="ignore"):
-        choices = np.abs(got.astype(np.float64) - right.value)[right.allowed > 0] / right.allowed[right.allowed > 0]
-    return np.log2(np.maximum(choices[np.isfinite(choices)], 1.0))
+    deviation = np.maximum(right.deviation, reproduced.deviation)
+    usable = (deviation > 0) & np.isfinite(got)
+    if not np.any(usable):
+        return np.full(1, EVIDENCE if is_fault and not np.all(np.isfinite(got)) else 0.0)
+    left = np.sqrt(np.mean(np.square((got - reproduced.value)[usable] / deviation[usable])))
+    width = _BALL * max(left, 0.5) * deviation
+    width = np.where(reproduced.allowed > 0, np.fmin(width, reproduced.allowed), width)[usable]
+    return np.asarray(np.log2(np.maximum(np.abs(got - right.value)[usable] / width, 1.0)))
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
@@ -271,13 +334,14 @@ def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
     return float(np.sum(np.square(ratio[np.isfinite(ratio)])))
 
 
-def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> list[str]:
+def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> dict[str, Right]:
     """Those outputs that it gives within what is allowed for an implementation that is wrong in this way."""
     if not names or one.outputs is None:
-        return []
+        return {}
     try:
         with np.errstate(all="ignore"):
             predicted = right_answer(one.case, hypothesis.answer)
     except UNANSWERED:
-        return []
-    return [name for name in names if error_ratio(predicted[name], one.outputs[name]) <= 1.0]
+        return {}
+    near = {name: right for name in names if isinstance(right := predicted[name], Right)}
+    return {name: right for name, right in near.items() if error_ratio(right, one.outputs[name]) <= 1.0}

@@ -101,28 +101,33 @@ def soft_capped(cap: float, t: Array) -> Array:
     return cap - 2.0 * cap / (1.0 + xp.exp(2.0 * t / cap))
 
 
-def fitted(hypothesis: Hypothesis, one: Observed, name: str, degree: float) -> Hypothesis | None:
-    """The hypothesis in the degree that gives this output, from a first guess; None if no degree does.
+def fitted(hypothesis: Hypothesis, one: Observed, name: str, degree: float) -> list[Hypothesis]:
+    """The hypothesis in the degrees that give this output, from a first guess: short numbers first, then the nearest.
 
     Each step goes along the difference that the step before made (the secant method, to the nearest point).
     """
     assert hypothesis.gradual is not None
     right = one.right[name]
     assert isinstance(right, Right)
-    got, before, value = (one.outputs or {})[name].astype(np.float64), 0.0, right.value
+    got, before, value, nearest = (one.outputs or {})[name].astype(np.float64), 0.0, right.value, None
     for _ in range(_STEPS):
-        near = hypothesis.gradual(degree)
-        after = predict(near.answer, one).get(name)
+        after = predict(hypothesis.gradual(degree).answer, one).get(name)
         if after is None or after.shape != got.shape or not np.isfinite(after).all():
-            return None
+            break
         if quick_distance(after, one, name) < 1.0:
-            return near
+            nearest = degree
         step = (after - value) / (degree - before)
         energy = float(np.sum(step * step))
         if energy == 0.0:
-            return None
+            break
         before, value = degree, after
         degree += float(np.sum((got - after) * step)) / energy
         if not abs(degree - before) > _SAME * abs(degree):
-            return None
-    return None
+            break
+    return [] if nearest is None else _near(hypothesis.gradual, nearest, one, name)
+
+
+def _near(gradual: Callable[[float], Hypothesis], nearest: float, one: Observed, name: str) -> list[Hypothesis]:
+    numbers = dict.fromkeys([*(float(f"{nearest:.{digits}g}") for digits in (1, 2, 3)), nearest])
+    answers = [(near, predict(near.answer, one).get(name)) for near in map(gradual, numbers)]
+    return [near for near, t in answers if t is not None and quick_distance(t, one, name) < 1.0]

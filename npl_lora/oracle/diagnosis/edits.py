@@ -7,6 +7,7 @@
     the value         of an op inside another: the same, or the input handed on
     a gradient        of an op inside another: lost, doubled, negated
     an output         of the contract: the same
+    a term            that an op computes on the way, as h = x A^T in lora_linear: the same
     the activation    another function
 
 An op that a contract consists of is edited as a whole: its outputs are compared one by one, so value and gradients need
@@ -22,25 +23,29 @@ from typing import Any
 
 import numpy as np
 
-from ...ops import Pullback
 from ...ops.glu import ACTIVATIONS
 from ...support.array import Array
 from ..case import Case, widen
 from ..contracts import CONTRACTS
 from ..definition import RIGHT, AnswerFunction, Config, Wrap
 from ..faults.wraps import with_arguments, with_gradients
-from ..tolerance.judge import format_factor
 from ..tolerance.statistics import Distribution
 from .activations import OTHER_ACTIVATIONS, with_activation
-from .axes import axis_name, place_name, plural
 from .calls import Call, in_calls, record
-from .degrees import Change, clipped, degrees, soft_capped, weighted
+from .changes import GRADIENT_CHANGES, SCALAR_CHANGES, ArrayChange, array_changes, rolled
+from .degrees import Change, degrees
 from .hypothesis import HALVES, Hypothesis, has_pullback, value_with_parts, with_parts
+from .inner_terms import terms_of, with_term
 from .low_rank_input import LOW_RANK_INPUTS, with_low_rank_input
+from .result_wraps import handed_on, mean_over_tokens, with_cotangent, with_value
+from .traced import BACKWARD
 from .words import listed
 
-_INDICES = 6  # of one axis; and the last one
 _CALLS = 4  # edited one by one
+_THE_TERM = "the term "
+_RANKS = (10, 20, 30, 40)  # of an edit, of its halves, of it in some calls, of its halves there
+_TERM_RANKS = (50, 51, 52, 53)  # an argument's come first
+_PLACED = 50  # the rank of changes that do
 PLACED = 60  # the rank of hypotheses from which on they tell an index
 
 
@@ -48,7 +53,7 @@ PLACED = 60  # the rank of hypotheses from which on they tell an index
 class Edit:
     """says: a clause such as "mask were left out". half: "value" or "backward" if it can be there alone.
 
-    rank: simple edits come first. gradual: the same edit to another degree (see degrees).
+    rank: simple edits come first. gradual: the same edit to another degree (see degrees). site, family: see Hypothesis.
     """
 
     says: str
@@ -56,6 +61,12 @@ class Edit:
     rank: int = 0
     half: str = ""
     gradual: "Callable[[float], Edit] | None" = None
+    site: str = ""
+    family: str = ""
+
+    @property
+    def is_of_term(self) -> bool:
+        return self.site.startswith(_THE_TERM)
 
 
 def edits(case: Case) -> Iterator[Hypothesis]:
@@ -71,8 +82,8 @@ def question_edits(case: Case) -> Iterator[Hypothesis]:
     """Every edit of one array of the case, for a contract that no single op answers."""
     right = CONTRACTS[case.contract].answer
     for name, array in case.arrays.items() if not hasattr(RIGHT, case.contract) else ():
-        for says, change, rank in _array_changes("", name, array):
-            yield _of_change(name, says, change, partial(_with_array, right, name), 12 + rank)
+        for change in array_changes("", name, array):
+            yield _of_change(name, change, partial(_with_array, right, name), 12)
 
 
 def _with_array(right: AnswerFunction, name: str, change: Change) -> AnswerFunction:
@@ -84,22 +95,35 @@ def _with_array(right: AnswerFunction, name: str, change: Change) -> AnswerFunct
 
 def output_edits(case: Case) -> Iterator[Hypothesis]:
     """Every edit of one output of the contract as a whole."""
-    right = CONTRACTS[case.contract].answer
+    right = _remembered(CONTRACTS[case.contract].answer)
     for output, value in right(widen(case), case.config).items():
         if isinstance(value, Distribution):
             continue
-        for says, change, rank in _array_changes("", output, np.asarray(value)):
-            yield _of_change("it", says, change, partial(_with_output, right, output), 15 + rank)
+        for change in array_changes("", output, np.asarray(value)):
+            yield _of_change("it", change, partial(_with_output, right, output), 15)
 
 
-def _of_change(
-    name: str, says: str, change: Change, answer_of: Callable[[Change], AnswerFunction], rank: int
-) -> Hypothesis:
-    by_degree = degrees(name, says, change)
+def _of_change(name: str, made: ArrayChange, answer_of: Callable[[Change], AnswerFunction], rank: int) -> Hypothesis:
+    by_degree, rank = degrees(name, made.says, made.change), rank + made.rank
     gradual = None
     if by_degree is not None:
         gradual = lambda c: Hypothesis(by_degree.says(c), answer_of(by_degree.change(c)), rank + 3)  # noqa: E731
-    return Hypothesis(f"{name} {says}", answer_of(change), rank, gradual=gradual)
+    return Hypothesis(f"{name} {made.says}", answer_of(made.change), rank, gradual=gradual)
+
+
+def _remembered(answer: AnswerFunction) -> AnswerFunction:
+    """The same, computed once for plain arrays: many edits change nothing but one output of it."""
+    known: dict[tuple[Any, ...], dict[str, Array]] = {}
+
+    def remembered(arrays: Mapping[str, Array], config: Config) -> dict[str, Array]:
+        if not all(isinstance(t, np.ndarray) for t in arrays.values()):
+            return answer(arrays, config)
+        question = (repr(config), *((name, t.shape, t.tobytes()) for name, t in arrays.items()))
+        if question not in known:
+            known[question] = answer(arrays, config)
+        return dict(known[question])
+
+    return remembered
 
 
 def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFunction:
@@ -112,18 +136,18 @@ def _with_output(right: AnswerFunction, output: str, change: Change) -> AnswerFu
 
 
 def _hypotheses(case: Case, part: str, calls: list[Call], edit: Edit, inner: bool) -> Iterator[Hypothesis]:
-    place = f" in {part}" if inner else ""
-    yield _hypothesis(case, part, edit, _as_it_is, place, edit.half, 10)
+    place, ranks = f" in {part}" if inner else "", _TERM_RANKS if edit.is_of_term else _RANKS
+    yield _hypothesis(case, part, edit, _as_it_is, place, edit.half, ranks[0])
     if not inner:
         return
     halves = HALVES if has_pullback(part) and not edit.half else {}
     for half, take in halves.items():
-        yield _hypothesis(case, part, edit, take, place, half, 20)
+        yield _hypothesis(case, part, edit, take, place, half, ranks[1])
     for numbers in _groups(len(calls)) if edit.rank == 0 else ():
         of_calls = f"{place} ({listed([_name_of_call(case, calls[n], n) for n in numbers])})"
-        yield _hypothesis(case, part, edit, partial(_in_calls, numbers, _as_it_is), of_calls, edit.half, 30)
+        yield _hypothesis(case, part, edit, partial(_in_calls, numbers, _as_it_is), of_calls, edit.half, ranks[2])
         for half, take in halves.items():
-            yield _hypothesis(case, part, edit, partial(_in_calls, numbers, take), of_calls, half, 40)
+            yield _hypothesis(case, part, edit, partial(_in_calls, numbers, take), of_calls, half, ranks[3])
 
 
 def _groups(calls: int) -> list[tuple[int, ...]]:
@@ -152,9 +176,18 @@ def _hypothesis(
     by_degree, gradual = edit.gradual, None
     if by_degree is not None:  # a plain mistake comes before one by degrees
         gradual = lambda c: _hypothesis(case, part, by_degree(c), take, place, half, rank + 3)  # noqa: E731
-    in_halves = bool(place) and half != "backward" and has_pullback(part)
-    value = value_with_parts(case.contract, parts) if in_halves else None
-    return Hypothesis(f"{edit.says}{place}{alone}", answer, rank + edit.rank, half=half, gradual=gradual, value=value)
+    return Hypothesis(
+        f"{edit.says}{place}{alone}",
+        answer,
+        rank + edit.rank,
+        half=half,
+        gradual=gradual,
+        value=None if half == "backward" else value_with_parts(case.contract, parts),
+        is_in_halves=bool(place) and has_pullback(part),
+        is_of_term=edit.is_of_term,
+        site=edit.site and f"{edit.site}{place}{alone}",
+        family=edit.family and f"{edit.site}, {edit.family}{place}{alone}",
+    )
 
 
 def _name_of_call(case: Case, call: Call, number: int) -> str:
@@ -178,23 +211,33 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
             yield Edit(f"x {says} before A", partial(with_low_rank_input, linear))
     if has_pullback(part):
         if call.value is not None and call.value.dtype.kind == "f":
-            for says, change, rank in _array_changes(part, "dy", call.value):
-                yield _edit("dy", says, change, _with_cotangent, rank, "backward")
-            yield Edit("the sum over tokens were a mean", _with_cotangent(_mean_over_tokens), 0, "backward")
+            for made in array_changes(part, "dy", call.value):
+                yield _edit("dy", made, with_cotangent, 0, "backward")
+            yield Edit("the sum over tokens were a mean", with_cotangent(mean_over_tokens), 0, "backward")
         if inner:
             yield from _result_edits(call)
+        yield from _term_edits(part, call, inner)
+
+
+def _term_edits(part: str, call: Call, inner: bool) -> Iterator[Edit]:
+    """Edits of what is computed on the way. Inside another op, without those of one index: they would be too many."""
+    for formula, (terms, t) in terms_of(part, call.arguments).items():
+        half = "backward" if all(phase == BACKWARD for phase, _ in terms) else ""
+        for made in array_changes(part, "", t):
+            if not inner or made.rank < _PLACED:
+                yield _edit(f"{_THE_TERM}{formula}", made, partial(with_term, terms), 0, half)
 
 
 def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Edit]:
     if isinstance(value, np.ndarray):
-        for says, change, rank in _array_changes(part, name, value):
-            yield _edit(name, says, change, partial(_with_argument, name), rank)
+        for made in array_changes(part, name, value):
+            yield _edit(name, made, partial(_with_argument, name))
         for other, array in call.arguments.items():
             if other != name and _are_alike(array, value):
                 yield Edit(f"{name} were {other}", with_arguments(**{name: partial(_taken, other)}), 1)
         if part == "attention" and name == "k":
             for says, step in (("forward", 1), ("back", -1)):
-                roll = partial(_rolled, -2, step)
+                roll = partial(rolled, -2, step)
                 both = {n: partial(_applied, n, roll) for n in ("k", "v")}
                 yield Edit(f"k and v were rolled {says} by one token", with_arguments(**both), 1)
         if name in ("b", "mask", "key_mask", "n"):
@@ -203,7 +246,7 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
         yield Edit(f"{name} were {not value}", with_arguments(**{name: lambda a: not value}))
     elif isinstance(value, float):
         for says, scalar_change in SCALAR_CHANGES.items():
-            yield _edit(name, says, scalar_change, partial(_with_argument, name))
+            yield _edit(name, ArrayChange(says, scalar_change), partial(_with_argument, name))
     elif isinstance(value, int):
         for step in (1, -1):
             yield Edit(f"{name} were {value + step}", with_arguments(**{name: partial(_constant, value + step)}))
@@ -221,10 +264,10 @@ def _list_edits(name: str, numbers: Sequence[float]) -> Iterator[Edit]:
     if len(numbers) > 1:
         yield Edit(f"{name} were in the reverse order", with_arguments(**{name: lambda a: getattr(a, name)[::-1]}))
     for says, change in SCALAR_CHANGES.items():
-        yield _edit(f"all {name}", says, change, partial(_with_entries, name), 1)
+        yield _edit(f"all {name}", ArrayChange(says, change), partial(_with_entries, name), 1)
     for i in range(len(numbers)):
         for says, change in SCALAR_CHANGES.items():
-            yield _edit(f"{name}[{i}]", says, change, partial(_with_entry, name, i), 1)
+            yield _edit(f"{name}[{i}]", ArrayChange(says, change), partial(_with_entry, name, i), 1)
 
 
 def _with_one(name: str, i: int, change: Change, a: SimpleNamespace) -> list[Any]:
@@ -243,14 +286,12 @@ def _with_entries(name: str, change: Change) -> Wrap:
     return with_arguments(**{name: lambda a: [change(one) for one in getattr(a, name)]})
 
 
-def _edit(
-    name: str, says: str, change: Change, wrap_of: Callable[[Change], Wrap], rank: int = 0, half: str = ""
-) -> Edit:
+def _edit(name: str, made: ArrayChange, wrap_of: Callable[[Change], Wrap], rank: int = 0, half: str = "") -> Edit:
     """The edit "name says", by degrees where it has some."""
-    by_degree, gradual = degrees(name, says, change), None
+    by_degree, gradual, rank = degrees(name, made.says, made.change), None, rank + made.rank
     if by_degree is not None:
         gradual = lambda c: Edit(by_degree.says(c), wrap_of(by_degree.change(c)), rank, half)  # noqa: E731
-    return Edit(f"{name} {says}", wrap_of(change), rank, half, gradual)
+    return Edit(f"{name} {made.says}", wrap_of(made.change), rank, half, gradual, name, made.family)
 
 
 def _are_alike(a: Any, b: np.ndarray) -> bool:
@@ -270,128 +311,6 @@ def _constant(value: Any, a: SimpleNamespace) -> Any:
     return value
 
 
-SCALAR_CHANGES: Mapping[str, Change] = {
-    "were 1": lambda s: 1.0,
-    "were doubled": lambda s: 2.0 * s,
-    "were halved": lambda s: s / 2.0,
-    "were larger by 1": lambda s: s + 1.0,
-    "had the other sign": lambda s: -s,
-    "were 0": lambda s: 0.0 * s,
-    "were squared": lambda s: s * s,
-    "were its square root": lambda s: abs(s) ** 0.5,
-    "were its inverse": lambda s: 1.0 / s,
-    "were larger by a tenth": lambda s: 1.1 * s,
-    "were larger by 1/8": lambda s: s + 0.125,
-}
-
-
-def _array_changes(part: str, name: str, t: np.ndarray) -> Iterator[tuple[str, Change, int]]:
-    """What may happen to one array: a clause, the change, and its rank."""
-    if t.dtype.kind == "b":
-        yield "were inverted", lambda a: a == False, 0  # noqa: E712 (an array)
-    if t.dtype.kind == "f":
-        yield "were 0", lambda a: 0.0 * a, 0
-        yield "were doubled", lambda a: 2.0 * a, 0
-        yield "were halved", lambda a: a / 2.0, 0
-        yield "were larger by 1", lambda a: a + 1.0, 1
-        yield "had the other sign", lambda a: -a, 0
-        yield "were squared", lambda a: a * a, 1
-        yield "were rooted, sign kept", _rooted, 1
-        half = float(np.max(np.abs(t), initial=0.0)) / 2.0
-        if half > 0.0 and np.isfinite(half):
-            yield f"were clipped at {format_factor(half)}", partial(clipped, half), 2
-            yield "were soft-capped at 1", partial(soft_capped, 1.0), 2
-        if name == "mask":
-            yield "were not divided by 1 - p", _ones_where_kept, 0
-    if t.ndim > 1 and t.shape[-1] == t.shape[-2] > 1:
-        yield "were transposed", lambda a: a.mT, 0
-    for axis in range(-1, -min(t.ndim, 4) - 1, -1):
-        n = t.shape[axis]
-        if n < 2:
-            continue
-        place = partial(axis_name, part, name, t.ndim, axis)
-        yield f"were rolled forward by one {place()}", partial(_rolled, axis, 1), 1
-        yield f"were rolled back by one {place()}", partial(_rolled, axis, -1), 1
-        if n > 2:
-            yield f"were in the reverse order by {place()}", partial(_reversed, axis), 1
-        if t.dtype.kind == "f":
-            yield f"were divided by the number of {plural(place())}", partial(_averaged, axis), 1
-        for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
-            index = -1 if i == n - 1 else i
-            there = place_name(place(), index)
-            if t.dtype.kind == "f":
-                yield f"lacked {there}", partial(weighted, axis, index, 0.0), 50
-                yield f"counted {there} twice", partial(weighted, axis, index, 2.0), 51
-            for step, neighbour in ((1, "after"), (-1, "before")):
-                if 0 <= i + step < n:
-                    yield f"had at {there} the one {neighbour} it", partial(_neighbour, axis, index, step), 52
-
-
-def _rooted(t: Array) -> Array:
-    xp = t.__array_namespace__()
-    return xp.where(t < 0, -xp.sqrt(xp.where(t < 0, -t, 0.0 * t)), xp.sqrt(xp.where(t < 0, 0.0 * t, t)))
-
-
-def _ones_where_kept(mask: Array) -> Array:
-    xp = mask.__array_namespace__()
-    return xp.where(mask == 0, 0.0 * mask, xp.ones_like(mask))
-
-
-def _rolled(axis: int, step: int, t: Array) -> Array:
-    return _taken_along(t, axis, lambda n: (np.arange(n) - step) % n)
-
-
-def _averaged(axis: int, t: Array) -> Array:
-    return t / t.shape[axis] if t.ndim >= -axis else t
-
-
-def _reversed(axis: int, t: Array) -> Array:
-    return _taken_along(t, axis, lambda n: np.arange(n)[::-1])
-
-
-def _neighbour(axis: int, index: int, step: int, t: Array) -> Array:
-    def indices(n: int) -> np.ndarray:
-        order = np.arange(n)
-        if -n <= index < n:
-            order[index] = np.clip(order[index] + step, 0, n - 1)
-        return order
-
-    return _taken_along(t, axis, indices)
-
-
-def _taken_along(t: Array, axis: int, indices: Callable[[int], np.ndarray]) -> Array:
-    if t.ndim < -axis:
-        return t
-    xp = t.__array_namespace__()
-    return xp.take(t, xp.asarray(indices(t.shape[axis])), axis=axis)
-
-
-def _mean_over_tokens(dy: Array) -> Array:
-    tokens = int(np.prod(dy.shape[:-1]))
-    return dy / tokens if tokens else dy
-
-
-def _with_cotangent(change: Change) -> Wrap:
-    """The op whose pullback gets change(dy) for dy."""
-
-    def wrap(op: Any) -> Any:
-        def wrong(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
-            y, pullback = op(*args, **kwargs)
-            return y, Pullback(lambda dy, wrt: pullback(change(dy), wrt=wrt), y, pullback.inputs, pullback.frozen)
-
-        return wrong
-
-    return wrap
-
-
-GRADIENT_CHANGES: Mapping[str, Change] = {
-    "were lost": lambda t: 0.0 * t,
-    "were doubled": lambda t: 2.0 * t,
-    "had the other sign": lambda t: -t,
-    "were larger by 1": lambda t: t + 1.0,
-}
-
-
 def _with_gradient(name: str, change: Change) -> Wrap:
     return with_gradients(**{name: partial(_changed, change)})
 
@@ -403,44 +322,13 @@ def _changed(change: Change, gradient: Array, a: SimpleNamespace) -> Array:
 def _result_edits(call: Call) -> Iterator[Edit]:
     """Edits of the value and of each gradient of an op inside another."""
     if call.value is not None and call.value.dtype.kind == "f":
-        for says, change, rank in _array_changes("", "the value", call.value):
-            yield _edit("the value", says, change, _with_value, rank, "value")
+        for made in array_changes("", "the value", call.value):
+            yield _edit("the value", made, with_value, 0, "value")
     first, *_ = call.arguments.values()
     if call.value is not None and getattr(first, "shape", None) == call.value.shape:
-        yield Edit("nothing were done", _identity)
+        yield Edit("nothing were done", handed_on)
     for name, value in call.arguments.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             for says, change in GRADIENT_CHANGES.items():
-                yield _edit(f"the gradient of {name}", says, change, partial(_with_gradient, name), 0, "backward")
-
-
-def _with_value(change: Change) -> Wrap:
-    """The op with change(y) for y, and the right pullback."""
-
-    def wrap(op: Any) -> Any:
-        def wrong(*args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
-            y, right = op(*args, **kwargs)
-            y = change(y)
-            return y, Pullback(lambda dy, wrt: right(dy, wrt=wrt), y, right.inputs, right.frozen)
-
-        return wrong
-
-    return wrap
-
-
-def _identity(op: Any) -> Any:
-    """Hand on the first argument, and its gradient."""
-
-    def handed_on(x: Array, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
-        _, right = op(x, *args, **kwargs)
-        first = right.inputs[0]
-
-        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-            return {
-                **{name: 0.0 * grad for name, grad in right(dy, wrt=wrt).items()},
-                **({first: dy} if first in wrt else {}),
-            }
-
-        return x, Pullback(backward, x, right.inputs, right.frozen)
-
-    return handed_on
+                made = ArrayChange(says, change)
+                yield _edit(f"the gradient of {name}", made, partial(_with_gradient, name), 0, "backward")

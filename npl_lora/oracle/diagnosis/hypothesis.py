@@ -28,8 +28,10 @@ class Hypothesis:
     half: "value" or "backward" where only that half of each op is wrong, else "".
     gradual: for a mistake that can be made by degrees, the same one to another degree: 1 for this one, 0 for none.
     is_fitted: whether its degree was found from the numbers.
-    value: the value of the contract's op alone, where another hypothesis has this mistake in the backward alone. Then
-    this one need not be compared any further if that value is not what came back.
+    value: the value of the contract's op alone, where that is less work. is_in_halves: whether another hypothesis has
+    this mistake in the backward alone.
+    is_of_term: whether it is an edit of a term inside an op. site: the array that it changes.
+    family: hypotheses of one family move each output along much the same direction.
     """
 
     says: str
@@ -40,6 +42,10 @@ class Hypothesis:
     gradual: "Callable[[float], Hypothesis] | None" = field(default=None, repr=False)
     is_fitted: bool = False
     value: AnswerFunction | None = field(default=None, repr=False)
+    is_in_halves: bool = False
+    is_of_term: bool = False
+    site: str = ""
+    family: str = ""
 
 
 def of_fault(contract: str, fault: Fault) -> Hypothesis:

@@ -207,8 +207,9 @@ def _is_stored(one: Observed, name: str, format: Format) -> bool:
 def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, tuple[Format, bool]]:
     """The outputs whose errors are those of a way of computing more coarsely, number by number."""
     nearest: dict[str, tuple[float, Format, bool]] = {}
-    for way in coarse.WAYS if errors else ():
-        if not _is_coarser(way.format, one.case):
+    small_enough = [f for f in FORMATS if _is_coarser(f, one.case) and any(_within(one, name, f) for name in errors)]
+    for way in coarse.WAYS:
+        if way.format not in small_enough:
             continue
         for name, alike in patterns(one, errors, coarse.answer(one.case, way)).items():
             if alike > (nearest[name][0] if name in nearest else SAME):

@@ -1,0 +1,139 @@
+"""What may happen to one number or array: dropped, doubled, squared, in another order, one slice of it left out ...
+
+Each change comes with its clause, and an array's with its rank: simple ones are low, and those that tell an index start
+at 50.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from ...support.array import Array
+from ..tolerance.judge import format_factor
+from .axes import axis_name, place_name, plural
+from .degrees import Change, clipped, soft_capped, weighted
+
+_INDICES = 6  # of one axis; and the last one
+
+GRADIENT_CHANGES: Mapping[str, Change] = {
+    "were lost": lambda t: 0.0 * t,
+    "were doubled": lambda t: 2.0 * t,
+    "had the other sign": lambda t: -t,
+    "were larger by 1": lambda t: t + 1.0,
+}
+
+
+SCALAR_CHANGES: Mapping[str, Change] = {
+    "were 1": lambda s: 1.0,
+    "were doubled": lambda s: 2.0 * s,
+    "were halved": lambda s: s / 2.0,
+    "were larger by 1": lambda s: s + 1.0,
+    "had the other sign": lambda s: -s,
+    "were 0": lambda s: 0.0 * s,
+    "were squared": lambda s: s * s,
+    "were its square root": lambda s: abs(s) ** 0.5,
+    "were its inverse": lambda s: 1.0 / s,
+    "were larger by a tenth": lambda s: 1.1 * s,
+    "were larger by 1/8": lambda s: s + 0.125,
+}
+
+
+class ArrayChange(NamedTuple):
+    """says: the clause. family: changes of one family move the array along much the same direction."""
+
+    says: str
+    change: Change
+    rank: int = 0
+    family: str = ""
+
+
+def array_changes(part: str, name: str, t: np.ndarray) -> Iterator[ArrayChange]:
+    """What may happen to one array of a part. The first of a family stands for it: its direction is tried first."""
+    if t.dtype.kind == "b":
+        yield ArrayChange("were inverted", lambda a: a == False)  # noqa: E712 (an array)
+    if t.dtype.kind == "f":
+        yield from _changes_of_numbers(t)
+        if name == "mask":
+            yield ArrayChange("were not divided by 1 - p", _ones_where_kept)
+    if t.ndim > 1 and t.shape[-1] == t.shape[-2] > 1:
+        yield ArrayChange("were transposed", lambda a: a.mT)
+    for axis in range(-1, -min(t.ndim, 4) - 1, -1):
+        if t.shape[axis] > 1:
+            yield from _changes_along(axis, t, axis_name(part, name, t.ndim, axis))
+
+
+def _changes_of_numbers(t: np.ndarray) -> Iterator[ArrayChange]:
+    yield ArrayChange("were doubled", lambda a: 2.0 * a, 0, "a factor")
+    yield ArrayChange("were 0", lambda a: 0.0 * a, 0, "a factor")
+    yield ArrayChange("were halved", lambda a: a / 2.0, 0, "a factor")
+    yield ArrayChange("had the other sign", lambda a: -a, 0, "a factor")
+    yield ArrayChange("were larger by 1", lambda a: a + 1.0, 1)
+    yield ArrayChange("were squared", lambda a: a * a, 1)
+    yield ArrayChange("were rooted, sign kept", _rooted, 1)
+    largest = float(np.max(np.abs(t), initial=0.0))
+    if largest > 0.0 and np.isfinite(largest):
+        cap = 2.0 ** (math.ceil(math.log2(largest)) - 1)  # the same for arrays of about one size
+        yield ArrayChange(f"were clipped at {format_factor(cap)}", partial(clipped, cap), 2)
+        yield ArrayChange("were soft-capped at 1", partial(soft_capped, 1.0), 2)
+
+
+def _changes_along(axis: int, t: np.ndarray, place: str) -> Iterator[ArrayChange]:
+    n, of_floats = t.shape[axis], t.dtype.kind == "f"
+    yield ArrayChange(f"were rolled forward by one {place}", partial(rolled, axis, 1), 1)
+    yield ArrayChange(f"were rolled back by one {place}", partial(rolled, axis, -1), 1)
+    if n > 2:
+        yield ArrayChange(f"were in the reverse order by {place}", partial(_reversed, axis), 1)
+    if of_floats:
+        yield ArrayChange(f"were divided by the number of {plural(place)}", partial(_averaged, axis), 1, "a factor")
+    for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
+        index = -1 if i == n - 1 else i
+        there = place_name(place, index)
+        if of_floats:
+            yield ArrayChange(f"lacked {there}", partial(weighted, axis, index, 0.0), 50, there)
+            yield ArrayChange(f"counted {there} twice", partial(weighted, axis, index, 2.0), 51, there)
+        for step, neighbour in ((1, "after"), (-1, "before")):
+            if 0 <= i + step < n:
+                says = f"had at {there} the one {neighbour} it"
+                yield ArrayChange(says, partial(_neighbour, axis, index, step), 52, there if of_floats else "")
+
+
+def _rooted(t: Array) -> Array:
+    xp = t.__array_namespace__()
+    return xp.where(t < 0, -xp.sqrt(xp.where(t < 0, -t, 0.0 * t)), xp.sqrt(xp.where(t < 0, 0.0 * t, t)))
+
+
+def _ones_where_kept(mask: Array) -> Array:
+    xp = mask.__array_namespace__()
+    return xp.where(mask == 0, 0.0 * mask, xp.ones_like(mask))
+
+
+def rolled(axis: int, step: int, t: Array) -> Array:
+    return _taken_along(t, axis, lambda n: (np.arange(n) - step) % n)
+
+
+def _averaged(axis: int, t: Array) -> Array:
+    return t / t.shape[axis] if t.ndim >= -axis else t
+
+
+def _reversed(axis: int, t: Array) -> Array:
+    return _taken_along(t, axis, lambda n: np.arange(n)[::-1])
+
+
+def _neighbour(axis: int, index: int, step: int, t: Array) -> Array:
+    def indices(n: int) -> np.ndarray:
+        order = np.arange(n)
+        if -n <= index < n:
+            order[index] = np.clip(order[index] + step, 0, n - 1)
+        return order
+
+    return _taken_along(t, axis, indices)
+
+
+def _taken_along(t: Array, axis: int, indices: Callable[[int], np.ndarray]) -> Array:
+    if t.ndim < -axis:
+        return t
+    xp = t.__array_namespace__()
+    return xp.take(t, xp.asarray(indices(t.shape[axis])), axis=axis)
