@@ -76,7 +76,8 @@ def _changes_of_numbers(t: np.ndarray) -> Iterator[ArrayChange]:
     largest = float(np.max(np.abs(t), initial=0.0))
     if largest > 0.0 and np.isfinite(largest):
         cap = 2.0 ** (math.ceil(math.log2(largest)) - 1)  # the same for arrays of about one size
-        yield ArrayChange(f"were clipped at {format_factor(cap)}", partial(clipped, cap), 2)
+        for start in (cap, cap / 4.0):  # from which another cap is looked for
+            yield ArrayChange(f"were clipped at {format_factor(start)}", partial(clipped, start), 2)
         yield ArrayChange("were soft-capped at 1", partial(soft_capped, 1.0), 2)
 
 

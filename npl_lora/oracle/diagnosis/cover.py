@@ -226,6 +226,8 @@ class _Trial:
         """The hypothesis, in the right degree, if it gives some wrong output of this case."""
         if self._likeness.get(hypothesis.family, 1.0) < _SOMEWHAT_LIKE:
             return []
+        if hypothesis.half == "backward" and self.errors.keys() == {self.value_name}:
+            return []
         if hypothesis.value is None or self._may_be(hypothesis):
             return self.compared(hypothesis)
         if not hypothesis.is_in_halves:

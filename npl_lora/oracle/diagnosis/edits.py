@@ -36,7 +36,7 @@ from .changes import GRADIENT_CHANGES, SCALAR_CHANGES, ArrayChange, array_change
 from .degrees import Change, degrees
 from .hypothesis import HALVES, Hypothesis, has_pullback, value_with_parts, with_parts
 from .inner_terms import terms_of, with_term
-from .low_rank_input import LOW_RANK_INPUTS, with_low_rank_input
+from .low_rank_input import LOW_RANK_INPUTS, InputChange, with_low_rank_input
 from .result_wraps import handed_on, mean_over_tokens, with_cotangent, with_value
 from .traced import BACKWARD
 from .words import listed
@@ -226,6 +226,15 @@ def _term_edits(part: str, call: Call, inner: bool) -> Iterator[Edit]:
         for made in array_changes(part, "", t):
             if not inner or made.rank < _PLACED:
                 yield _edit(f"{_THE_TERM}{formula}", made, partial(with_term, terms), 0, half)
+    if part == "lora_linear":
+        for made in array_changes(part, "x", call.arguments["x"]):
+            if made.rank < _PLACED:
+                yield _edit(f"{_THE_TERM}x in x A^T", made, _with_low_rank_x, 1)
+
+
+def _with_low_rank_x(change: Change) -> Wrap:
+    """lora_linear whose low-rank path gets change(x), while its backward knows nothing of that."""
+    return partial(with_low_rank_input, InputChange(change, lambda dx: dx, after_dropout=True))
 
 
 def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Edit]:
