@@ -261,7 +261,7 @@ class Layer:
         self.kind = CONV1D
         try:
             self.roles, self.law = self._find_roles(), self._find_law()
-        except NotAdoptedError:
+        except Exception:  # a stranger's constructor may raise anything with another base
             self.law = before[1]
         if not self.law.formula:
             self.kind = LINEAR
