@@ -1,4 +1,4 @@
-"""For your own test suite: check that a function conforms to a contract.
+"""For your own test suite: check that a function conforms to a contract, or a layer to all that it has.
 
     from npl_lora.testing import conforms
 
@@ -10,6 +10,13 @@ pytest then runs one test for each case. A test is named by the id of its case, 
 some. (The package's own pytest plugin does this.) The function takes a case and returns a mapping from name to array,
 as PROTOCOL.md describes. It may have any name, and the decorator returns it unchanged. A case for which it raises
 NotImplementedError is skipped.
+
+    from npl_lora.testing import conforms_layer
+
+    test_our_layer = conforms_layer(LoRALinear)
+
+asks a layer as it was written, as `npl-lora check FILE.py:LoRALinear` does: a test for each case, and for each fact,
+such as layer/start.
 """
 
 import inspect
@@ -19,10 +26,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .oracle import CONTRACTS, DTYPES, Case, CaseReport
-from .oracle.check import ask_and_judge, observe
+from .oracle.check import LAYER, ask_and_judge, layer_facts, observe
 from .oracle.diagnosis import Diagnosis, diagnose
 from .oracle.dtypes import askable
+from .oracle.report import NOTHING
+from .oracle.subjects import Answer
 from .oracle.subjects.in_process import Function, ask
+from .oracle.subjects.objects import ObjectSubject
 
 F = TypeVar("F", bound=Function)
 
@@ -49,12 +59,9 @@ def conforms(contract: str, *, dtypes: Iterable[str] | None = None, forward_only
     forward_only: judge the values alone; gradients need not be answered, and are ignored where they are.
     Raises ValueError for an unknown contract or dtype, and for forward_only where a contract has no values alone.
     """
-    dtypes = askable() if dtypes is None else tuple(dtypes)
+    dtypes = _known(dtypes)
     if contract not in CONTRACTS:
         raise ValueError(f"contract is {contract!r}, expected one of {', '.join(CONTRACTS)}")
-    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
-        raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
-
     if forward_only and (reason := CONTRACTS[contract].no_forward):
         raise ValueError(f"forward_only is True, expected False: {reason}")
 
@@ -65,13 +72,62 @@ def conforms(contract: str, *, dtypes: Iterable[str] | None = None, forward_only
     return mark
 
 
-def asked(function: Any) -> Conforms | None:
-    """The mark that `conforms` left on an object, if any. Runs no code of the object."""
+class LayerTests:
+    """The cases and facts that a layer is asked. Calling it answers a case."""
+
+    def __init__(self, layer: Any, dtypes: tuple[str, ...], strict: bool) -> None:
+        self._subject = ObjectSubject(layer)
+        self._dtypes = dtypes
+        facts = layer_facts(self._subject.adoption) if self._subject.adoption is not None else ()
+        convention = getattr(self._subject.adoption, "convention", "")
+        stated = CaseReport("layer/convention/any", "any", "fail" if convention and strict else "pass", convention)
+        self._facts = {report.id: report for report in (*facts, stated)}
+
+    def cases(self) -> list[Case]:
+        """Every fact, then every case of every contract that the layer has."""
+        facts = [Case(LAYER, id_, "any", {}, {}) for id_ in self._facts]
+        names = self._subject.contracts
+        cases = [case for name in names for dtype in self._dtypes for case in CONTRACTS[name].cases(dtype)]
+        adoption = self._subject.adoption
+        return facts + (cases if adoption is None else [adoption.question(case) for case in cases])
+
+    def check(self, case: Case) -> tuple[CaseReport, Diagnosis]:
+        """The report on a case or fact."""
+        if case.contract == LAYER:
+            return self._facts[case.id], NOTHING
+        return _check(self._subject.ask, case)
+
+
+def conforms_layer(layer: Any, *, dtypes: Iterable[str] | None = None, strict: bool = False) -> LayerTests:
+    """Have pytest check a layer as it was written: a class, or a function that builds one. Assign it to a name.
+
+    dtypes: default, all that can be asked here. strict: another scale than alpha / r fails. Raises ValueError for an
+    unknown dtype, and TargetError, one sentence, for what is no layer that can be adopted.
+    """
+    return LayerTests(layer, _known(dtypes), strict)
+
+
+def _known(dtypes: Iterable[str] | None) -> tuple[str, ...]:
+    """The dtypes to ask: all that can be asked here by default."""
+    dtypes = askable() if dtypes is None else tuple(dtypes)
+    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
+        raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
+    return dtypes
+
+
+def asked(function: Any) -> Conforms | LayerTests | None:
+    """The mark that `conforms` left on an object, or what `conforms_layer` gave. Runs no code of the object."""
+    if isinstance(function, LayerTests):
+        return function
     mark = inspect.getattr_static(function, _MARK, None)
     return mark if isinstance(mark, Conforms) else None
 
 
-def check_function(function: Function, case: Case) -> tuple[CaseReport, Diagnosis]:
+def check_function(function: Function | LayerTests, case: Case) -> tuple[CaseReport, Diagnosis]:
     """Ask a function one case, in this process, judge its answers, and diagnose what this one case shows."""
-    case, answer, report = ask_and_judge(partial(ask, function), case)
+    return function.check(case) if isinstance(function, LayerTests) else _check(partial(ask, function), case)
+
+
+def _check(asks: Callable[[Case], Answer], case: Case) -> tuple[CaseReport, Diagnosis]:
+    case, answer, report = ask_and_judge(asks, case)
     return report, diagnose(observe([case], [answer], [report]))

@@ -9,7 +9,8 @@ import pytest
 
 import npl_lora
 from npl_lora.oracle import CONTRACTS, DTYPES
-from npl_lora.testing import asked, conforms
+from npl_lora.oracle.subjects import TargetError
+from npl_lora.testing import asked, conforms, conforms_layer
 
 pytest_plugins = ["pytester"]
 
@@ -147,3 +148,38 @@ def test_pytest_finds_the_plugin_under_its_modules_name():
     """So that -p npl_lora.pytest_plugin beside the entry point is the same plugin, once."""
     project = tomllib.loads((Path(npl_lora.__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"npl_lora.pytest_plugin": "npl_lora.pytest_plugin"}
+
+
+@pytest.mark.torch
+def test_a_layer_gives_a_test_for_each_case_and_fact(pytester):
+    source = """
+        import torch
+        from torch import nn
+        from npl_lora.testing import conforms_layer
+
+        class Mine(nn.Module):
+            def __init__(self, base, r, alpha):
+                super().__init__()
+                self.base = base.requires_grad_(False)
+                self.A = nn.Parameter(torch.randn(r, base.in_features))
+                self.B = nn.Parameter(torch.randn(base.out_features, r))
+                self.s = alpha
+
+            def forward(self, x):
+                return self.base(x) + self.s * x @ self.A.T @ self.B.T
+
+        test_mine = conforms_layer(Mine, dtypes=["float64"])
+        test_strict = conforms_layer(Mine, dtypes=["float64"], strict=True)
+    """
+    done = run(pytester, source, "-v")
+    done.stdout.fnmatch_lines(["*::test_mine[[]lora_linear/tokens/float64] PASSED*"])
+    done.stdout.fnmatch_lines(["*::test_mine[[]layer/start/any] FAILED*"])
+    done.stdout.fnmatch_lines(["*::test_strict[[]layer/convention/any] FAILED*"])
+    assert done.parseoutcomes()["failed"] == 3
+
+
+def test_what_is_no_layer_is_refused():
+    with pytest.raises(TargetError, match="no function named after a contract"):
+        conforms_layer(object())
+    with pytest.raises(ValueError, match="float8"):
+        conforms_layer(object(), dtypes=["float8"])

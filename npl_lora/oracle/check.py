@@ -20,6 +20,7 @@ from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
 from .tolerance.rounding import INNER
 
+LAYER = "layer"  # the row of a report that holds what was asked of a layer besides the contracts
 _SYMBOLS = ("s", "x", "y", "dx", "dy")
 
 
@@ -87,13 +88,18 @@ def check(
 
 def _facts(adoption: Adoption) -> ContractReport:
     """What was asked of a layer besides the contracts, as a row of its own."""
-    reports = [
-        CaseReport(f"layer/{fact.name}/any", "any", "fail" if fact.wrong else "pass", fact.wrong)
-        for fact in adoption.facts
-    ]
+    reports = layer_facts(adoption)
     wrong = [fact.wrong for fact in adoption.facts if fact.wrong]
     says = " ".join(f"{_capital(sentence)}." for sentence in wrong)
-    return ContractReport("layer", tuple(reports), Diagnosis(says=says))
+    return ContractReport(LAYER, reports, Diagnosis(says=says))
+
+
+def layer_facts(adoption: Adoption) -> tuple[CaseReport, ...]:
+    """A report on each fact that was asked of a layer besides the contracts."""
+    return tuple(
+        CaseReport(f"{LAYER}/{fact.name}/any", "any", "fail" if fact.wrong else "pass", fact.wrong)
+        for fact in adoption.facts
+    )
 
 
 def _capital(sentence: str) -> str:

@@ -27,7 +27,7 @@ from .framework import Framework
 from .kinds import LINEAR, kind_of
 from .layer import Layer
 from .merging import find_merging
-from .sentences import convention, found, scale_fact
+from .sentences import conventions, found, scale_fact
 from .wanted import PROBE, NotAdoptedError
 
 __all__ = ["Adoption", "NotAdoptedError", "adopt", "is_layer", "is_lora_layer", "takes_arrays"]
@@ -74,7 +74,7 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
     merging = find_merging(layer)
     without = {"lora_merge": ("W_unmerged",)} if merging is not None and not merging.unmerge else {}
-    return functions(layer), Adoption(found(layer), convention(layer.law), scales, said, without, layer.law.exact)
+    return functions(layer), Adoption(found(layer), conventions(layer), scales, said, without, layer.law.exact)
 
 
 def is_instance(thing: Any) -> bool:

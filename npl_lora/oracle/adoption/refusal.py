@@ -5,12 +5,15 @@ import traceback
 
 from ..one_line import describe
 
+_OTHERS = ("npl_lora", "torch", "jax", "flax", "keras", "mlx", "equinox", "numpy")
+
 
 def refusal(error: BaseException) -> str:
     """The error in a line if the statement that raised it is a raise or an assert; else ""."""
     last = list(traceback.walk_tb(error.__traceback__))[-1:]
     for frame, line in last:
         statement = linecache.getline(frame.f_code.co_filename, line).strip()
-        if statement.startswith(("raise ", "assert ")) and "torch" not in frame.f_code.co_filename.split("/"):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if statement.startswith(("raise ", "assert ")) and package not in _OTHERS:
             return describe(error)
     return ""

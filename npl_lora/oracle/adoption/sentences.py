@@ -25,6 +25,13 @@ def found(layer: Layer) -> tuple[str, ...]:
     return (f"{layer.constructor.signature}: {'; '.join(pieces)}.", *statements(layer))
 
 
+def conventions(layer: Layer) -> str:
+    """What the layer defines in another way than PEFT, and keeps to; "" if nothing."""
+    by_input = layer.roles.m is not None and layer.m_by_input
+    m = "m has one number for each input, where PEFT has one for each output, so dora_linear can't be asked."
+    return " ".join(filter(None, (convention(layer.law), m if by_input else "")))
+
+
 def convention(law: Law) -> str:
     """What another law than alpha / r means to somebody who knows PEFT's."""
     if law.kind != "convention":
