@@ -42,6 +42,7 @@ _FRAMEWORKS = {
     "flax.nnx": ("Module", "flax_nnx_layers", "NNXLayers"),
     "equinox": ("Module", "equinox_layers", "EquinoxLayers"),
 }
+_SIZED_BY_X = ("keras", "flax.linen")  # a layer may learn the size of its input from its first call
 
 
 def is_layer(thing: Any) -> bool:
@@ -51,7 +52,9 @@ def is_layer(thing: Any) -> bool:
 
 def is_lora_layer(kind: type) -> bool:
     """Whether this is a class of layers whose constructor takes what a LoRA layer needs."""
-    return is_layer(kind) and Constructor(kind, {}).builds_a_layer
+    home, constructor = _home(kind), Constructor(kind, {})
+    takes_a_width = home in _SIZED_BY_X and constructor.has("out") and constructor.has("rank")
+    return home is not None and (constructor.builds_a_layer or (takes_a_width and not constructor.unknown))
 
 
 def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:

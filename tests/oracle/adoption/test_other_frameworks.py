@@ -14,6 +14,7 @@ import pytest
 
 from npl_lora.oracle import TargetError, check
 from npl_lora.oracle.subjects.objects import ObjectSubject
+from npl_lora.oracle.subjects.targets import load_object
 
 pytestmark = [
     pytest.mark.libraries,
@@ -129,6 +130,11 @@ def test_a_function_that_builds_a_layer_belongs_to_the_framework_of_what_it_buil
         return mlx.Right(in_features, out_features, rank, alpha)
 
     assert judged(build, contract="lora_linear", dtypes=["float32"])[0] == "pass"
+
+
+@pytest.mark.parametrize("file", [file for file in EXPECTED if file.startswith("layers_")])
+def test_every_layer_of_a_file_is_found(file):
+    assert set(load_object(loaded(file), file, None).layers) == set(EXPECTED[file])
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

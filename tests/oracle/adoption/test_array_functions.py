@@ -1,0 +1,62 @@
+"""Functions of named arrays in NumPy, which have no backward and are asked for y; and what is no such function."""
+
+import numpy as np
+import pytest
+
+from npl_lora.oracle import TargetError, check
+from npl_lora.oracle.adoption import takes_arrays
+from npl_lora.oracle.subjects.objects import ObjectSubject
+
+
+def right(x, W, A, B, alpha, r):
+    return np.asarray(x @ W.T + alpha / r * (x @ A.T) @ B.T)
+
+
+def stored_the_other_way(x, w, a, b, scale):
+    return x @ w + scale * (x @ a @ b)
+
+
+def path_alone(x, lora_A, lora_B, alpha, rank):
+    return (x @ lora_A.T) @ lora_B.T * (alpha // rank)
+
+
+def raises(x, W, A, B):
+    return x @ W.T + x @ (B @ A)
+
+
+def report_on(function):
+    return check(ObjectSubject(function), dtypes=["float64"], contract="lora_linear")
+
+
+@pytest.mark.parametrize(
+    ("function", "verdict", "words"),
+    [
+        (right, "pass", "W (out, in); A (r, in); B (out, r); s = alpha / r"),
+        (stored_the_other_way, "convention", "w (in, out); a (in, r); b (r, out); s = scale"),
+        (path_alone, "fail", "lora_A (r, in); lora_B (out, r)"),
+    ],
+)
+def test_a_function_is_adopted(function, verdict, words):
+    report = report_on(function)
+    assert report.verdict == verdict
+    assert words in report.found[0]
+
+
+def test_only_y_is_asked():
+    asked = [case for case in report_on(right).contracts[0].cases if case.verdict != "absent"]
+    assert asked
+    assert all(list(case.outputs) == ["y"] for case in asked)
+
+
+def test_an_integer_division_is_named():
+    assert report_on(path_alone).diagnosis == ("S15",)
+
+
+def test_a_function_that_cannot_be_called_is_no_fault():
+    with pytest.raises(TargetError, match="raises was not adopted: it raises with W, A and B whichever way round"):
+        ObjectSubject(raises)
+
+
+@pytest.mark.parametrize("call", [lambda case: case, lambda x, W, A, B, eps: x, lambda x, W: x, dict, 3])
+def test_what_is_no_function_of_arrays(call):
+    assert not takes_arrays(call)
