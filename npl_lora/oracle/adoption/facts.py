@@ -72,7 +72,7 @@ def _first_wrong(name: str, fact: Asked, layer: Layer) -> str:
     try:
         return next(fact(layer), "")
     except Exception as error:  # a stranger's code may raise anything
-        return f"{name}: {describe(error)}"
+        return f"{name}: {describe(error).rstrip('.')}"
 
 
 def _probe(layer: Layer, **changes: Any) -> Wanted:

@@ -36,6 +36,8 @@ def describe_start(layer: Layer) -> str:
         return ""
     _, _, rank = _SIZES
     kind, spread = _kind_and_spread(layer)
+    if not math.isfinite(spread):
+        return ""
     if spread == 0.0:
         return "A starts at zero, where PEFT has B at zero."
     if kind == "uniform" and _near(spread, 1 / math.sqrt(rank)):

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -79,7 +80,7 @@ class TorchLayers:
 
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
         if not isinstance(layer, nn.Module):
-            raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected a torch.nn.Module")
+            raise NotAdoptedError(f"{constructor.name} returned {type(layer).__name__}, expected a torch.nn.Module")
         if is_parametrization(layer):
             linear = _base(wanted)
             nn.utils.parametrize.register_parametrization(linear, "weight", layer)
@@ -162,7 +163,7 @@ class TorchLayers:
     def train(self, layer: Any, case: Case, paths: Sequence[str]) -> Any:
         layer.train()
         with dropout_as(None):
-            return run_steps(case, layer, [held(layer, path) for path in paths])["losses"]
+            return run_steps(case, partial(call, layer), [held(layer, path) for path in paths])["losses"]
 
     def saved(self, layer: Any) -> frozenset[str]:
         return frozenset(layer.state_dict())
@@ -242,7 +243,9 @@ def _more(layer: nn.Module) -> dict[str, Any]:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty:
             continue
         if role_of(p.name) not in ("scale", "alpha"):
-            raise NotAdoptedError(f"its forward needs {p.name}, which no rule knows")
+            raise NotAdoptedError(
+                f"its forward needs {p.name}, which no rule knows. Write a layer around it whose forward takes x alone"
+            )
         found[p.name] = 1.0
     return found
 

@@ -19,6 +19,7 @@ _CLOSE = 1e-9  # relative, in float64
 _AUTOCAST = 0.05  # relative to the largest number: bfloat16 has eight bits
 
 Numbers = dict[str, torch.Tensor]
+Change = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 def states(layer: Layer) -> dict[str, Callable[[Layer], Iterator[str]]]:
@@ -109,7 +110,7 @@ def weights(y: torch.Tensor) -> torch.Tensor:
 def changed_in_place(probe: _Probe) -> Iterator[str]:
     """After A or B was changed, y and the gradients are those of the new numbers."""
     right = probe.gradients(probe.layer(1), probe.x())
-    ways: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {
+    ways: dict[str, Change] = {
         "by copy_": _copy,
         "through .data": lambda t, new: t.data.copy_(new),
         "by an optimiser's step": _step,
@@ -117,20 +118,29 @@ def changed_in_place(probe: _Probe) -> Iterator[str]:
     for mode in ("training",) if probe.merges_in_eval() else ("training", "evaluation"):
         for words, change in ways.items():
             for name in probe.paths:
-                built, new = probe.layer(1), probe.layer(1)
-                if change is _step and not probe.factor(built, name).is_leaf:
+                if change is _step and not probe.factor(probe.layer(), name).is_leaf:
                     continue  # no optimiser takes it
-                old = probe.factor(probe.layer(0), name).detach()
-                _copy(probe.factor(built, name), old)
-                _called(probe, built, mode)
-                change(probe.factor(built, name), probe.factor(new, name).detach())
-                if mode == "evaluation":
-                    if not _same(_called(probe, built, mode), right["y"]):
-                        yield f"after {name} was changed {words}, y in evaluation is still that of the old {name}"
-                    continue
-                got = probe.gradients(built, probe.x())
-                if wrong := _differing(got, right):
-                    yield f"after {name} was changed {words}, {_are(wrong)} still that of the old {name}"
+                if wrong := _after_change(probe, name, mode, change, right):
+                    yield f"after {name} was changed {words}, {wrong}"
+
+
+def _after_change(probe: _Probe, name: str, mode: str, change: Change, right: Numbers) -> str:
+    """What is wrong after a factor was changed: whether it is still as it was."""
+    built, before = probe.layer(1), probe.layer(1)
+    for one in (built, before):
+        _copy(probe.factor(one, name), probe.factor(probe.layer(0), name).detach())
+    _called(probe, built, mode)
+    change(probe.factor(built, name), probe.factor(probe.layer(1), name).detach())
+    evaluated = mode == "evaluation"
+    got = {"y": _called(probe, built, mode)} if evaluated else probe.gradients(built, probe.x())
+    wrong = _differing(got, {"y": right["y"]} if evaluated else right)
+    if not wrong:
+        return ""
+    stale = probe.gradients(before, probe.x())
+    kept = not _differing({one: got[one] for one in wrong if one in got}, {one: stale[one] for one in wrong})
+    those = "those" if len(wrong) > 1 else "that"
+    named = _are(wrong).replace("y is", "y in evaluation is") if evaluated else _are(wrong)
+    return f"{named} {f'still {those} of the old {name}' if kept else 'wrong'}"
 
 
 def second_backward(probe: _Probe) -> Iterator[str]:
@@ -145,7 +155,7 @@ def second_backward(probe: _Probe) -> Iterator[str]:
         y.backward(weights(y), retain_graph=True)
         seen.append(probe.collected(built, y, x))
     if wrong := _differing(seen[1], seen[0]):
-        yield f"after a second backward through the same graph {_are(wrong)} another one"
+        yield f"after a second backward through the same graph {_are(wrong)} no longer the same"
 
 
 def inputs_kept(probe: _Probe) -> Iterator[str]:
@@ -169,7 +179,7 @@ def called_twice(probe: _Probe) -> Iterator[str]:
     sums: Numbers = {name: one[name] + other[name] for name in ("dA", "dB") if name in one and name in other}
     right = {**one, **sums}
     if wrong := _differing(both, right):
-        yield f"called twice in one graph, {_are(wrong)} wrong: the first call's numbers are lost"
+        yield f"called twice in one graph, {_are(wrong)} wrong"
 
 
 def train_and_eval(probe: _Probe) -> Iterator[str]:
@@ -182,7 +192,7 @@ def train_and_eval(probe: _Probe) -> Iterator[str]:
             yield "y in evaluation differs from y in training without dropout"
         built.train()
     if wrong := _differing(probe.gradients(built, probe.x()), right):
-        yield f"after eval() and train() in turn, {_are(wrong)} another one"
+        yield f"after eval() and train() in turn, {_are(wrong)} no longer the same"
 
 
 def autocast(probe: _Probe) -> Iterator[str]:

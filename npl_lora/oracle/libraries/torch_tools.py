@@ -75,7 +75,7 @@ def micro_batches(case: Case, logits: torch.Tensor, labels: torch.Tensor) -> Ite
     return zip(logits.chunk(n), labels.chunk(n), strict=True)
 
 
-def run_steps(case: Case, layer: torch.nn.Module, trained: Sequence[Any]) -> Outputs:
+def run_steps(case: Case, layer: Callable[[torch.Tensor], torch.Tensor], trained: Sequence[Any]) -> Outputs:
     """The steps of a train_steps case with torch's optimisers; accumulation as a training loop does it."""
     config, X, Y = case.config, tensor(case["X"]), tensor(case["Y"])
     optimizer = _optimizer(config, trained)
