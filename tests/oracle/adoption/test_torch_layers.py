@@ -1,10 +1,7 @@
 """Every form in which people write LoRA layers is adopted as it is and judged rightly; so is every kind of fault."""
 
-import importlib
-
 import pytest
-
-import npl_lora
+from oracle.adoption.asked import checked
 
 pytestmark = pytest.mark.torch
 
@@ -120,16 +117,6 @@ FAULTS = [
         "A and B are buffers, not parameters: never trained. A and B are not in the state dict: never saved.",
     ),
 ]
-
-_seen = {}
-
-
-def checked(file, name):
-    """The reports on a class, asked in float64 alone; once for each class."""
-    if name not in _seen:
-        module = importlib.import_module(f"oracle.adoption.{file}")
-        _seen[name] = npl_lora.check(getattr(module, name), dtypes=["float64"])
-    return _seen[name]
 
 
 @pytest.mark.parametrize(("name", "verdict", "words"), FORMS)
