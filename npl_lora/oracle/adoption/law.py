@@ -8,7 +8,7 @@ its own: least squares give s and 1 / c.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,7 +88,7 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
     if not parameter:
         return _without_parameter(measure, ranks)
     measured = [measure(a, r) for a, r in GRID]
-    if not all(map(math.isfinite, measured)):
+    if not all(map(math.isfinite, measured)) or _nothing(measured):
         return Law("", "fault", parameter)
     for form, law in _PLAIN.items():
         if _fits(measured, law):
@@ -116,7 +116,7 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
 def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int, ...]) -> Law:
     slope = {r: measure(8.0, r) for r in ranks}
     first = slope[ranks[0]]
-    if not all(map(math.isfinite, slope.values())):
+    if not all(map(math.isfinite, slope.values())) or _nothing(slope.values()):
         return Law("", "fault", "", dict.fromkeys(ranks, 1.0))
     if all(_near(s, first) for s in slope.values()):
         return Law(f"{first:.4g}", "convention", "", {r: _rounded(s) for r, s in slope.items()})
@@ -124,6 +124,11 @@ def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int,
         if all(_near(s, law(0.0, r)) for r, s in slope.items()):
             return Law(formula, "convention", "", {r: law(0.0, r) for r in ranks})
     return Law(f"c(r) with {_listed(slope)}", "convention", "", slope)
+
+
+def _nothing(measured: Iterable[float]) -> bool:
+    """Whether no low-rank path was there at all: that is no scale."""
+    return all(abs(s) < 1e-12 for s in measured)
 
 
 def _fits(measured: list[float], law: Callable[[float, int], float]) -> bool:
