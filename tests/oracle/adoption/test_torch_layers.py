@@ -22,6 +22,7 @@ FORMS = [
     ("ConfigNested", "pass", ["ConfigNested(config)", "s = alpha / r."]),
     ("BaseAndConfig", "pass", ["BaseAndConfig(base_layer, lora_config)", "s = alpha / r."]),
     ("RowsFirstParametrization", "pass", ["Its input and output sizes are exchanged", "s = alpha / r."]),
+    ("RowsFirstWithoutAlpha", "convention", ["Its input and output sizes are exchanged", "s = 1."]),
     ("ColumnsFirstParametrization", "pass", ["W parametrizations.weight.original (out, in)", "s = alpha / r."]),
     ("PathOnly", "pass", ["The class is the low-rank path alone: the check adds a linear layer to it."]),
     ("InheritsFromLinear", "pass", ["W weight (out, in)", "s = lora_alpha / r.", "lora_dropout   pass"]),
@@ -88,6 +89,8 @@ FAULTS = [
     ("RankOverAlpha", "(S16)"),
     ("AlphaWithoutEffect", "The parameter alpha has no effect: s = 1, whatever alpha is."),
     ("AlphaWithoutEffect", "(S13)"),
+    ("AddsNothing", "the adapter is not applied"),
+    ("AddsNothingWithoutAlpha", "the adapter is not applied"),
     ("ScalesTheBaseToo", "(S17)"),
     ("DropoutAlwaysOn", "(D4)"),
     ("DropoutOnTheBaseToo", "(D3)"),
@@ -131,4 +134,5 @@ def test_a_right_layer_of_every_form(name, verdict, words):
 def test_a_layer_with_every_kind_of_fault(name, words):
     reports = checked("torch_faults", name)
     assert reports.verdict == "fail", str(reports)
+    assert "convention:" not in str(reports)
     assert words in str(reports)

@@ -10,6 +10,7 @@ from oracle.adoption.torch_forms import (
     DropoutOnX,
     Merges,
     MergesForGood,
+    NoAlpha,
     SizesRankAlpha,
     uniform,
     zeros,
@@ -79,6 +80,16 @@ class RankOverAlpha(BaseRankAlpha):
 class AlphaWithoutEffect(BaseRankAlpha):
     def law(self, alpha, rank):
         return 1.0
+
+
+class AddsNothing(BaseRankAlpha):
+    def forward(self, x):
+        return self.base_layer(x) + 0.0 * self.low_rank(x)
+
+
+class AddsNothingWithoutAlpha(NoAlpha):
+    def forward(self, x):
+        return self.base_layer(x) + 0.0 * self.low_rank(x)
 
 
 class ScalesTheBaseToo(BaseRankAlpha):

@@ -133,6 +133,11 @@ class RowsFirstParametrization(nn.Module):
         return original_weights + (self.lora_B @ self.lora_A).view(original_weights.shape) * self.scale
 
 
+class RowsFirstWithoutAlpha(RowsFirstParametrization):
+    def __init__(self, features_in, features_out, rank=1):
+        super().__init__(features_in, features_out, rank, rank)
+
+
 class ColumnsFirstParametrization(nn.Module):
     def __init__(self, in_features, out_features, rank, alpha):
         super().__init__()
