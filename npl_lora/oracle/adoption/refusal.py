@@ -8,8 +8,13 @@ from ..one_line import describe
 _OTHERS = ("npl_lora", "torch", "jax", "flax", "keras", "mlx", "equinox", "numpy")
 
 
+_REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError)
+
+
 def refusal(error: BaseException) -> str:
     """The error in a line if the statement that raised it is a raise or an assert; else ""."""
+    if not isinstance(error, _REFUSALS):
+        return ""
     last = list(traceback.walk_tb(error.__traceback__))[-1:]
     for frame, line in last:
         statement = linecache.getline(frame.f_code.co_filename, line).strip()

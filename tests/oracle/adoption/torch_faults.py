@@ -211,18 +211,6 @@ class TwoAxesOnly(BaseRankAlpha):
         return super().forward(x) + 0.0 * n
 
 
-class DoraOverTheOtherAxis(DoraLinear):
-    """m is the norm of each column of W, and so is what it divides by: the start is the base, and the rest is not."""
-
-    def __init__(self, base_layer, rank, alpha):
-        super().__init__(base_layer, rank, alpha)
-        self.magnitude = nn.Parameter(base_layer.weight.detach().norm(dim=0))
-
-    def forward(self, x):
-        V = self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
-        return F.linear(x, V * (self.magnitude / V.detach().norm(dim=0)), self.base_layer.bias)
-
-
 class DoraStartsElsewhere(DoraLinear):
     """m is the norm of each row of W, and what it divides by is the mean norm of a column."""
 

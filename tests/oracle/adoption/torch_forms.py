@@ -493,3 +493,15 @@ class LoraConv1D(nn.Module):
 
 def build(in_features, out_features, rank, alpha, dropout, bias):
     return DropoutOnX(nn.Linear(in_features, out_features, bias=bias), rank, alpha, dropout)
+
+
+class DoraByInput(DoraLinear):
+    """m is the norm of each column of W, as in the paper's formula, where PEFT takes each row."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.magnitude = nn.Parameter(base_layer.weight.detach().norm(dim=0))
+
+    def forward(self, x):
+        V = self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+        return F.linear(x, V * (self.magnitude / V.detach().norm(dim=0)), self.base_layer.bias)
