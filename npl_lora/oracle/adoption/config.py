@@ -35,5 +35,8 @@ class AnyConfig(dict[str, Any]):
         """As a dict's, but every name is there."""
         return getattr(self, name)
 
+    def __bool__(self) -> bool:
+        return True
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and role_of(name) is not None

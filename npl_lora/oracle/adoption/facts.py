@@ -57,6 +57,8 @@ def statements(layer: Layer) -> list[str]:
     fixed = [name for name, path in _factors(layer) if not there[path].trained and there[path].kind != "plain"]
     if len(fixed) == 1:
         said.append(f"{fixed[0]} is not trained, as in LoRA-FA.")
+    if layer.fixed_rank is not None:
+        said.append(f"Its rank is always {layer.fixed_rank}.")
     if layer.path_alone:
         said.append("The class is the low-rank path alone: the check adds a linear layer to it.")
     if layer.constructor.exchanged:

@@ -8,12 +8,13 @@ its own: least squares give s and 1 / c.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-GRID = ((16.0, 4), (10.0, 4), (3.0, 2), (1.0, 4), (24.0, 6))  # (alpha, r)
+Grid = tuple[tuple[float, int], ...]
+GRID: Grid = ((16.0, 4), (10.0, 4), (3.0, 2), (1.0, 4), (24.0, 6))  # (alpha, r)
 CLOSE = 1e-4  # relative; the layer may compute in float32
 
 _PLAIN: Mapping[str, Callable[[float, int], float]] = {
@@ -80,42 +81,43 @@ def dora_scale(y: np.ndarray, W: np.ndarray, product: np.ndarray) -> tuple[float
     return float(np.mean(found)), max(*left, spread)
 
 
-def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tuple[int, ...]) -> Law:
+def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tuple[int, ...], grid: Grid = GRID) -> Law:
     """The law of a layer. measure(alpha, r) -> s, or nan where what the layer adds is no multiple of B A.
 
-    parameter: "" if the constructor takes neither alpha nor a scale. ranks: those that will be asked for.
+    parameter: "" if the constructor takes neither alpha nor a scale. ranks: those that will be asked for. grid: where
+    to measure.
     """
     if not parameter:
         return _without_parameter(measure, ranks)
-    measured = [measure(a, r) for a, r in GRID]
+    measured = [measure(a, r) for a, r in grid]
     if not all(map(math.isfinite, measured)) or _nothing(measured):
         return Law("", "fault", parameter)
     for form, law in _PLAIN.items():
-        if _fits(measured, law):
+        if _fits(measured, grid, law):
             slope = {r: law(1.0, r) for r in ranks}
             kind = "right" if form == "{a} / r" else "convention"
             return Law(form.format(a=parameter), kind, parameter, slope)
     for form, law in _WRONG.items():
-        if _fits(measured, law):
+        if _fits(measured, grid, law):
             return Law(form.format(a=parameter), "fault", parameter)
     for form, law in _PLAIN.items():
-        k = _rounded(measured[0] / law(*GRID[0]))
-        if k > 0 and _fits(measured, lambda a, r, k=k, law=law: k * law(a, r)):  # type: ignore[misc]
+        k = _rounded(measured[0] / law(*grid[0]))
+        if k > 0 and _fits(measured, grid, lambda a, r, k=k, law=law: k * law(a, r)):  # type: ignore[misc]
             slope = {r: k * law(1.0, r) for r in ranks}
             return Law(f"{k:.4g} {form.format(a=parameter)}", "convention", parameter, slope)
-    if all(_near(measure(2 * a, r), 2 * s) for (a, r), s in zip(GRID, measured, strict=True)):
+    if all(_near(measure(2 * a, r), 2 * s) for (a, r), s in zip(grid, measured, strict=True)):
         slope = {r: measure(8.0, r) / 8.0 for r in ranks}
         return Law(f"c(r) {parameter} with {_listed(slope)}", "convention", parameter, slope)
-    if all(_near(measure(2 * a, r), s) for (a, r), s in zip(GRID, measured, strict=True)):
+    if all(_near(measure(2 * a, r), s) for (a, r), s in zip(grid, measured, strict=True)):
         return Law(f"{measured[0]:.4g}, whatever {parameter} is", "fault", parameter)
     return Law(
-        "; ".join(f"{s:.4g} at ({a:g}, {r})" for (a, r), s in zip(GRID, measured, strict=True)), "fault", parameter
+        "; ".join(f"{s:.4g} at ({a:g}, {r})" for (a, r), s in zip(grid, measured, strict=True)), "fault", parameter
     )
 
 
 def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int, ...]) -> Law:
-    slope = {r: measure(8.0, r) for r in ranks}
-    first = slope[ranks[0]]
+    slope = dict(_measured(measure, ranks))
+    first = next(iter(slope.values()), math.nan)
     if not all(map(math.isfinite, slope.values())) or _nothing(slope.values()):
         return Law("", "fault", "", dict.fromkeys(ranks, 1.0))
     if all(_near(s, first) for s in slope.values()):
@@ -131,8 +133,17 @@ def _nothing(measured: Iterable[float]) -> bool:
     return all(abs(s) < 1e-12 for s in measured)
 
 
-def _fits(measured: list[float], law: Callable[[float, int], float]) -> bool:
-    return all(_near(s, law(a, r)) for s, (a, r) in zip(measured, GRID, strict=True))
+def _measured(measure: Callable[[float, int], float], ranks: tuple[int, ...]) -> Iterator[tuple[int, float]]:
+    """r and s, for every rank that the layer takes."""
+    for r in ranks:
+        try:
+            yield r, measure(8.0, r)
+        except NotImplementedError:
+            continue
+
+
+def _fits(measured: list[float], grid: Grid, law: Callable[[float, int], float]) -> bool:
+    return all(_near(s, law(a, r)) for s, (a, r) in zip(measured, grid, strict=True))
 
 
 def _near(s: float, expected: float) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,11 +15,12 @@ from ..one_line import describe
 from .constructor import Constructor
 from .framework import Framework
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
-from .law import CLOSE, Law, dora_scale, find_law, low_rank_scale
+from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
 from .refusal import refusal
 from .shapes import Held, Roles, Shapes, find_roles, square_candidates
 from .wanted import PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
 
+_LARGEST_RANK = 129  # that is looked for, where the constructor takes none
 RANKS = (1, 2, 3, 4, 6, 7, 8, 16)  # those of the contracts' cases, and more
 
 
@@ -30,6 +31,7 @@ class Layer:
         self.framework = framework
         self.constructor = constructor
         self.kind = kind_of(constructor)
+        self.fixed_rank: int | None = None
         self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()
         self.path_alone = False
         self.roles = self._find_roles()
@@ -71,7 +73,8 @@ class Layer:
 
     @property
     def probe(self) -> Wanted:
-        return (SQUARE if self.constructor.square_only else PROBE).but(kind=self.kind.name)
+        probe = SQUARE if self.constructor.square_only else PROBE
+        return probe.but(kind=self.kind.name, rank=self.fixed_rank or probe.rank)
 
     def build(self, wanted: Wanted) -> Any:
         """A new layer."""
@@ -120,6 +123,8 @@ class Layer:
         """What a case asks of the constructor. Raises NotImplementedError for what the layer does not have."""
         (out, rank), in_ = case["B"].shape[:2], case["A"].shape[1]
         config, bias = case.config, "b" in case or not self.takes_no_bias
+        if self.fixed_rank not in (None, rank):
+            raise NotImplementedError(f"its rank is always {self.fixed_rank}")
         if bias and not self.takes_bias:
             raise NotImplementedError("has no bias")
         rslora = config["use_rslora"]
@@ -215,8 +220,21 @@ class Layer:
         prefer = frozenset(path for path, t in tensors.items() if t.kind == "parameter")
         if self.constructor.square_only:
             return self._square_roles(layer, shapes, wanted)
-        roles = find_roles(shapes, wanted, self.kind, prefer)
+        roles = self._roles_at_any_rank(shapes, wanted, prefer)
         return self._with_base(layer, roles, wanted) if roles.W is None else roles
+
+    def _roles_at_any_rank(self, shapes: Shapes, wanted: Wanted, prefer: frozenset[str]) -> Roles:
+        """The roles; where there are none at the rank that was asked for, those of a rank that is always the same."""
+        try:
+            return find_roles(shapes, wanted, self.kind, prefer)
+        except NotAdoptedError as at_wanted:
+            for rank in range(1, _LARGEST_RANK):
+                if rank not in (wanted.in_, wanted.out):
+                    with suppress(NotAdoptedError):
+                        roles = find_roles(shapes, wanted.but(rank=rank), self.kind, prefer)
+                        self.fixed_rank = rank
+                        return roles
+            raise at_wanted
 
     def _with_base(self, path: Any, roles: Roles, wanted: Wanted) -> Roles:
         """The roles where the layer is the low-rank path alone, and the check adds the base."""
@@ -260,7 +278,8 @@ class Layer:
         before = self.roles, self.law
         self.kind = CONV1D
         try:
-            self.roles, self.law = self._find_roles(), self._find_law()
+            self.roles = self._find_roles()
+            self.law = self._find_law()
         except Exception:  # a stranger's constructor may raise anything with another base
             self.law = before[1]
         if not self.law.formula:
@@ -318,4 +337,7 @@ class Layer:
                 return math.nan
             return exact if abs(exact - s) <= CLOSE * abs(s) else s
 
-        return find_law(measure, parameter, RANKS)
+        if self.fixed_rank is None:
+            return find_law(measure, parameter, RANKS)
+        fixed = self.fixed_rank
+        return find_law(measure, parameter, (fixed,), tuple((a, fixed) for a, _ in GRID))

@@ -36,8 +36,9 @@ def convention(law: Law) -> str:
     """What another law than alpha / r means to somebody who knows PEFT's."""
     if law.kind != "convention":
         return ""
-    alpha = law.slope[_RANK] * _RANK * (_ALPHA if law.parameter else 1.0)
-    here = f"{law.parameter} = {_ALPHA:g} at r = {_RANK}" if law.parameter else f"this at r = {_RANK}"
+    rank = _RANK if _RANK in law.slope else next(iter(law.slope))
+    alpha = law.slope[rank] * rank * (_ALPHA if law.parameter else 1.0)
+    here = f"{law.parameter} = {_ALPHA:g} at r = {rank}" if law.parameter else f"this at r = {rank}"
     return f"s = {law.formula}, not alpha / r: {here} is alpha = {alpha:.4g} in PEFT."
 
 

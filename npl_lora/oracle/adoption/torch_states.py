@@ -26,6 +26,7 @@ def states(layer: Layer) -> dict[str, Callable[[Layer], Iterator[str]]]:
     """{what is asked: the function that yields what is wrong}."""
     probe = _Probe(layer)
     asked = (
+        freezing,
         changed_in_place,
         second_backward,
         inputs_kept,
@@ -105,6 +106,14 @@ class _Probe:
 def weights(y: torch.Tensor) -> torch.Tensor:
     """A gradient of y: always the same for a shape."""
     return torch.from_numpy(np.random.default_rng(7).normal(size=tuple(y.shape))).to(y.dtype)
+
+
+def freezing(probe: _Probe) -> Iterator[str]:
+    """What is meant to freeze a layer does: on a module, requires_grad is an attribute like any other."""
+    for path, module in probe.layer().named_modules():
+        for name in ("requires_grad", "requires_grad_"):
+            if name in vars(module):
+                yield f"{name} = {vars(module)[name]} on the module {path or 'itself'} freezes nothing"
 
 
 def changed_in_place(probe: _Probe) -> Iterator[str]:
