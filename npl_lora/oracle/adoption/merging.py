@@ -59,7 +59,7 @@ def weight_after(layer: Layer, merged: Any, turned: bool) -> Any:
     """W of what `Merging.merged` gave: (out, in); or as it is stored, where fan_in_fan_out says that it is turned."""
     W = _weight(layer, merged)
     stored = layer.roles.W is not None and layer.roles.W.transposed
-    return W.T if turned and stored and not hasattr(merged, "shape") else W
+    return W.T if turned and stored else W
 
 
 def merging_facts(layer: Layer, merging: Merging) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _weight(layer: Layer, of: Any) -> Any:
     """The weight of a layer, or a plain weight, as (out, in); None for anything else, such as a flag."""
     assert layer.roles.W is not None
     if hasattr(of, "shape"):
-        return of
+        return of.T if layer.roles.W.transposed else of
     there = layer.framework.tensors(of) if callable(of) else {}
     if layer.roles.W.path in there:
         found = layer.framework.read(of, layer.roles.W.path)
