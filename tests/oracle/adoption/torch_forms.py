@@ -477,6 +477,18 @@ class DoraLinear(BaseRankAlpha):
         return F.linear(x, V, self.base_layer.bias)
 
 
+class DoraOverTheOtherAxis(DoraLinear):
+    """m is the norm of each column of W, and so is what it divides by: another definition."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.magnitude = nn.Parameter(base_layer.weight.detach().norm(dim=0))
+
+    def forward(self, x):
+        V = self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+        return F.linear(x, V * (self.magnitude / V.detach().norm(dim=0)), self.base_layer.bias)
+
+
 class LoraConv1D(nn.Module):
     """For GPT-2's Conv1D, whose weight is (in, out)."""
 

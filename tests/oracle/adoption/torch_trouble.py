@@ -18,6 +18,11 @@ class RaisesWhenCalled(BaseRankAlpha):
         raise KeyError("x")
 
 
+class RaisesByMistake(BaseRankAlpha):
+    def forward(self, x):
+        return super().forward(x) * {}["routing"]
+
+
 class NeedsCuda(BaseRankAlpha):
     def forward(self, x):
         return super().forward(x.to("cuda:7"))

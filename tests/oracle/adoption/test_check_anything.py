@@ -1,0 +1,50 @@
+"""npl_lora.check in Python and notebooks."""
+
+import pytest
+
+import npl_lora
+from npl_lora.oracle import TargetError
+
+
+class Right:
+    """Answers cases by itself, so nothing is adopted."""
+
+    def rms_norm(self, case):
+        x, weight = case["x"].astype("float64"), case["weight"].astype("float64")
+        raise NotImplementedError(f"asked for {x.shape} and {weight.shape}")
+
+
+def wrong(case):
+    return {"y": case["x"]}
+
+
+def test_an_object_is_checked_and_prints_as_the_command_does():
+    reports = npl_lora.check(wrong, contract="lora_linear", dtypes=["float64"])
+    assert reports.verdict == "fail"
+    assert str(reports).startswith("wrong  fail\nlora_linear: ")
+    assert repr(reports) == str(reports)
+
+
+def test_it_shows_itself_as_a_page_in_a_notebook():
+    page = npl_lora.check(wrong, contract="lora_linear", dtypes=["float64"])._repr_html_()
+    assert page.lstrip().startswith("<")
+    assert "lora_linear" in page
+
+
+def test_a_path_is_checked(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def lora_linear(case):\n    raise NotImplementedError('not yet')\n")
+    reports = npl_lora.check(file, dtypes=["float64"])
+    assert reports.verdict == "error"
+    assert "not yet" in str(reports)
+
+
+def test_what_cannot_be_checked_gets_a_sentence(tmp_path):
+    for thing, words in ((3, "no function named"), (wrong, "add --contract NAME"), (tmp_path, "a folder")):
+        with pytest.raises(TargetError, match=words):
+            npl_lora.check(thing)
+
+
+def test_a_class_that_answers_cases_is_no_layer():
+    reports = npl_lora.check(Right, dtypes=["float64"])
+    assert [one.contract for one in reports.reports[0].contracts] == ["rms_norm"]
