@@ -3,6 +3,8 @@
 import pytest
 from oracle.adoption.asked import checked
 
+import npl_lora
+
 pytestmark = pytest.mark.torch
 
 # (name, verdict, words that the report must hold)
@@ -73,7 +75,7 @@ FORMS = [
     ),
     ("LoraConv2d", "pass", ["W conv.weight (out, in, kh, kw)", "lora_conv2d   pass        6/6"]),
     ("DoraLinear", "pass", ["m magnitude; s = alpha / r.", "dora_linear   pass        3/3"]),
-    ("DoraOverTheOtherAxis", "pass", ["m has one number for each input, where PEFT has one for each output"]),
+    ("DoraOverTheOtherAxis", "convention", ["m has one number for each input, where PEFT has one for each output"]),
     ("LoraConv1D", "pass", ["W base_layer.weight (in, out); A lora_A (in, r); B lora_B (r, out)"]),
     ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "lora_dropout   pass"]),
 ]
@@ -137,3 +139,11 @@ def test_a_layer_with_every_kind_of_fault(name, words):
     assert reports.verdict == "fail", str(reports)
     assert "convention:" not in str(reports)
     assert words in str(reports)
+
+
+def test_an_instance_is_checked_as_its_class_is():
+    from oracle.adoption.torch_forms import SizesRankAlpha
+
+    reports = npl_lora.check(SizesRankAlpha(5, 4, 2, 3.0), dtypes=["float64"], contract="lora_linear")
+    assert reports.verdict == "pass"
+    assert "s = lora_alpha / r." in reports._repr_html_()
