@@ -25,7 +25,7 @@ def functions(layer: Layer) -> dict[str, Function]:
         asked["lora_init"] = lora_init
     if (merging := find_merging(layer)) is not None:
         asked["lora_merge"] = partial(lora_merge, merging)
-    if layer.dropout_place:
+    if layer.dropout_place and layer.contract in ("lora_linear", "lora_embedding"):  # the contract has no m, no kernel
         asked["lora_dropout"] = lora_dropout
     return {name: partial(answer, layer) for name, answer in asked.items()}
 
