@@ -75,6 +75,8 @@ FORMS = [
     ),
     ("LoraConv2d", "pass", ["W conv.weight (out, in, kh, kw)", "lora_conv2d   pass        6/6"]),
     ("DoraLinear", "pass", ["m magnitude; s = alpha / r.", "dora_linear   pass        3/3"]),
+    ("DoraWithDropout", "pass", ["dora_linear   pass        3/3"]),
+    ("Conv2dWithDropout", "pass", ["lora_conv2d   pass"]),
     ("DoraOverTheOtherAxis", "convention", ["m has one number for each input, where PEFT has one for each output"]),
     ("LoraConv1D", "pass", ["W base_layer.weight (in, out); A lora_A (in, r); B lora_B (r, out)"]),
     ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "lora_dropout   pass"]),

@@ -477,6 +477,24 @@ class DoraLinear(BaseRankAlpha):
         return F.linear(x, V, self.base_layer.bias)
 
 
+class DoraWithDropout(DoraLinear):
+    def __init__(self, base_layer, rank, alpha, dropout):
+        super().__init__(base_layer, rank, alpha)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        return super().forward(self.dropout(x))
+
+
+class Conv2dWithDropout(LoraConv2d):
+    def __init__(self, conv, r, alpha, dropout):
+        super().__init__(conv, r, alpha)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        return self.conv(x) + self.scaling * self.lora_B(self.lora_A(self.dropout(x)))
+
+
 class DoraOverTheOtherAxis(DoraLinear):
     """m is the norm of each column of W, and so is what it divides by: another definition."""
 
