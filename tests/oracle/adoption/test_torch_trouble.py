@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 NOT_ADOPTED = [
     ("RaisesWhenBuilt", "RaisesWhenBuilt was not adopted: its constructor raised KeyError: 'lora'"),
-    ("RaisesWhenCalled", "its forward refuses what it was handed: KeyError: 'x'"),
+    ("RefusesItsInput", "its forward refuses what it was handed: ValueError: expected a batch of images"),
     ("HasNoParameters", "it has 0 matrices (r, in) and 0 matrices (out, r), expected one of each. Its tensors: none"),
     (
         "WantsMore",
@@ -28,6 +28,7 @@ NOT_ADOPTED = [
 ]
 
 JUDGED = [
+    ("RaisesWhenCalled", "fail", "Called with x of shape (1, 5, 13) it raised KeyError: 'x'."),
     ("RaisesByMistake", "fail", "Called with x of shape (1, 5, 13) it raised KeyError: 'routing'."),
     ("NeedsCuda", "fail", "Called with x of shape (1, 5, 13) it raised "),
     ("AnswersATuple", "pass", "s = alpha / r."),

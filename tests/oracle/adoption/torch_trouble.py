@@ -18,6 +18,11 @@ class RaisesWhenCalled(BaseRankAlpha):
         raise KeyError("x")
 
 
+class RefusesItsInput(BaseRankAlpha):
+    def forward(self, x):
+        raise ValueError("expected a batch of images")
+
+
 class RaisesByMistake(BaseRankAlpha):
     def forward(self, x):
         return super().forward(x) * {}["routing"]
