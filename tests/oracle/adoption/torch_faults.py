@@ -239,3 +239,12 @@ class FactorsOutOfTheStateDict(BaseRankAlpha):
             delattr(self, name)
             self.register_buffer(name, value, persistent=False)
             value.requires_grad_()
+
+
+class FreezesByAttribute(BaseRankAlpha):
+    """requires_grad = False on a module freezes nothing: W is trained."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        base_layer.requires_grad_(True)
+        base_layer.requires_grad = False

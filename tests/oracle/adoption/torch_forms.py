@@ -361,15 +361,6 @@ class FreezesNothing(BaseRankAlpha):
         base_layer.requires_grad_(True)
 
 
-class FreezesByAttribute(BaseRankAlpha):
-    """requires_grad = False on a module freezes nothing: W is trained."""
-
-    def __init__(self, base_layer, rank, alpha):
-        super().__init__(base_layer, rank, alpha)
-        base_layer.requires_grad_(True)
-        base_layer.requires_grad = False
-
-
 class TrainsItsBias(BaseRankAlpha):
     def __init__(self, base_layer, rank, alpha):
         super().__init__(base_layer, rank, alpha)
