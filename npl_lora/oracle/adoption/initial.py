@@ -44,8 +44,8 @@ def describe_start(layer: Layer) -> str:
         return "A starts uniform within +-1/sqrt(r), where PEFT has +-1/sqrt(in)."
     where = f"at in = {_SIZES[0]}, r = {rank}"
     if kind == "uniform":
-        return f"A starts uniform within +-{spread:.2g} {where}, where PEFT has +-1/sqrt(in)."
-    return f"A starts with a standard deviation of {spread:.2g} {where}; PEFT's is uniform within +-1/sqrt(in)."
+        return f"A starts uniform within +-{spread:.1g} {where}, where PEFT has +-1/sqrt(in)."
+    return f"A starts with a standard deviation of about {spread:.1g} {where}; PEFT's is uniform within +-1/sqrt(in)."
 
 
 def _kind_and_spread(layer: Layer, sizes: Sizes = _SIZES) -> tuple[str, float]:

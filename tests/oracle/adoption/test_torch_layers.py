@@ -60,7 +60,7 @@ FORMS = [
     ("DropoutOnColumnsOfA", "pass", ["Dropout acts on the columns of A, where PEFT has it on x."]),
     ("FreezesNothing", "pass", ["A and B are 4,096: freezing the rest is left to the caller."]),
     ("TrainsItsBias", "pass", []),
-    ("NormalA", "pass", ["A starts with a standard deviation of 1 at in = 400, r = 50"]),
+    ("NormalA", "pass", ["A starts with a standard deviation of about 1 at in = 400, r = 50"]),
     ("StartsWithAZero", "pass", ["A starts at zero, where PEFT has B at zero."]),
     ("UniformByRank", "pass", ["A starts uniform within +-1/sqrt(r), where PEFT has +-1/sqrt(in)."]),
     ("Merges", "pass", ["lora_merge    pass        4/4   W_unmerged"]),
