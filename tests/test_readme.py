@@ -175,6 +175,16 @@ def test_the_commands_that_need_torch_run(page, command, folder):
 
 
 @pytest.mark.torch
+def test_the_layer_of_the_readme_passes_its_own_tests(tmp_path):
+    (tmp_path / "our_layers.py").write_text(files(README)["our_layers.py"], encoding="utf-8")
+    code = files("npl_lora/oracle/README.md")["test_our_layer.py"]
+    (tmp_path / "test_our_layer.py").write_text(code, encoding="utf-8")
+    words = [sys.executable, "-m", "pytest", "-p", "npl_lora.pytest_plugin", "-q"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.torch
 @pytest.mark.parametrize("page", ["npl_lora/oracle/README.md"])
 def test_the_step_that_is_recorded_is_judged(page, folder):
     # PEFT adapts nothing if an older torchao is installed, which torchtune needs. None in sys.modules hides it.
@@ -250,7 +260,7 @@ def test_the_readme_is_short():
 
 def test_every_room_has_commands_and_files():
     assert set(files("npl_lora/oracle/README.md")) == {
-        "mine.py", "engine.py", "test_mine.py", "program.py", "one_step.py", "deviations.toml"
+        "mine.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py", "one_step.py", "deviations.toml"
     }  # fmt: skip
     assert len(commands("npl_lora/oracle/README.md")) == 7
     assert text(README).count("\npython3 -m venv ") == 2  # .ci/run runs both
