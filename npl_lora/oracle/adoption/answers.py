@@ -11,6 +11,8 @@ from .initial import distribution_of
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 from .merging import Merging, find_merging, weight_after
+from .refusal import refusal
+from .wanted import Wanted
 
 Outputs = dict[str, Any]
 Function = Callable[[Case], Outputs]
@@ -27,7 +29,17 @@ def functions(layer: Layer) -> dict[str, Function]:
         asked["lora_merge"] = partial(lora_merge, merging)
     if layer.dropout_place and layer.contract in ("lora_linear", "lora_embedding"):  # the contract has no m, no kernel
         asked["lora_dropout"] = lora_dropout
-    return {name: partial(answer, layer) for name, answer in asked.items()}
+    return {name: partial(_unless_refused, answer, layer) for name, answer in asked.items()}
+
+
+def _unless_refused(answer: Callable[[Layer, Case], Outputs], layer: Layer, case: Case) -> Outputs:
+    """The answer. What the layer refuses by an error of its own is not supported, and no fault."""
+    try:
+        return answer(layer, case)
+    except Exception as error:  # whatever a stranger's layer raises
+        if refused := refusal(error):
+            raise NotImplementedError(f"refuses it: {refused}") from None
+        raise
 
 
 def one_pass(layer: Layer, case: Case) -> Outputs:
@@ -62,7 +74,10 @@ def lora_merge(merging: Merging, layer: Layer, case: Case) -> Outputs:
     turned = case.config["fan_in_fan_out"]
     if turned and not layer.constructor.has("transposed"):
         raise NotImplementedError("has no fan_in_fan_out")
-    filled = layer.filled(layer.wanted_for(case).but(transposed=turned), case.arrays, case.dtype)
+    wanted = layer.wanted_for(case).but(transposed=turned)
+    if turned:
+        _needs_a_turned_base(layer, wanted)
+    filled = layer.filled(wanted, case.arrays, case.dtype)
     outputs = {"W_merged": weight_after(layer, merging.merged(layer, filled), turned)}
     if merging.unmerge:
         merging.undo(filled)
@@ -112,6 +127,14 @@ def _differentiated(layer: Layer, filled: Any, what: Pass) -> Outputs:
 def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:
     """The outputs, with those transposed that the layer stores so."""
     return {name: value.T if transposed.get(name) else value for name, value in outputs.items()}
+
+
+def _needs_a_turned_base(layer: Layer, wanted: Wanted) -> None:
+    """With fan_in_fan_out a layer is handed GPT-2's base, which has no in_features."""
+    try:
+        layer.build(wanted)
+    except Exception as error:  # whatever a stranger's constructor raises
+        raise NotImplementedError(f"takes no base whose weight is (in, out): {describe(error)}") from None
 
 
 def _needs_one_axis(layer: Layer, filled: Any, case: Case) -> None:
