@@ -52,7 +52,8 @@ def test_a_fault_is_explained_with_all_its_variants(capsys):
         "  hidden when  s = 1",
         "  seen in      hand-written backward passes",
         "  can show in  lora_linear, lora_embedding, dora_linear, lora_attention, lora_mlp, lora_conv2d, train_steps, "
-        "lora_dropout, lora_batched",
+        "lora_dropout, lora_batched, lora_attention_projections, lora_mlp_projections,",
+        "               lora_scaled_embedding",
         "",
         "S5/dB  dB lacks s = alpha / r, which dA has",
         "  wrong        dB = dy^T (x A^T)",
@@ -60,7 +61,8 @@ def test_a_fault_is_explained_with_all_its_variants(capsys):
         "  hidden when  s = 1",
         "  seen in      hand-written backward passes",
         "  can show in  lora_linear, lora_embedding, dora_linear, lora_attention, lora_mlp, lora_conv2d, train_steps, "
-        "lora_dropout, lora_batched",
+        "lora_dropout, lora_batched, lora_attention_projections, lora_mlp_projections,",
+        "               lora_scaled_embedding",
     ]
 
 

@@ -1,5 +1,6 @@
 """Opening a dump: a safetensors file whose metadata names the contract, configuration and dtype of its arrays."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..contracts import CONTRACTS
 from ..tolerance.rounding import PRECISIONS
 
 _HEADER_LIMIT = 1 << 20  # bytes; a dump has some ten arrays
+_NAMED = 8  # of the names that a sentence lists
 _KEYS = ("protocol", "contract", "id", "dtype", "config")
 
 
@@ -45,7 +47,13 @@ def _metadata(metadata: Any) -> dict[str, Any]:
         raise DumpError(f"has protocol {metadata['protocol'][:20]!r}, expected '1'")
     for key, known in (("contract", CONTRACTS), ("dtype", PRECISIONS)):
         if metadata[key] not in known:
-            raise DumpError(f"{key} is {metadata[key][:40]!r}, expected one of {', '.join(known)}")
+            raise DumpError(f"{key} is {metadata[key][:40]!r}, expected one of {_some(known)}")
     config = json_object(metadata["config"], "config")
     note = one_line.first_line(str(metadata.get("note", "")))
     return {"config": config, "note": note, **{key: metadata[key] for key in ("contract", "id", "dtype")}}
+
+
+def _some(names: Iterable[str]) -> str:
+    """The names, or the first of many."""
+    first = list(names)
+    return ", ".join(first[:_NAMED] + ["…"] * (len(first) > _NAMED))
