@@ -23,8 +23,12 @@ from npl_lora.oracle.tolerance.rounding import INNER, PRECISIONS, precision_of, 
 
 PRODUCTS = [name for name in INNER if name != "fp32"]  # formats that only the sides of a product are rounded to
 
-# The contracts of a layer: y is a sum of matrix products with x.
-LAYERS = [name for name, c in CONTRACTS.items() if c.forward and "x" in c.cases("float32")[0].arrays]
+# The contracts of a layer: y is a sum of matrix products with x. A norm and a rotation have no such products.
+LAYERS = [
+    name
+    for name, c in CONTRACTS.items()
+    if c.forward and "x" in c.cases("float32")[0].arrays and name not in ("rms_norm", "rope")
+]
 
 
 def with_coarse_products(inner, function):
@@ -112,12 +116,18 @@ def test_truncation_is_more_than_rounding_to_tf32():
     assert told == set(LAYERS) - {"dora_linear"}
 
 
+# GELU's tanh approximation is off by less than truncation may be in these cases. Those of lora_mlp show it.
+BELOW_TRUNCATION = {"lora_mlp_projections": {"G1"}}
+
+
 @pytest.mark.parametrize("contract", LAYERS)
 @pytest.mark.slow
 def test_every_fault_that_shows_in_tf32_shows_in_truncated_products(contract):
+    hidden = set()
     for fault in relevant_to(contract):
         shows = {inner: any(shown(contract, fault, inner)) for inner in ("tf32", "tf32-truncated")}
-        assert shows["tf32-truncated"] >= shows["tf32"], fault.name
+        hidden |= {fault.name} if shows["tf32"] and not shows["tf32-truncated"] else set()
+    assert hidden == BELOW_TRUNCATION.get(contract, set())
 
 
 def shown(contract, fault, inner):
