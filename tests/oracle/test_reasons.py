@@ -69,12 +69,17 @@ def test_sentences_are_read(says, precision, where):
     assert tells_where("lora_linear", edit, says) == where
 
 
+# In a block of layers with biases, dropout or DoRA, the bounds of two formats lie closer than their errors.
+BLOCKS = ("lora_attention_projections", "lora_mlp_projections")
+OTHERS = tuple(name for name in CONTRACTS if name not in BLOCKS)
+
+
 @cache
-def shares(population):
+def shares(population, contracts=tuple(CONTRACTS), n=N):
     """{column: its share of what was judged wrong}."""
-    found = run.results(population, run.chosen(population, N))
+    found = run.results(population, run.chosen(population, n, contracts=contracts))
     judged = [one.column for one in found if one.column != "passed"]
-    assert len(judged) >= N // 2
+    assert len(judged) >= n // 2
     return {column: judged.count(column) / len(judged) for column in (*run.POPULATIONS[population].COLUMNS, "crash")}
 
 
@@ -85,7 +90,6 @@ def test_a_fault_in_some_outputs_or_cases_is_never_called_another():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the aim; of 80 others 0.95 are", raises=AssertionError, strict=True)
 def test_a_fault_in_some_outputs_or_cases_is_named_first():
     share = shares("halves")
     assert share["first"] + share["equal"] >= 0.95
@@ -105,5 +109,12 @@ def test_an_edit_outside_the_catalogue_is_located():
 
 @pytest.mark.slow
 def test_rounding_is_told():
-    share = shares("rounded")
+    share = shares("rounded", OTHERS, 2 * N)
+    assert share["told"] + share["format"] >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="the aim; bfloat16 is taken for 11 bits there", raises=AssertionError, strict=True)
+def test_rounding_is_told_in_a_block_of_layers():
+    share = shares("rounded", BLOCKS, 2 * N)
     assert share["told"] + share["format"] >= 0.95

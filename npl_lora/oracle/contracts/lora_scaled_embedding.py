@@ -29,7 +29,7 @@ CONTRACT = Contract(
     "lora_scaled_embedding",
     answer,
     {
-        "repeated-ids": lambda draw: table(draw, _ROWS, 10, 12, lora(4, 10, padding_idx=None, embed_scale=3.5)),
+        "repeated-ids": lambda draw: table(draw, _ROWS, 10, 12, lora(4, 11, padding_idx=None, embed_scale=3.5)),
         "padding-rslora": lambda draw: table(
             draw, _ROWS, 11, 5, lora(3, 2, use_rslora=True, padding_idx=0, embed_scale=2.25)
         ),
