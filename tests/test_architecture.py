@@ -39,6 +39,7 @@ ORACLE = (
     "definition",
     "tolerance",
     "contracts",
+    "why",
     "report",
     "faults",
     "libraries",

@@ -15,6 +15,7 @@ from .dumps.capture import capture
 from .report import CaseReport, ContractReport, Report, overall
 from .subjects import TargetError
 from .subjects.shipped import open_subject
+from .why import why_allowed
 
 __all__ = [
     "CONTRACTS",
@@ -28,4 +29,5 @@ __all__ = [
     "check",
     "open_subject",
     "overall",
+    "why_allowed",
 ]

@@ -25,8 +25,10 @@ _UNDERFLOW = 2.0**-1000  # what a variance may lack: squares below 2^-1074 are 0
 @dataclass(frozen=True)
 class Right:
     """The right answer for one output: values in float64, their size, how far a right implementation may be off, the
-    standard deviation of its error, and what it is proven not to pass. rms and row_rms: how large the root mean square
-    of error / deviation may be, over the output and over each row of it (see `measured`).
+    standard deviation of its error, and what it is proven not to pass (the bound of `rounding` times its margin).
+
+    measured, rms and row_rms: how large error / deviation may be, everywhere, and its root mean square over the output
+    and over each row of it (see `measured`).
     """
 
     value: np.ndarray
@@ -34,6 +36,7 @@ class Right:
     allowed: np.ndarray
     deviation: np.ndarray
     proven: np.ndarray
+    measured: float = np.inf
     rms: float = np.inf
     row_rms: float = np.inf
 
@@ -163,7 +166,8 @@ def _describe(right: Right, got: np.ndarray, wrong: np.ndarray, worst: int) -> s
         relative, allowed = (t / right.size.flat[worst] for t in (error, right.allowed.flat[worst]))
         where = f"{_index(worst, got.shape)} ({int(wrong.sum()):,} of {got.size:,} wrong)"
         return f"off by {relative:.1e} of its size, where {allowed:.1e} is allowed{where}"
-    rounding = "" if error > right.proven.flat[worst] else ": more rounding than the dtype explains"
+    allowed = right.allowed.flat[worst]
+    rounding = "" if error > right.proven.flat[worst] else f": more rounding than the {allowed:.2g} that is allowed"
     return (
         f"got {got.flat[worst]:.6g}, expected {right.value.flat[worst]:.6g}{_index(worst, got.shape)}"
         f" ({int(wrong.sum()):,} of {got.size:,} wrong{rounding})"

@@ -1,4 +1,4 @@
-"""The measured bar: three times the largest error seen in twelve evaluations in the case's dtype.
+"""The measured bar: three times the largest error, in standard deviations, of twelve evaluations in the case's dtype.
 
 `rounding` derives how large an error can be. This file tries it. It computes the contract's own answer twelve times, as
 twelve different implementations in that dtype would, and compares each with the exact answer:
@@ -9,7 +9,8 @@ twelve different implementations in that dtype would, and compares each with the
   both factors.
 * Sums and products take their terms in another order each time, one by one or in blocks, as BLAS does.
 * Where the user allows float64 inputs to be cast to float32, every evaluation casts them.
-* Every third evaluation merges LoRA into the weights first, where that gives the right answer.
+* Every third evaluation merges LoRA into the weights first, where that gives the right answer: y and dx, without a
+  dropout mask. So dA and dB are compared with the eight others.
 
 For each output, z = error / standard deviation, with the deviation from `rounding`. A right answer must stay below what
 `rounding` allows, and it must satisfy
@@ -72,7 +73,7 @@ def _tighten(right: Right, evaluations: list[np.ndarray]) -> Right:
     least = 1.0 if np.count_nonzero(known) < FEW else 0.0
     largest, rms, row_rms = (MARGIN * max(value, least) for value in (largest, rms, row_rms))
     allowed = np.minimum(right.allowed, largest * right.deviation)
-    return replace(right, allowed=allowed, rms=rms, row_rms=row_rms)
+    return replace(right, allowed=allowed, measured=largest, rms=rms, row_rms=row_rms)
 
 
 def _evaluate(case: Case, answer: AnswerFunction, seed: int, merge: bool) -> dict[str, np.ndarray]:

@@ -9,19 +9,21 @@ How far may a right answer in float16 be from the exact one? Run the ops themsel
 
 The ops take their functions from their arrays, so no mathematics of LoRA is repeated here. This file knows only how
 each elementary operation passes errors on, and how much it adds. To first order, with u the unit roundoff of stored
-values and v that of sums:
+values (half of the dtype's eps), v that of sums, Q the sum of the squares of a sum's terms, and P = Q + value^2 / 9:
 
                 error                                            variance
     sum_K a_k   sum of the errors                + (K v + u) size  sum of variances      + K v^2 P + u^2 (Q + value^2)/3
     a b         error_a size_b + size_a error_b  + u size          b^2 var_a + a^2 var_b + (u value)^2 / 3
     f(a)        |f'| error_a                     + 4u |f(a)|       f'^2 var_a            + (4u f(a))^2 / 3
+    a / b       (error_a + size error_b) / |b|   + u size          (var_a + value^2 var_b) / b^2 + (u value)^2 / 3
     c a         |c| error_a                      + 2u size         c^2 var_a             + 2 (u c a)^2 / 3
 
-Every store also adds the least subnormal number. Q is the sum of the squares of the terms. Another order of association
-may round the terms before they cancel (when W + s B A is stored, for example), so a sum pays for a rounding of each
-term. Elementary functions are assumed to be right to 2 units in the last place.
+A constant c pays for its own rounding, even where it is a number of the dtype: another form of the formula may need one
+that is not. Every store also adds the least subnormal number. Another order of association may round the terms before
+they cancel (when W + s B A is stored, for example), so a sum pays for a rounding of each term. Elementary functions are
+assumed to be right to 2 units in the last place.
 
-P = Q + value^2 / 9. The k-th partial sum S_k is rounded by at most v |S_k|, with variance (v S_k)^2 / 3 if all such
+Why P: the k-th partial sum S_k is rounded by at most v |S_k|, with variance (v S_k)^2 / 3 if all such
 errors are equally likely. Where the terms come in a random order, S_k is k/K of the value, with a variance below
 k Q / K. So E S_k^2 <= (k value / K)^2 + k Q / K, and the K of them add up to about K (value^2 / 3 + Q / 2). Q alone
 would do for terms of mixed signs: where all have one sign, value^2 is K Q.
@@ -35,8 +37,7 @@ multiplies worst cases that never meet, and in float32 it would allow an error o
 Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019). A right answer is allowed
 `Precision.deviations` = 12 standard deviations. A check looks at some 10^4 numbers, and the worst of so many lies at 4.
 The other factor of 3 covers other orders of association, and roundings that are not independent: alpha / sqrt(r) is
-rounded once and moves every term of a sum the same way, which costs at most the square root of the number of terms
-(15 here).
+rounded once and moves every term of a sum the same way.
 
 The bound is the smaller of `Precision.margin` * error and `deviations` * sqrt(variance). How often a number is stored
 depends on the order of association. With s B A = (sqrt(s) B)(sqrt(s) A), both roots rounded and both products stored,
