@@ -77,7 +77,8 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
     merging = find_merging(layer)
     without = {"lora_merge": ("W_unmerged",)} if merging is not None and not merging.unmerge else {}
-    return functions(layer), Adoption(found(layer), conventions(layer), scales, said, without, layer.law.exact)
+    how = {"exact": layer.law.exact, "square": constructor.square_only}
+    return functions(layer), Adoption(found(layer), conventions(layer), scales, said, without, **how)
 
 
 def is_instance(thing: Any) -> bool:

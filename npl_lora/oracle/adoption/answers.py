@@ -12,6 +12,7 @@ from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 from .merging import Merging, find_merging, weight_after
 from .refusal import refusal
+from .training import stay_within_dtype
 from .wanted import Wanted
 
 Outputs = dict[str, Any]
@@ -27,7 +28,8 @@ def functions(layer: Layer) -> dict[str, Function]:
         asked["lora_init"] = lora_init
     if (merging := find_merging(layer)) is not None:
         asked["lora_merge"] = partial(lora_merge, merging)
-    if layer.dropout_place and layer.contract in ("lora_linear", "lora_embedding"):  # the contract has no m, no kernel
+    sets_dropout = layer.dropout_place and not layer.own_dropout
+    if sets_dropout and layer.contract in ("lora_linear", "lora_embedding"):  # the contract has no m, no kernel
         asked["lora_dropout"] = lora_dropout
     return {name: partial(_unless_refused, answer, layer) for name, answer in asked.items()}
 
@@ -52,11 +54,13 @@ def one_pass(layer: Layer, case: Case) -> Outputs:
         _needs_one_axis(layer, filled, case)
     what = Pass(case[_input(case)], case["dy"], _trained(layer), mask)
     outputs = _differentiated(layer, filled, what)
-    return {name: t.reshape(case["m"].shape) if name == "dm" else t for name, t in outputs.items()}
+    return {**outputs, **{name: outputs[name].reshape(case[name[1:]].shape) for name in what.wrt}}
 
 
 def train_steps(layer: Layer, case: Case) -> Outputs:
     """losses, A_after, B_after, W_after: the framework's own optimiser steps on A and B."""
+    if not stay_within_dtype(case):
+        raise NotImplementedError(f"its own scale takes the steps out of {case.dtype}")
     filled = layer.filled(layer.wanted_for(case), case.arrays, case.dtype)
     roles, framework = layer.roles, layer.framework
     there = framework.tensors(filled)

@@ -26,7 +26,7 @@ class Constructor:
         self.roles = _roles(self._parameters)
         self.exchanged = False  # whether in and out mean each other
         self.base_is_weight = False  # whether what is named like a layer is a weight
-        self._asked_of_config: set[str] = set()
+        self._asked_elsewhere: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -38,13 +38,17 @@ class Constructor:
         return f"{self.name}({', '.join(self.roles)})"
 
     def has(self, *roles: str) -> bool:
-        """Whether one of these roles is among the parameters, or was asked of a config object."""
-        return any(role in self.roles.values() or role in self._asked_of_config for role in roles)
+        """Whether one of these roles is among the parameters, or was asked elsewhere."""
+        return any(role in self.roles.values() or role in self._asked_elsewhere for role in roles)
+
+    def asked_elsewhere(self, role: str, name: str) -> None:
+        """Note that a role is asked of a config object, or of a method that sets the adapter up, under this name."""
+        self._asked_elsewhere[role] = name
 
     def parameter(self, role: str) -> str | None:
         """The name of the parameter that plays a role."""
         known = next((name for name, played in self.roles.items() if played == role), None)
-        return known or (role if role in self._asked_of_config else None)
+        return known or self._asked_elsewhere.get(role)
 
     @property
     def builds_a_layer(self) -> bool:
@@ -129,7 +133,7 @@ class Constructor:
 
     def _answer(self, role: str, wanted: Wanted) -> Any:
         """What a config object answers for a name of this role."""
-        self._asked_of_config.add(role)
+        self.asked_elsewhere(role, role)
         return self._parts[role](wanted) if role in self._parts else self._plain_value(role, wanted)
 
 
@@ -163,14 +167,17 @@ def _parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def _roles(parameters: list[inspect.Parameter]) -> dict[str, str | None]:
     roles = {p.name: _role(p) for p in parameters}
-    if "out" in roles.values():  # a size beside an output is the input
-        roles = {name: "in" if role == "size" and "in" not in roles.values() else role for name, role in roles.items()}
+    for there, other in (("out", "in"), ("in", "out"), ("ids", "width")):  # a size beside an output is the input
+        if there in roles.values() and other not in roles.values():
+            roles = {name: other if role == "size" else role for name, role in roles.items()}
     return roles
 
 
 def _role(parameter: inspect.Parameter) -> str | None:
     required, annotation = parameter.default is parameter.empty, str(parameter.annotation)
     role = role_of(parameter.name, by_words=required)  # what has a default can be left as it is
+    if parameter.name in ("A", "B") and required:
+        return parameter.name
     if role is None and parameter.default is parameter.empty and _is_switch(parameter):
         return "switch"
     if role in ("scale", "bias", "alpha") and (isinstance(parameter.default, str) or annotation in _TEXT):
@@ -178,4 +185,6 @@ def _role(parameter: inspect.Parameter) -> str | None:
     if role in ("A", "B") and "Module" not in annotation and parameter.default is not parameter.empty:
         return None
     an_array = any(word in annotation.lower() for word in ("tensor", "array"))
-    return "weight" if role == "base" and an_array else role
+    a_layer = any(word in annotation for word in ("Module", "Linear"))
+    other = {("base", True, False): "weight", ("weight", False, True): "base"}
+    return other.get((role or "", an_array, a_layer), role)

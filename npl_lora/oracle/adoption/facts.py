@@ -65,6 +65,8 @@ def statements(layer: Layer) -> list[str]:
         said.append("Its input and output sizes are exchanged: the first is the number of rows of W.")
     if not layer.constructor.has("A"):
         said.append(describe_start(layer))
+    if layer.own_dropout:
+        said.append("Its dropout has a probability of its own: no parameter sets it.")
     if layer.dropout_place not in ("", "x", "elsewhere"):
         said.append(f"Dropout acts {layer.dropout_place}, where PEFT has it on x.")
     return [sentence for sentence in said if sentence]
@@ -219,7 +221,7 @@ def _step(layer: Layer) -> Iterator[str]:
 
 def _evaluation(layer: Layer) -> Iterator[str]:
     """There is dropout in training, and none in evaluation."""
-    if not layer.constructor.has("dropout"):
+    if not layer.dropout_place:
         return
     built, without, framework, x = layer.fresh(dropout=0.5), layer.fresh(), layer.framework, _input(layer)
     rng = np.random.default_rng(3)
@@ -232,7 +234,7 @@ def _evaluation(layer: Layer) -> Iterator[str]:
     right = framework.value(without, x)
     if not np.allclose(framework.evaluate(built, x), right, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(right)))):
         yield "dropout acts in evaluation too, or evaluation adds another low-rank path"
-    if np.array_equal(framework.value(built, x, own_dropout=True), right):
+    if not layer.own_dropout and np.array_equal(framework.value(built, x, own_dropout=True), right):
         yield f"the parameter {layer.constructor.parameter('dropout')} has no effect in training"
 
 

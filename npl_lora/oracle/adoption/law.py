@@ -27,9 +27,9 @@ _WRONG: Mapping[str, Callable[[float, int], float]] = {
     "r / {a}": lambda a, r: r / a,
 }
 _OF_RANK: Mapping[str, Callable[[float, int], float]] = {
-    "1 / r": lambda a, r: 1 / r,
-    "1 / sqrt(r)": lambda a, r: 1 / math.sqrt(r),
-    "r": lambda a, r: float(r),
+    "{k} / r": lambda a, r: 1 / r,
+    "{k} / sqrt(r)": lambda a, r: 1 / math.sqrt(r),
+    "{k} r": lambda a, r: float(r),
 }
 
 
@@ -117,14 +117,16 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
 
 def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int, ...]) -> Law:
     slope = dict(_measured(measure, ranks))
-    first = next(iter(slope.values()), math.nan)
+    lowest, first = next(iter(slope.items()), (1, math.nan))
     if not all(map(math.isfinite, slope.values())) or _nothing(slope.values()):
         return Law("", "fault", "", dict.fromkeys(ranks, 1.0))
     if all(_near(s, first) for s in slope.values()):
         return Law(f"{first:.4g}", "convention", "", {r: _rounded(s) for r, s in slope.items()})
     for formula, law in _OF_RANK.items():
-        if all(_near(s, law(0.0, r)) for r, s in slope.items()):
-            return Law(formula, "convention", "", {r: law(0.0, r) for r in ranks})
+        k = _rounded(first / law(0.0, lowest))
+        if all(_near(s, k * law(0.0, r)) for r, s in slope.items()):
+            said = formula.format(k=f"{k:.4g}") if k != 1.0 or "/" in formula else "r"
+            return Law(said, "convention", "", {r: k * law(0.0, r) for r in ranks})
     return Law(f"c(r) with {_listed(slope)}", "convention", "", slope)
 
 

@@ -44,21 +44,24 @@ class Layer:
     @cached_property
     def dropout_place(self) -> str:
         """Where dropout acts: "x", "on x A^T", "after B", "on the columns of A", "elsewhere", or "" for none."""
-        if not self.constructor.has("dropout"):
-            return ""
         wanted = self.probe.but(dropout=0.5, bias=not self.takes_no_bias)
         x = self.kind.identity(wanted)[:5]
         try:
             shapes = self.framework.dropped(self.build(wanted), x if x.dtype.kind == "i" else x.astype(np.float32))
         except Exception:  # a forward that raises is judged case by case
-            return "elsewhere"
+            shapes = []
+        if not shapes:
+            return "elsewhere" if self.constructor.has("dropout") else ""
         rows = x.shape[:1]
         places = {x.shape: "x", (*rows, wanted.rank): "on x A^T", (*rows, wanted.out): "after B"}
         if self.kind is EMBEDDING:  # there is no x to drop: the contract drops rows of A^T
             places[*rows, wanted.rank] = "x"
-        if shapes and wanted.in_ in shapes[0]:
-            return places.get(shapes[0], "on the columns of A")
-        return places.get(shapes[0], "elsewhere") if shapes else "elsewhere"
+        return places.get(shapes[0], "on the columns of A" if wanted.in_ in shapes[0] else "elsewhere")
+
+    @property
+    def own_dropout(self) -> bool:
+        """Whether there is dropout whose probability no parameter sets."""
+        return bool(self.dropout_place) and not self.constructor.has("dropout")
 
     @property
     def contract(self) -> str:
@@ -169,7 +172,7 @@ class Layer:
             raise NotImplementedError(f"its constructor refuses {sizes}: {describe(error)}") from None
 
     def _write(self, layer: Any, held: Held, array: np.ndarray) -> None:
-        array = array.T if held.transposed else array
+        array = held.stored(array)
         shape = self.framework.tensors(layer)[held.path].shape
         if shape != array.shape:
             raise ValueError(f"{held.path} has shape {shape} in a layer that was asked for {array.shape}")
@@ -248,13 +251,13 @@ class Layer:
         return Roles(inside(roles.A), inside(roles.B), based.W, (based.bias, *own))
 
     def _square_roles(self, layer: Any, shapes: Shapes, wanted: Wanted) -> Roles:
-        """Which factor is which, by filling both and seeing which product comes out."""
+        """Which factor is which, and whether W is stored as (in, out), by filling all and seeing what comes out."""
         factors = square_candidates(shapes, wanted)
         base = [path for path, shape in shapes.items() if shape == (wanted.out, wanted.in_)]
         biases = tuple(path for path, shape in shapes.items() if shape == (wanted.out,))
-        W = Held(base[0]) if base else None
-        orders = [Roles(A, B, W, biases) for A, B in (factors, factors[::-1])]
-        if W is None:
+        bases = [Held(base[0]), Held(base[0], transposed=True)] if base else [None]
+        orders = [Roles(A, B, W, biases) for A, B in (factors, factors[::-1]) for W in bases]
+        if not base:
             orders = [self._with_base(layer, roles, wanted) for roles in orders]
         orders = [replace(roles, B=Held(roles.B.path, not roles.B.transposed)) for roles in orders]
         misfits = []

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from .kinds import Kind
 from .wanted import NotAdoptedError, Wanted
 from .words import MAGNITUDES, of_factor, plain
@@ -18,15 +20,24 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Held:
-    """Where a layer keeps a matrix: the tensor's path, and whether it is stored transposed."""
+    """Where a layer keeps a matrix: the tensor's path, and whether it is stored transposed. flat: whether a
+    convolution's factor is stored as the matrix (first axis, all the others)."""
 
     path: str
     transposed: bool = False
+    flat: bool = False
 
     def describe(self, shape: str) -> str:
         """lora_A (in, r)."""
-        turned = ", ".join(shape.strip("()").split(", ")[::-1])
-        return f"{self.path} ({turned})" if self.transposed else f"{self.path} {shape}"
+        axes = shape.strip("()").split(", ")
+        if self.flat:
+            axes = [axes[0], " ".join(axis for axis in axes[1:] if axis != "1")]
+        return f"{self.path} ({', '.join(axes[::-1] if self.transposed else axes)})"
+
+    def stored(self, array: np.ndarray) -> np.ndarray:
+        """The matrix as the layer stores it."""
+        array = array.reshape(len(array), -1) if self.flat else array
+        return array.T if self.transposed else array
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,12 @@ def square_candidates(shapes: Shapes, wanted: Wanted) -> list[Held]:
 
 
 def _candidates(shapes: Shapes, shape: tuple[int, ...], prefer: frozenset[str]) -> list[Held]:
-    either = {shape, shape[::-1]} if len(shape) == 2 else {shape}
-    found = [Held(path, has != shape) for path, has in shapes.items() if has in either]
+    matrix = (shape[0], math.prod(shape[1:]))  # a convolution's factor may be kept as one
+    found = [
+        Held(path, has == matrix[::-1], has != shape and len(shape) > 2)
+        for path, has in shapes.items()
+        if has in (shape, matrix, matrix[::-1])
+    ]
     preferred = [held for held in found if held.path in prefer]
     return preferred or found
 

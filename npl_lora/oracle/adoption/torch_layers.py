@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -18,11 +18,11 @@ from .constructor import Constructor
 from .framework import Based, Pass, Tensor
 from .shapes import Held
 from .wanted import NotAdoptedError, Wanted
-from .words import SET_UP, SET_WEIGHT, is_weight, role_of
+from .words import BASE_OUTPUT, SET_UP, SET_WEIGHT, is_weight, plain, role_of
 
 
 class WithBase(nn.Module):
-    """A low-rank path, added to a linear layer."""
+    """A low-rank path, added to a linear layer. A path whose forward takes the layer's output adds it itself."""
 
     def __init__(self, path: nn.Module, wanted: Wanted) -> None:
         super().__init__()
@@ -30,7 +30,10 @@ class WithBase(nn.Module):
         self.path = path
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.base(x) + call(self.path, x)
+        y = self.base(x)
+        names = list(inspect.signature(self.path.forward).parameters)
+        taken = [name for name in names if plain(name) in BASE_OUTPUT]
+        return call(self.path, x, **{taken[0]: y}) if taken else y + call(self.path, x)
 
 
 class Conv1D(nn.Module):
@@ -90,7 +93,7 @@ class TorchLayers:
             base, self._last_base = self._last_base, None
             base.lora = layer  # it replaces the base's forward, and is called through it
             return base
-        _set_up(layer, wanted)
+        _set_up(layer, wanted, constructor)
         _set_weight(layer, wanted, constructor)
         return layer
 
@@ -227,20 +230,20 @@ def _dtype(wanted: Wanted) -> torch.dtype:
     return getattr(torch, wanted.dtype) if wanted.dtype else torch.get_default_dtype()
 
 
-def call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """y; the first of a tuple. Raises NotImplementedError for what cannot be called with x alone."""
-    y = layer(x, **_more(layer))
+def call(layer: nn.Module, x: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+    """y; the first of a tuple. Raises NotAdoptedError for what cannot be called with x and what is given alone."""
+    y = layer(x, **_more(layer, given), **given)
     y = y[0] if isinstance(y, tuple) and y else y
     if not isinstance(y, torch.Tensor):
         raise TypeError(f"forward returned {'None' if y is None else 'a ' + type(y).__name__}, expected a tensor")
     return y
 
 
-def _more(layer: nn.Module) -> dict[str, Any]:
-    """What forward needs besides x."""
+def _more(layer: nn.Module, given: Container[str]) -> dict[str, Any]:
+    """What forward needs besides x and what it is given."""
     found: dict[str, Any] = {}
     for p in list(inspect.signature(layer.forward).parameters.values())[1:]:
-        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty or p.name in given:
             continue
         if role_of(p.name) not in ("scale", "alpha"):
             raise NotAdoptedError(
@@ -277,7 +280,7 @@ def _gradient(t: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(t) if t.grad is None else t.grad
 
 
-def _set_up(layer: nn.Module, wanted: Wanted) -> None:
+def _set_up(layer: nn.Module, wanted: Wanted, constructor: Constructor) -> None:
     """Call what makes the factors, where the constructor made none."""
     sizes = sorted((wanted.rank, wanted.in_))
     if any(sorted(t.shape) == sizes for _, _, t in _walk(layer)):
@@ -289,12 +292,16 @@ def _set_up(layer: nn.Module, wanted: Wanted) -> None:
                 "alpha": wanted.strength,
                 "dropout": wanted.dropout,
                 "scale": wanted.strength,
+                "name": "default",
             }
             call = getattr(layer, name)
             parameters = inspect.signature(call).parameters.values()
             if any(p.default is p.empty and role_of(p.name) not in values for p in parameters):
                 continue
-            call(**{p.name: values[role] for p in parameters if (role := role_of(p.name)) in values})
+            roles = {p.name: role for p in parameters if (role := role_of(p.name)) in values}
+            call(**{name: values[role] for name, role in roles.items()})
+            for name, role in roles.items():
+                constructor.asked_elsewhere(role or "", name)
             return
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..case import Case
+import numpy as np
+
+from ..case import Case, widen
+from ..contracts import CONTRACTS
 
 Gradients = list[Any]
 
@@ -21,3 +24,15 @@ def train_on(
         losses.append(sum(loss / every for loss, _ in window))
         step([sum(g / every for g in gradients) for gradients in zip(*(own for _, own in window), strict=True)])
     return losses
+
+
+def stay_within_dtype(case: Case) -> bool:
+    """Whether no number of these steps comes near float16's largest: with a scale of its own a layer may diverge.
+
+    The largest on the way are the sums of squares under the losses; 16 leaves room for another order of summing. The
+    other dtypes hold numbers up to 10^38.
+    """
+    after = CONTRACTS["train_steps"].answer(widen(case), case.config)
+    sizes = {"losses": case["Y"].size}
+    reached = max(float(np.max(np.abs(t))) * sizes.get(name, 1) for name, t in after.items())
+    return case.dtype != "float16" or 16.0 * reached < float(np.finfo(np.float16).max)

@@ -12,7 +12,7 @@ _ROLES = {
     "out": "out_features out_feature out_dim out_dims output_dim output_dims d_out out_f out_feat fan_out dim_out"
     " features_out outdim dim_output output_size out_size n_out outfeatures units features out_channels",
     "size": "d_embed embed_dim dim d d_model d_latent hidden_size hidden_dim n_embd",
-    "rank": "r rank lora_rank lora_r lora_dim rank_lora d_lora low_rank low_rank_dim bottleneck lora_attn_dim",
+    "rank": "r rank lora_rank lora_r lora_dim rank_lora d_lora low_rank low_rank_dim bottleneck lora_attn_dim lowrank",
     "alpha": "alpha lora_alpha network_alpha a",
     "scale": "scale scaling lora_scaling lora_scale scaling_factor lora_scaler multiplier",
     "dropout": "dropout lora_dropout dropout_p p dropout_rate lora_dropout_p dropout_prob drop drop_rate lora_drop_out"
@@ -31,10 +31,11 @@ _ROLES = {
     "dtype": "dtype param_dtype",
     "name": "lora_name adapter_name name",
     "config": "config args cfg lora_config lora_cfg layer_config peft_config conf hparams",
-    "A": "w_a linear_a lora_a a_layer",
-    "B": "w_b linear_b lora_b b_layer",
-    "ids": "num_embeddings num_embedding vocab_size n_vocab",
-    "width": "embedding_dim embedding_size",
+    "A": "w_a linear_a lora_a a_layer lora_down down down_proj a_linear a_proj",
+    "B": "w_b linear_b lora_b b_layer lora_up up up_proj b_linear b_proj",
+    "ids": "num_embeddings num_embedding vocab_size n_vocab vocab vocabulary_size num_tokens n_tokens num_embed"
+    " n_embeddings",
+    "width": "embedding_dim embedding_dims embedding_size emb_dim emb_size embed_size embed_width d_emb",
     "kernel": "kernel_size",
     "stride": "stride",
     "padding": "padding",
@@ -69,7 +70,10 @@ MAGNITUDES = frozenset(_MAGNITUDES.split())
 TRAINING = frozenset(("train", "training", "is_training"))  # what a call is told besides its input
 EVALUATION = frozenset(("deterministic", "inference", "eval"))
 
-SET_UP = ("init_lora", "set_lora", "reset_lora", "create_lora", "add_lora", "enable_lora")  # called with a rank
+_SET_UP = "init_lora set_lora reset_lora create_lora add_lora enable_lora add_adapter update_layer"
+SET_UP = tuple(_SET_UP.split())  # called with a rank
+_BASE_OUTPUT = "original_output original_out orig_output orig_out base_output base_out base_y frozen_output frozen_out"
+BASE_OUTPUT = frozenset(f"{_BASE_OUTPUT} pretrained_output linear_output linear_out residual".split())  # beside x
 SET_WEIGHT = ("set_weight", "set_weights", "set_base_weight", "set_base_weights", "set_linear", "set_base_linear")
 _MERGE = "merge merge_weights merge_lora fuse merge_and_unload to_linear merge_lora_weights merged_linear"
 MERGE = tuple(_MERGE.split())
@@ -87,17 +91,22 @@ _BY_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("alpha", ("alpha",)),
     ("name", ("name",)),
 )
-_NOT_BY_WORDS = frozenset(["init", "type", "mode", "pattern"])  # init_alpha, dropout_type
+_NOT_BY_WORDS = frozenset(["init", "type", "mode", "pattern", "max", "min", "target"])  # init_alpha, dropout_type
+_LAST_WORDS = ("rank", "alpha")  # weight_rank says what it is even where it has a default
 
 
 def role_of(name: str, by_words: bool = True) -> str | None:
-    """The role that a parameter of this name plays, or None. by_words: whether its words may tell."""
+    """The role that a parameter of this name plays, or None. by_words: whether any of its words may tell, not only
+    the last."""
     name = plain(name)
-    if name in _ROLE or not by_words:
-        return _ROLE.get(name)
+    if name in _ROLE:
+        return _ROLE[name]
     words = set(name.split("_"))
     if words & _NOT_BY_WORDS:
         return None
+    if not by_words:
+        last = name.split("_")[-1]
+        return last if last in _LAST_WORDS and not name.startswith("use_") else None
     return next((role for role, groups in _BY_WORDS if all(words & set(group.split()) for group in groups)), None)
 
 

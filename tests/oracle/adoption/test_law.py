@@ -11,6 +11,7 @@ from npl_lora.oracle.adoption.adoption import Adoption
 from npl_lora.oracle.adoption.facts import Fact
 from npl_lora.oracle.adoption.law import Law, dora_scale, find_law, low_rank_scale
 from npl_lora.oracle.adoption.sentences import convention, scale_fact
+from npl_lora.oracle.adoption.training import stay_within_dtype
 from npl_lora.oracle.case import Case
 from npl_lora.oracle.contracts import CONTRACTS
 
@@ -70,7 +71,15 @@ def test_a_scale_that_is_always_the_same_is_a_convention(s):
 
 
 def test_a_scale_of_the_rank_alone():
-    for formula, s in {"1 / r": lambda r: 1 / r, "1 / sqrt(r)": lambda r: r**-0.5, "r": lambda r: float(r)}.items():
+    laws = {
+        "1 / r": lambda r: 1 / r,
+        "16 / r": lambda r: 16 / r,
+        "1 / sqrt(r)": lambda r: r**-0.5,
+        "3 / sqrt(r)": lambda r: 3 * r**-0.5,
+        "r": lambda r: float(r),
+        "0.5 r": lambda r: r / 2,
+    }
+    for formula, s in laws.items():
         law = find_law(lambda a, r, s=s: s(r), "", RANKS)
         assert (law.kind, law.formula) == ("convention", formula)
     odd = find_law(lambda a, r: r + 1.0, "", RANKS)
@@ -178,6 +187,32 @@ def test_a_case_stays_exact_where_the_scale_is_a_power_of_two_and_no_larger():
     assert not any(Adoption((), exact=False).question(case).exact for case in exact)
 
 
+def test_steps_that_leave_float16_with_a_large_scale_are_told():
+    own = Adoption((), scales={r: 16 / r for r in RANKS})
+    for dtype in ("float64", "float32", "float16"):
+        for case in CONTRACTS["train_steps"].cases(dtype):
+            assert stay_within_dtype(case)
+            with np.errstate(over="ignore", invalid="ignore"):
+                after = CONTRACTS["train_steps"].answer(own.question(case).arrays, own.question(case).config)
+            finite = all(np.isfinite(array).all() for array in after.values())
+            assert finite or not stay_within_dtype(own.question(case)), case.id
+    assert not all(stay_within_dtype(own.question(case)) for case in CONTRACTS["train_steps"].cases("float16"))
+    assert all(stay_within_dtype(own.question(case)) for case in CONTRACTS["train_steps"].cases("float32"))
+
+
+@pytest.mark.parametrize("contract", ["lora_linear", "lora_merge", "lora_dropout", "train_steps"])
+def test_a_layer_that_takes_square_weights_alone_is_asked_them(contract):
+    for case in CONTRACTS[contract].cases("float64"):
+        asked = Adoption((), square=True).question(case)
+        if case.config.get("optimizer") == "adamw" or "W" not in case:
+            assert asked == case
+            continue
+        rows, columns = asked["W"].shape
+        assert rows == columns == min(case["W"].shape) == asked["B"].shape[0] == asked["A"].shape[1]
+        if contract != "lora_dropout":  # whose answer waits for the mask that the subject drew
+            CONTRACTS[contract].answer(asked.arrays, asked.config)
+
+
 def test_outputs_that_the_layer_lacks_are_not_asked_for():
     adoption = Adoption((), without={"lora_merge": ("W_unmerged",)})
     for case in CONTRACTS["lora_merge"].cases("float64"):
@@ -189,8 +224,9 @@ def test_outputs_that_the_layer_lacks_are_not_asked_for():
     scales=st.none() | st.dictionaries(st.integers(1, 64), st.floats(0.01, 100.0), min_size=1),
     wrong=st.text(max_size=20),
     exact=st.booleans(),
+    square=st.booleans(),
 )
-def test_an_adoption_crosses_a_pipe(scales, wrong, exact):
+def test_an_adoption_crosses_a_pipe(scales, wrong, exact, square):
     facts = (Fact("start", wrong), Fact("step"))
-    adoption = Adoption(("a", "b"), "c", scales, facts, {"lora_merge": ("W_unmerged",)}, exact)
+    adoption = Adoption(("a", "b"), "c", scales, facts, {"lora_merge": ("W_unmerged",)}, exact, square)
     assert Adoption.from_json(adoption.as_json()) == adoption

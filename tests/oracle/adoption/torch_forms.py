@@ -86,6 +86,17 @@ class OneSquareSize(SizesRankAlpha):
         super().__init__(dim, dim, rank, rank)
 
 
+class SquareOfInRows(nn.Module):
+    def __init__(self, d_model, r, alpha):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(d_model, d_model), requires_grad=False)
+        self.A, self.B = uniform(d_model, r, bound=1 / math.sqrt(d_model)), zeros(r, d_model)
+        self.s = alpha / r
+
+    def forward(self, x):
+        return x @ self.weight + self.s * (x @ self.A @ self.B)
+
+
 class BaseRank(BaseRankAlpha):
     def __init__(self, linear, rank):
         super().__init__(linear, rank, rank)
@@ -98,6 +109,38 @@ class FactorsAsModules(nn.Module):
 
     def forward(self, x):
         return self.linear(x) + self.linear_b(self.linear_a(x))
+
+
+class FactorsNamedByALetter(nn.Module):
+    def __init__(self, wt: nn.Module, A: nn.Module, B: nn.Module, rank_lora: int, alpha: int):
+        super().__init__()
+        self.wt, self.A, self.B, self.s = wt.requires_grad_(False), A, B, alpha / rank_lora
+
+    def forward(self, x):
+        return self.wt(x) + self.s * self.B(self.A(x))
+
+
+class AdapterAddedLater(nn.Module):
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.lora_A, self.lora_B, self.scaling = nn.ParameterDict(), nn.ParameterDict(), {}
+
+    def add_adapter(self, adapter_name, r, lora_alpha):
+        self.lora_A[adapter_name] = uniform(r, self.base_layer.in_features, bound=0.1)
+        self.lora_B[adapter_name] = zeros(self.base_layer.out_features, r)
+        self.scaling[adapter_name] = lora_alpha / r
+
+    def forward(self, x):
+        y = self.base_layer(x)
+        for name, s in self.scaling.items():
+            y = y + s * (x @ self.lora_A[name].T @ self.lora_B[name].T)
+        return y
+
+
+class RankByItsLastWord(SizesRankAlpha):
+    def __init__(self, in_features, out_features, weight_rank=4, weight_alpha=8):
+        super().__init__(in_features, out_features, weight_rank, weight_alpha)
 
 
 class ConfigOfAttributes(SizesRankAlpha):
@@ -157,6 +200,11 @@ class PathOnly(nn.Module):
 
     def forward(self, x):
         return self.scale * (x @ self.A @ self.B)
+
+
+class PathThatAddsTheBasesOutput(PathOnly):
+    def forward(self, x, original_output):
+        return original_output + super().forward(x)
 
 
 class InheritsFromLinear(nn.Linear):
@@ -285,6 +333,15 @@ class TwiceAlphaOverRank(BaseRankAlpha):
 class RootAsPower(BaseRankAlpha):
     def law(self, alpha, rank):
         return alpha * rank**-0.5
+
+
+class OwnAlphaAndDropout(BaseRankAlpha):
+    def __init__(self, base_layer, rank):
+        super().__init__(base_layer, rank, 16.0)
+        self.dropout = nn.Dropout(0.05)
+
+    def low_rank(self, x):
+        return super().low_rank(self.dropout(x))
 
 
 class FixedThird(NoAlpha):
@@ -441,6 +498,30 @@ class LoraEmbedding(nn.Module):
 
     def forward(self, ids):
         return self.embedding(ids) + self.scaling * F.embedding(ids, self.lora_A.T) @ self.lora_B.T
+
+
+class EmbeddingOfIdsInRows(nn.Embedding):
+    def __init__(self, vocab, emb_dim, rank, alpha):
+        super().__init__(vocab, emb_dim)
+        self.weight.requires_grad = False
+        self.lora_A, self.lora_B = zeros(vocab, rank), nn.Parameter(torch.randn(rank, emb_dim))
+        self.scaling = alpha / rank
+
+    def forward(self, ids):
+        return self.weight[ids] + self.scaling * self.lora_A[ids] @ self.lora_B
+
+
+class Conv2dWithMatrices(nn.Conv2d):
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, rank=2, alpha=2):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self.requires_grad_(False)
+        size = in_channels * self.kernel_size[0] * self.kernel_size[1]
+        self.lora_A, self.lora_B = uniform(rank, size, bound=1 / math.sqrt(size)), zeros(rank, out_channels)
+        self.scaling = alpha / rank
+
+    def forward(self, x):
+        update = (self.lora_B.T @ self.lora_A).view(self.weight.shape)
+        return F.conv2d(x, self.weight + self.scaling * update, self.bias, self.stride, self.padding)
 
 
 class LoraConv2d(nn.Module):
