@@ -81,7 +81,14 @@ class MutateComposition(Mutate):
 
     def visit_Compare(self, node):
         self.generic_visit(node)
-        turned = {ast.In: ast.NotIn, ast.Gt: ast.GtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.IsNot: ast.Is}
+        turned = {
+            ast.In: ast.NotIn,
+            ast.NotIn: ast.In,
+            ast.Gt: ast.GtE,
+            ast.Eq: ast.NotEq,
+            ast.NotEq: ast.Eq,
+            ast.IsNot: ast.Is,
+        }
         if self._is_target(node):
             node.ops = [turned[type(node.ops[0])]()]
         return node

@@ -48,7 +48,7 @@ def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cach
 
 def mlp(layer: Scope) -> Stage:
     """y = proj(gelu(fc(x))).  x (B, T, C) -> y (B, T, C)."""
-    fc, proj = (layer.linear(name, transposed=True) for name in ("c_fc", "c_proj"))
+    fc, proj = (layer.linear(name, transposed=True) for name in ("c_fc", "c_proj"))  # C -> F -> C
     return chain(fc, layer.activation("gelu_tanh"), proj)
 
 

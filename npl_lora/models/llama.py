@@ -8,8 +8,10 @@
 Mistral and Qwen2 may have a sliding window. Qwen2 has biases on q, k and v. Qwen3 normalises each head of q and k
 before rope. A bias or a norm is used if the checkpoint has its tensor.
 
-Derivation. The model is composed of stages (`ops.compose`), which give the pullback too. A residual sum passes dy on
-unchanged and adds what comes back through its branch.
+layer.rms_norm(name), layer.linear(name) and attention(...) compute nothing yet: each returns a stage, a function of x
+(`ops.compose`, `_scope`).
+
+Derivation. The composed stages give the pullback too. For y = x + f(x), dx = dy + f's pullback of dy.
 
 Source: Touvron et al., "LLaMA", 2023, section 2.2; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2" and "Qwen3"
 technical reports, 2024 and 2025; Su et al. 2021 for rope; Llama 3.1's configuration for its frequencies.
@@ -39,7 +41,7 @@ def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cach
     start = 0 if cache is None else cache.length
     rope = partial(layer.ops.rope, start=start, frequencies=config.frequencies)
 
-    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 norms q and k
+    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 normalises q and k
         norm = [layer.rms_norm(f"{name}_norm", config.eps)] if f"{name}_norm.weight" in layer else []
         return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
 
@@ -50,6 +52,7 @@ def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cach
 
 def mlp(layer: Scope) -> Stage:
     """y = down(silu(gate(x)) o up(x)).  x (B, T, C) -> y (B, T, C)."""
+    # (B, T, C) -> (B, T, F), and back to (B, T, C)
     inner = branch(layer.ops.glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
     return chain(inner, layer.linear("down_proj"))
 

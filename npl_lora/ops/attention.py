@@ -1,18 +1,20 @@
 """attention: scaled dot-product attention with grouped key/value heads.
 
-    S = (s q) k^T         (..., H, T, S)      s = 1 / sqrt(D) unless given
-    P = softmax(S)        (..., H, T, S)      over the keys that are visible
+    Z = (s q) k^T         (..., H, T, S)      the scores; s = 1 / sqrt(D) unless given
+    P = softmax(Z)        (..., H, T, S)      over the keys that are visible
     y = P v               (..., H, T, Dv)
 
 There are H query heads and G key/value heads. Query head h uses key/value head h // (H / G), so consecutive heads share
-one (as np.repeat lays them out, not np.tile). Query t stands at position offset + t, and key j at position j. A row
+one (as np.repeat lays them out, not np.tile). Query t is at position offset + t, and key j at position j. A row
 that sees no key gives zeros, and passes back zeros.
 
-Derivation. Take the three lines from the last to the first. Each gives the gradients of its own inputs.
+Derivation. Take the three lines from the last to the first. Each gives the gradients of its own inputs. To first order
+the change of P v is δP v + P δv, and <P, Q R> = <P R^T, Q> = <Q^T P, R> moves the other factor to the left. rowsum is
+the sum over the keys.
 
     1. y = P v.        δL = <dy, δP v> + <dy, P δv>          dP = dy v^T,      dv = P^T dy
-    2. P = softmax(S). See softmax.py.                       dS = P o (dP - rowsum(dP o P))
-    3. S = (s q) k^T.  δL = <dS, s δq k^T> + <dS, s q δk^T>  dq = s dS k,      dk = dS^T (s q)
+    2. P = softmax(Z). δP = P o (δZ - rowsum(P o δZ))        dZ = P o (dP - rowsum(dP o P))      (see softmax.py)
+    3. Z = (s q) k^T.  δL = <dZ, s δq k^T> + <dZ, s q δk^T>  dq = s dZ k,      dk = dZ^T (s q)
 
 A key/value head that serves H / G query heads enters y through each of them, so its gradient is the sum over them.
 
@@ -23,7 +25,7 @@ Beltagy et al., "Longformer", 2020, for the window.
 from __future__ import annotations
 
 from ._interface import Array, Pullback
-from .checks import check_inputs, check_integer, check_number
+from .checks import check_bool, check_inputs, check_integer, check_number
 from .namespace import quotient
 from .softmax import softmax
 
@@ -56,6 +58,9 @@ def attention(
         raise ValueError("k has 0 heads, expected at least 1")
     if n["H"] % n["G"]:
         raise ValueError(f"q has {n['H']} heads, expected a multiple of k's {n['G']} heads")
+    if n["D"] == 0:
+        raise ValueError("q has heads of size 0, expected at least 1")
+    check_bool("causal", causal)
     scale = quotient(xp, 1, n["D"]) ** 0.5 if scale is None else check_number("scale", scale)
     visible = _visible(xp, n, causal, check_integer("offset", offset), window, key_mask)
 
@@ -63,7 +68,7 @@ def attention(
     sq = scale * xp.reshape(q, (*grouped, n["D"]))  # (..., G, H/G, T, D)
     kg = xp.expand_dims(k, axis=-3)  # (..., G, 1, S, D)
     vg = xp.expand_dims(v, axis=-3)
-    P, softmax_pullback = softmax(sq @ kg.mT, mask=visible)
+    P, softmax_pullback = softmax(sq @ kg.mT, mask=visible)  # (..., G, H/G, T, S), as Z and their gradients
     y = xp.reshape(P @ vg, (*n["..."], n["H"], n["T"], n["Dv"]))
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
@@ -73,12 +78,12 @@ def attention(
             grads["v"] = xp.sum(P.mT @ dyg, axis=-3)  # forward was: y = P v
         if wrt & {"q", "k"}:
             dP = dyg @ vg.mT  # forward was: y = P v
-            dS = softmax_pullback(dP)["x"]  # forward was: P = softmax(S)
+            dZ = softmax_pullback(dP)["x"]  # forward was: P = softmax(Z)
         if "q" in wrt:
-            dq = scale * (dS @ kg)  # forward was: S = (s q) k^T
+            dq = scale * (dZ @ kg)  # forward was: Z = (s q) k^T
             grads["q"] = xp.reshape(dq, (*n["..."], n["H"], n["T"], n["D"]))
         if "k" in wrt:
-            grads["k"] = xp.sum(dS.mT @ sq, axis=-3)  # forward was: S = (s q) k^T
+            grads["k"] = xp.sum(dZ.mT @ sq, axis=-3)  # forward was: Z = (s q) k^T
         return grads
 
     return y, Pullback(backward, y, inputs=("q", "k", "v"))

@@ -153,6 +153,13 @@ def check_integer(name: str, value: Any, at_least: int | None = None, below: int
     return value
 
 
+def check_bool(name: str, value: Any) -> bool:
+    """The value, which must be True or False: text would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {describe_type(value)}, expected a bool")
+    return bool(value)
+
+
 def check_choice(name: str, value: Any, choices: Any) -> Any:
     """The value, which must be one of these names."""
     if not isinstance(value, str) or value not in choices:

@@ -1,8 +1,8 @@
 """compose: how larger functions are put together from ops, forwards in order and pullbacks in reverse.
 
 A stage takes one array and returns y and its pullback, as an op does. The gradient of the array that came in is called
-"x"; the gradients of weights keep their own names. partial(linear, W=W) is a stage, and so is softmax. These functions
-take stages and return a stage:
+"x"; the gradients of weights keep their own names. partial(linear, W=W) is a stage, and so is softmax. The activations
+call their input z, so renamed(relu, {"z": "x"}) is a stage. These functions take stages and return a stage:
 
     chain(f, g)                 y = g(f(x))
     residual(f)                 y = x + f(x)
@@ -25,7 +25,8 @@ through g's pullback first and through f's after it. Where x enters in several p
 through each of them, and so dx is the sum of the gradients that come back. In the same way, a weight that several
 stages share under one name gets the sum of their gradients.
 
-A pullback computes only what somebody asks for: it stops above the lowest stage with a name in `wrt`.
+A pullback computes only what somebody asks for. The backward of a chain ends at the first stage that has a name in
+`wrt`: the stages before it are not called.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +40,9 @@ Stage = Callable[[Array], tuple[Array, Pullback]]
 
 
 def chain(*stages: Stage) -> Stage:
-    """y = the last stage of (... the second stage of (the first stage of x))."""
+    """y = the last stage of (... the second stage of (the first stage of x)). Raises ValueError for no stages."""
+    if not stages:
+        raise ValueError("chain got no stages, expected at least one")
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         pullbacks: list[Pullback] = []
@@ -54,8 +57,8 @@ def chain(*stages: Stage) -> Stage:
                 dy = grads.through(pullbacks[i], dy, "x" if i > lowest else None)  # forward was: x = stages[i](x)
             return grads
 
-        inputs = _united(pullbacks[0].inputs, *[_weights(p.inputs) for p in pullbacks[1:]])
-        return x, Pullback(backward, x, inputs, _united(*[p.frozen for p in pullbacks]))
+        inputs = _union(pullbacks[0].inputs, *[_weights(p.inputs) for p in pullbacks[1:]])
+        return x, Pullback(backward, x, inputs, _union(*[p.frozen for p in pullbacks]))
 
     return forward
 
@@ -89,18 +92,21 @@ def branch(op: Op, **stages: Stage) -> Stage:
                 grads.through(pullbacks[name], dvalues[name])  # forward was: values[name] = stages[name](x)
             return grads
 
-        inputs = _united(*[p.inputs for p in pullbacks.values()])
-        return y, Pullback(backward, y, inputs, _united(*[p.frozen for p in pullbacks.values()]))
+        inputs = _union(*[p.inputs for p in pullbacks.values()])
+        return y, Pullback(backward, y, inputs, _union(*[p.frozen for p in pullbacks.values()]))
 
     return forward
 
 
 def add(*stages: Stage) -> Stage:
-    """y = the sum of the stages of x. Each stage gets dy."""
+    """y = the sum of the stages of x. Each stage gets dy. Raises ValueError if their shapes differ."""
     names = tuple(f"term_{i}" for i in range(len(stages)))
 
     def total(**terms: Array) -> tuple[Array, Pullback]:
         first, *others = terms.values()
+        for name, term in terms.items():
+            if term.shape != first.shape:
+                raise ValueError(f"{name} has shape {tuple(term.shape)}, expected that of term_0, {tuple(first.shape)}")
         y = sum(others, start=first)
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
@@ -112,10 +118,16 @@ def add(*stages: Stage) -> Stage:
 
 
 def residual(stage: Stage) -> Stage:
-    """y = x + stage(x). dx is dy itself plus what comes back through the stage."""
+    """y = x + stage(x). dx is dy itself plus what comes back through the stage.
+
+    Raises ValueError if stage(x) has another shape than x, or if the stage has no input x.
+    """
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         inner, pullback = stage(x)
+        if inner.shape != x.shape:
+            raise ValueError(f"stage(x) has shape {tuple(inner.shape)}, expected x's, {tuple(x.shape)}")
+        _check_input("x", pullback)
         y = x + inner
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
@@ -167,19 +179,19 @@ def renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
 def over_rows(stage: Stage) -> Stage:
     """The stage on all tokens at once: x (..., in) goes in as a matrix (N, in), and y comes back as (..., out).
 
-    NumPy multiplies a stack of matrices one after another, and short texts make small ones; one large product is
-    faster.
+    NumPy multiplies a stack of matrices one after another, and for short texts these matrices are small. One large
+    product is faster.
     """
 
     def forward(x: Array) -> tuple[Array, Pullback]:
         y, pullback = stage(rows(x))
-        y = _reshaped(y, (*x.shape[:-1], y.shape[-1]))
+        y = _reshape(y, (*x.shape[:-1], y.shape[-1]))
         shape = x.shape
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
             grads = pullback(rows(dy), wrt=wrt)
             if "x" in grads:
-                grads["x"] = _reshaped(grads["x"], shape)
+                grads["x"] = _reshape(grads["x"], shape)
             return grads
 
         return y, Pullback(backward, y, pullback.inputs, pullback.frozen)
@@ -188,13 +200,18 @@ def over_rows(stage: Stage) -> Stage:
 
 
 def split_heads(head_size: int) -> Stage:
-    """(..., T, H D) -> (..., H, T, D): the features of each token, cut into heads of size D = head_size."""
+    """(..., T, H D) -> (..., H, T, D): the features of each token, cut into heads of size D = head_size.
+
+    Raises ValueError if the features are no multiple of head_size.
+    """
 
     def forward(x: Array) -> tuple[Array, Pullback]:
+        if x.shape[-1] % head_size:
+            raise ValueError(f"x has {x.shape[-1]} features, expected a multiple of head_size = {head_size}")
         y = _split(x, head_size)
 
         def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
-            return {"x": _joined(dy)} if "x" in wrt else {}
+            return {"x": _join(dy)} if "x" in wrt else {}
 
         return y, Pullback(backward, y, ("x",))
 
@@ -203,7 +220,7 @@ def split_heads(head_size: int) -> Stage:
 
 def join_heads(x: Array) -> tuple[Array, Pullback]:
     """(..., H, T, D) -> (..., T, H D): the heads side by side, which undoes split_heads."""
-    y, D = _joined(x), x.shape[-1]
+    y, D = _join(x), x.shape[-1]
 
     def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
         return {"x": _split(dy, D)} if "x" in wrt else {}
@@ -228,6 +245,8 @@ class Gradients(dict[str, Array]):
 
         onward: one more input, whose gradient is returned and not collected, for the pullback below.
         """
+        if onward is not None:
+            _check_input(onward, pullback)
         names = [name for name in pullback.inputs if name in self.wrt or name == onward]
         grads = pullback(dy, wrt=names)
         dx = grads.pop(onward) if onward is not None else None
@@ -236,7 +255,13 @@ class Gradients(dict[str, Array]):
         return dx
 
 
-def _united(*names: Sequence[str]) -> tuple[str, ...]:
+def _check_input(name: str, pullback: Pullback) -> None:
+    if name not in pullback.inputs:
+        inputs = ", ".join(pullback.inputs)
+        raise ValueError(f"a stage has the inputs {inputs}, expected {name} among them: use renamed")
+
+
+def _union(*names: Sequence[str]) -> tuple[str, ...]:
     """Each name once, in the order of first appearance."""
     return tuple(dict.fromkeys(name for group in names for name in group))
 
@@ -246,20 +271,20 @@ def _weights(inputs: Sequence[str]) -> list[str]:
 
 
 def _split(t: Array, D: int) -> Array:
-    return _swapped(_reshaped(t, (*t.shape[:-1], t.shape[-1] // D, D)))
+    return _swap(_reshape(t, (*t.shape[:-1], t.shape[-1] // D, D)))
 
 
-def _joined(t: Array) -> Array:
-    t = _swapped(t)
-    return _reshaped(t, (*t.shape[:-2], t.shape[-2] * t.shape[-1]))
+def _join(t: Array) -> Array:
+    t = _swap(t)
+    return _reshape(t, (*t.shape[:-2], t.shape[-2] * t.shape[-1]))
 
 
-def _swapped(t: Array) -> Array:
+def _swap(t: Array) -> Array:
     """The second and third axis from the end, exchanged."""
     axes = list(range(t.ndim))
     axes[-3], axes[-2] = axes[-2], axes[-3]
     return t.__array_namespace__().permute_dims(t, tuple(axes))
 
 
-def _reshaped(t: Array, shape: tuple[int, ...]) -> Array:
+def _reshape(t: Array, shape: tuple[int, ...]) -> Array:
     return t.__array_namespace__().reshape(t, shape)

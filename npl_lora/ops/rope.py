@@ -17,7 +17,7 @@ Source: Su et al., "RoFormer", 2021, equations 14, 15 and 34.
 from __future__ import annotations
 
 from ._interface import Array, Pullback
-from .checks import check_inputs, check_integer, check_positive
+from .checks import check_bool, check_inputs, check_integer, check_positive
 from .namespace import quotient, rotary_dtype, table_for
 
 
@@ -42,6 +42,7 @@ def rope(
     xp, n = check_inputs(x=(x, "... T D"))
     theta = check_positive("theta", theta)
     check_integer("start", start)
+    check_bool("interleaved", interleaved)
     if n["D"] % 2:
         raise ValueError(f"x has head size D = {n['D']}, expected an even number")
     if frequencies is None:

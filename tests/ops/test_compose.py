@@ -273,6 +273,40 @@ def test_recompute_keeps_x_alone():
     np.testing.assert_array_equal(again(X)["x"], once(X)["x"])
 
 
+X_5_8 = np.arange(40.0).reshape(5, 8)
+WIDER = partial(ops.linear, W=np.ones((6, 8)))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: compose.chain(), "chain got no stages"),
+        (lambda: compose.residual(WIDER)(X_5_8), r"stage\(x\) has shape \(5, 6\), expected x's, \(5, 8\)"),
+        (
+            lambda: compose.residual(partial(ops.linear, W=np.ones((8, 1))))(X_5_8[:, :1]),
+            r"stage\(x\) has shape \(5, 8\)",
+        ),
+        (
+            lambda: compose.residual(ops.relu)(X_5_8),
+            "a stage has the inputs z, expected x among them: use renamed",
+        ),
+        (lambda: compose.add(WIDER, ops.softmax)(X_5_8), r"term_1 has shape \(5, 8\), expected that of"),
+        (lambda: compose.split_heads(3)(X_5_8), "x has 8 features, expected a multiple of head_size = 3"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_a_stage_whose_input_has_another_name_is_refused_in_the_backward():
+    y, pullback = compose.chain(WIDER, ops.relu)(X_5_8)
+    with pytest.raises(ValueError, match="a stage has the inputs z, expected x among them"):
+        pullback(y)
+    y, pullback = compose.chain(WIDER, compose.renamed(ops.relu, {"z": "x"}))(X_5_8)
+    assert pullback(y)["x"].shape == (5, 8)
+
+
 def test_an_unknown_name_is_refused():
     _, pullback = compositions(compose)["nested"].stage(WEIGHTS)(X)
     with pytest.raises(ValueError, match=r"^wrt names Z, expected some of x, W, U, V, A, B$"):
@@ -282,7 +316,7 @@ def test_an_unknown_name_is_refused():
 # A test of the tests above: with one fault planted in compose.py, they must fail.
 
 PATH = Path(compose.__file__)
-FUNCTIONS = ("backward", "through", "_lowest", "_united", "_weights", "_split", "_joined", "_swapped")
+FUNCTIONS = ("backward", "through", "_lowest", "_union", "_weights", "_split", "_join", "_swap")
 
 
 def mutate(target):

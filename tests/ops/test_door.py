@@ -131,6 +131,14 @@ REFUSED = [
     (lambda: ops.attention(q, k[..., :1], v), ValueError, "k has shape (2, 5, 1), expected (..., G, S, D) = (G, S, 2)"),
     (lambda: ops.attention(q, k, v, window=0), ValueError, "window is 0, expected 1 <= window"),
     (lambda: ops.attention(q, k, v, offset=0.5), TypeError, "offset is a float, expected an integer"),
+    (lambda: ops.attention(q, k, v, causal="no"), TypeError, "causal is a str, expected a bool"),
+    (lambda: ops.attention(q[..., :0], k[..., :0], v), ValueError, "q has heads of size 0, expected at least 1"),
+    (lambda: ops.rope(f((3, 4)), interleaved=2), TypeError, "interleaved is an int, expected a bool"),
+    (
+        lambda: ops.lora_attention(x, **block, **heads, rope_theta=0),
+        ValueError,
+        "rope_theta is 0, expected rope_theta > 0",
+    ),
     (lambda: ops.rope(f((3, 5))), ValueError, "x has head size D = 5, expected an even number"),
     (lambda: ops.rope(f((3, 4)), start="a"), TypeError, "start is a str, expected an integer"),
     (lambda: ops.layer_norm(x, f(5), f(4)), ValueError, "b has shape (4,), expected (n,) = (5,)"),
@@ -146,7 +154,7 @@ REFUSED = [
     (
         lambda: ops.lora_attention(x, **block, **heads | {"n_kv_heads": 4}),
         ValueError,
-        "Wk has 4 rows, expected n_kv_heads * D = 4 * 2 = 8",
+        "Wk has 4 rows, expected n_kv_heads * D = 4 * 2 = 8; D = 8 / 4 is Wq's rows / n_heads",
     ),
     (
         lambda: ops.lora_attention(x, **block | {"Wq": f((6, 5)), "B_q": f((6, 2)), **heads_of_three}, **three_heads),

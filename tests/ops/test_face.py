@@ -1,11 +1,13 @@
 """The face of an op: what its source and its help show are complete, agree with each other and with the op."""
 
 import ast
+import doctest
 import inspect
 import re
 import tokenize
 from pathlib import Path
 
+import numpy as np
 import pytest
 from configurations import FIRST, OPS, build
 
@@ -124,3 +126,10 @@ def test_a_pullback_says_what_it_differentiates():
     assert repr(ops.lora_linear(**inputs, **config)[1]) == "Pullback(y (2, 3, 4) -> x, A, B; frozen: W, b)"
     assert repr(ops.silu(inputs["x"])[1]) == "Pullback(y (2, 3, 3) -> z)"
     assert repr(ops.mean_squared_error(inputs["x"], inputs["x"])[1]) == "Pullback(y () -> prediction)"
+
+
+def test_the_example_in_the_help_runs():
+    found = doctest.DocTestFinder().find(ops.lora_linear, globs={"np": np, "lora_linear": ops.lora_linear})
+    results = [doctest.DocTestRunner().run(example) for example in found]
+    assert sum(result.attempted for result in results) == 3
+    assert sum(result.failed for result in results) == 0

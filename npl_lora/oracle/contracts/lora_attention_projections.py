@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...ops import Pullback
-from ...ops.lora_attention import attention_block, rotated
+from ...ops.lora_attention import attention_block, with_rope
 from ..definition import RIGHT, Definition
 from ._projections import draw_extras, projection
 from .contract import Array, Config, Contract, Draw, gradients, lora
@@ -15,7 +15,7 @@ from .lora_attention import block, shapes
 
 
 def forward(arrays: Mapping[str, Array], config: Config, d: Definition = RIGHT) -> tuple[Array, Pullback]:
-    attend = rotated(partial(d.attention, causal=config["causal"]), partial(d.rope, theta=config["rope_theta"]))
+    attend = with_rope(partial(d.attention, causal=config["causal"]), partial(d.rope, theta=config["rope_theta"]))
     D = arrays["Wq"].shape[0] // config["n_heads"]
     return attention_block(lambda n: projection(arrays, config, d, n, f"W{n}"), attend, D)(arrays["x"])
 
