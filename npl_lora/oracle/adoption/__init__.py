@@ -24,7 +24,7 @@ from .array_functions import adopt_function, takes_arrays
 from .constructor import Constructor
 from .facts import Asked, facts
 from .framework import Framework
-from .kinds import LINEAR, kind_of
+from .kinds import EMBEDDING, LINEAR, kind_of
 from .layer import Layer
 from .merging import find_merging
 from .sentences import conventions, found, scale_fact
@@ -70,7 +70,7 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     if not is_layer(thing) and not constructor.builds_a_layer:
         return None
     kind = kind_of(constructor)
-    if home != "torch" and kind is not LINEAR:
+    if home != "torch" and kind not in (LINEAR, EMBEDDING):
         raise NotAdoptedError(f"its kind is {kind.name}, which is adopted of torch alone")
     layer = Layer(framework, constructor)
     scales = layer.law.slope if not layer.law.parameter else None

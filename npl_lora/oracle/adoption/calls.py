@@ -38,6 +38,12 @@ def first(y: Any, kind: type) -> Any:
     return y
 
 
+def no_padding_idx(wanted: Wanted) -> None:
+    """Raises NotImplementedError if an embedding is wanted whose padding gets no gradient: torch alone has that."""
+    if wanted.padding_idx is not None:
+        raise NotImplementedError("has no padding_idx")
+
+
 def first_call_raised(error: Exception, wanted: Wanted) -> str:
     """Why a layer that is built by its first call cannot be had."""
     sizes = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank}"

@@ -122,6 +122,7 @@ class Constructor:
             "transposed": wanted.transposed,
             "dora": False,
             "switch": False,
+            "trained": True,  # a Keras layer may leave it to who puts it into a model
             "name": "default",
             "kernel": _single(wanted.kernel),
             "stride": _single(wanted.stride),

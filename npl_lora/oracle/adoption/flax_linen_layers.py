@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax.core.meta import unbox
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from .calls import first, first_call_raised, more
+from .calls import first, first_call_raised, more, no_padding_idx
 from .constructor import Constructor
 from .jax_layers import Arrays, How, JaxLayer, JaxLayers, as_numpy, dropout_as, dtype_of
 from .wanted import NotAdoptedError, Wanted
@@ -27,7 +27,7 @@ class LinenLayers(JaxLayers):
     def __init__(self) -> None:
         super().__init__()
         self.parts = {
-            "base": lambda wanted: nn.Dense(wanted.out, use_bias=wanted.bias),
+            "base": _base,
             "weight": lambda wanted: jax.random.normal(jax.random.key(0), (wanted.in_, wanted.out), jnp.float32),
             "bias tensor": lambda wanted: jnp.zeros(wanted.out, jnp.float32),
             "A": lambda wanted: nn.Dense(wanted.rank, use_bias=False),
@@ -41,7 +41,7 @@ class LinenLayers(JaxLayers):
         if not isinstance(layer, nn.Module):
             raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected a flax.linen.Module")
         how = self._how(training=False, own_dropout=True)
-        x = jnp.zeros((1, wanted.in_), jnp.float32)
+        x = jnp.zeros((1,), jnp.int32) if wanted.kind == "embedding" else jnp.zeros((1, wanted.in_), jnp.float32)
         more_words = more(layer.__call__, how.training, how.key)
         try:
             variables = unbox(layer.init(_keys(how), x, **more_words))
@@ -63,6 +63,14 @@ class LinenLayers(JaxLayers):
     def computing_in(self, module: nn.Module, dtype: str) -> nn.Module:
         names = [f.name for f in dataclasses.fields(module) if role_of(f.name) == "dtype"]
         return module.clone(**{name: jnp.dtype(dtype) for name in names if getattr(module, name) is not None})
+
+
+def _base(wanted: Wanted) -> nn.Module:
+    """Flax's own layer."""
+    if wanted.kind == "embedding":
+        no_padding_idx(wanted)
+        return nn.Embed(wanted.in_, wanted.out)
+    return nn.Dense(wanted.out, use_bias=wanted.bias)
 
 
 def _keys(how: How) -> dict[str, Any]:

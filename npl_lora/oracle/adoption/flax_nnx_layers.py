@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .calls import first, more
+from .calls import first, more, no_padding_idx
 from .constructor import Constructor
 from .jax_layers import Arrays, How, JaxLayer, JaxLayers, as_numpy, dropout_as, dtype_of
 from .wanted import NotAdoptedError, Wanted
@@ -24,7 +24,7 @@ class NNXLayers(JaxLayers):
     def __init__(self) -> None:
         super().__init__()
         self.parts = {
-            "base": lambda wanted: _linear(wanted.in_, wanted.out, wanted.bias),
+            "base": _base,
             "weight": lambda wanted: nnx.Param(_linear(wanted.in_, wanted.out).kernel[...]),
             "bias tensor": lambda wanted: nnx.Param(jnp.zeros(wanted.out, jnp.float32)),
             "A": lambda wanted: _linear(wanted.in_, wanted.rank),
@@ -80,6 +80,14 @@ def _with(leaf: Any, array: Any) -> Any:
     """A new leaf with another array in it, or with the same."""
     array = _value(leaf) if array is None else array
     return leaf.replace(array) if isinstance(leaf, nnx.Variable) else array
+
+
+def _base(wanted: Wanted) -> nnx.Module:
+    """Flax's own layer."""
+    if wanted.kind == "embedding":
+        no_padding_idx(wanted)
+        return nnx.Embed(wanted.in_, wanted.out, rngs=nnx.Rngs(0))
+    return _linear(wanted.in_, wanted.out, wanted.bias)
 
 
 def _linear(in_: int, out: int, bias: bool = False) -> nnx.Linear:

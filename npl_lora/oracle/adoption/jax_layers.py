@@ -57,13 +57,16 @@ class JaxLayers:
         self._programs: dict[str, Any] = {}
 
     def with_base(self, path: JaxLayer, wanted: Wanted) -> tuple[JaxLayer, Based]:
-        weight = np.random.default_rng(0).normal(size=(wanted.out, wanted.in_))
+        of_ids = wanted.kind == "embedding"
+        shape = (wanted.in_, wanted.out) if of_ids else (wanted.out, wanted.in_)
+        weight = np.random.default_rng(0).normal(size=shape)
         base = {"weight": weight, **({"bias": np.zeros(wanted.out)} if wanted.bias else {})}
         frozen = {f"base.{name}": a.astype(np.float32) for name, a in base.items()}
 
         def call(module: Any, arrays: Arrays, x: Any, how: How) -> Any:
             own = {name.removeprefix("path."): a for name, a in arrays.items() if name.startswith("path.")}
-            return x @ arrays["base.weight"].T + arrays.get("base.bias", 0) + path.call(module, own, x, how)
+            W = arrays["base.weight"]
+            return (W[x] if of_ids else x @ W.T) + arrays.get("base.bias", 0) + path.call(module, own, x, how)
 
         both = JaxLayer(
             path.module,
@@ -113,15 +116,17 @@ class JaxLayers:
         def passes(wrt: Arrays, others: Arrays, x: Any, dy: Any, mask: Any, key: Any) -> tuple[Any, Arrays, Any]:
             how = How(True, key, mask, what.own_dropout)
 
-            def forward(wrt: Arrays, x: Any) -> Any:
-                return layer.call(layer.module, {**_as_jax(others), **wrt}, x, how)
+            x = jnp.asarray(x)
 
-            y, pull = jax.vjp(forward, _as_jax(wrt), jnp.asarray(x))
+            def forward(wrt: Arrays, *numbers: Any) -> Any:
+                return layer.call(layer.module, {**_as_jax(others), **wrt}, numbers[0] if numbers else x, how)
+
+            y, pull = jax.vjp(forward, _as_jax(wrt), *([x] if _is_floating(x) else []))  # ids have no gradient
             return y, *pull(jnp.asarray(dy, y.dtype))
 
-        y, gradients, dx = self._compiled(passes, wrt, others, what.x, what.dy, what.mask, self._how().key)
-        numbers = {"dx": dx} if _is_floating(what.x) else {}
-        return {"y": y, **numbers, **{name: gradients[path] for name, path in what.wrt.items()}}
+        y, gradients, *dx = self._compiled(passes, wrt, others, what.x, what.dy, what.mask, self._how().key)
+        of_x = {"dx": dx[0]} if dx else {}
+        return {"y": y, **of_x, **{name: gradients[path] for name, path in what.wrt.items()}}
 
     def step(self, layer: JaxLayer, what: Pass) -> None:
         gradients = self.differentiate(layer, replace(what, wrt={path: path for path in layer.trained}))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..case import Case
 from ..libraries.known.keras import EPSILON
-from .calls import first, first_call_raised, more
+from .calls import first, first_call_raised, more, no_padding_idx
 from .constructor import Constructor
 from .framework import Based, Pass, Tensor
 from .shapes import Held
@@ -20,11 +20,11 @@ _Loss = Callable[[Any], Any]  # of y
 
 
 class WithBase(keras.layers.Layer):
-    """A low-rank path, added to a linear layer."""
+    """A low-rank path, added to Keras' own layer."""
 
     def __init__(self, path: Any, wanted: Wanted) -> None:
         super().__init__()
-        self.base = _dense(wanted)
+        self.base = _base(wanted)
         self.base.trainable = False
         self.low_rank = path
 
@@ -46,8 +46,8 @@ class KerasLayers:
             raise NotAdoptedError(f"Keras runs on {keras.backend.backend()} here: set KERAS_BACKEND=torch or jax")
         self.other_homes = {}
         self.parts = {
-            "base": _dense,
-            "weight": lambda wanted: _dense(wanted).kernel,
+            "base": _base,
+            "weight": lambda wanted: _base(wanted).kernel,
             "bias tensor": lambda wanted: keras.Variable(np.zeros(wanted.out, np.float32)),
             "A": lambda wanted: keras.layers.Dense(wanted.rank, use_bias=False),
             "B": lambda wanted: keras.layers.Dense(wanted.out, use_bias=False),
@@ -61,7 +61,7 @@ class KerasLayers:
         if not isinstance(layer, keras.layers.Layer):
             raise NotAdoptedError(f"{constructor.name} built a {type(layer).__name__}, expected a keras.layers.Layer")
         try:
-            _call(layer, keras.ops.zeros((1, wanted.in_)), training=False)
+            _call(layer, _first_input(wanted), training=False)
         except NotAdoptedError:
             raise
         except Exception as error:  # a stranger's call may raise anything
@@ -70,7 +70,8 @@ class KerasLayers:
 
     def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, Based]:
         both = self.finish(WithBase(path, wanted), wanted, Constructor(WithBase, {}))
-        return both, Based(Held("base.kernel", transposed=True), "base.bias", "low_rank")
+        W = Held("base.embeddings") if wanted.kind == "embedding" else Held("base.kernel", transposed=True)
+        return both, Based(W, "base.bias", "low_rank")
 
     def tensors(self, layer: Any) -> dict[str, Tensor]:
         known, trained = _ids(layer.variables), _ids(layer.trainable_variables)
@@ -220,10 +221,19 @@ def _optimizer(config: Mapping[str, Any]) -> Any:
     raise NotImplementedError(EPSILON.sentence)
 
 
-def _dense(wanted: Wanted) -> Any:
-    layer = keras.layers.Dense(wanted.out, use_bias=wanted.bias)
+def _base(wanted: Wanted) -> Any:
+    """Keras' own layer."""
+    if wanted.kind == "embedding":
+        no_padding_idx(wanted)
+        layer = keras.layers.Embedding(wanted.in_, wanted.out)
+    else:
+        layer = keras.layers.Dense(wanted.out, use_bias=wanted.bias)
     layer.build((None, wanted.in_))
     return layer
+
+
+def _first_input(wanted: Wanted) -> Any:
+    return keras.ops.zeros((1, 1), "int32") if wanted.kind == "embedding" else keras.ops.zeros((1, wanted.in_))
 
 
 def _call(layer: Any, x: Any, training: bool) -> Any:
@@ -253,7 +263,7 @@ def _recast(variable: Any, dtype: str) -> None:
 
 
 def _needs_a_batch(x: np.ndarray) -> None:
-    if x.ndim < 2:
+    if x.ndim < 2 and x.dtype.kind not in "iu":
         raise NotImplementedError("takes no x of one axis, as no Keras layer does")
 
 

@@ -63,8 +63,12 @@ def kind_of(constructor: Constructor) -> Kind:
     call = constructor.call
     names = [base.__name__.lower() for base in call.__mro__] if isinstance(call, type) else [constructor.name.lower()]
     words = [name.lower() for name, role in constructor.roles.items() if role == "base"]
-    if constructor.has("ids") or any("embedding" in name for name in (*names, *words)):
+    if constructor.has("ids") or any(_is_of_ids(name) for name in (*names, *words)):
         return EMBEDDING
     if constructor.has("kernel") or any("conv2d" in name for name in names) or any("conv" in word for word in words):
         return CONV2D
     return CONV1D if any("conv1d" in name for name in names) else LINEAR
+
+
+def _is_of_ids(name: str) -> bool:
+    return "embed" in name and not any(word in name for word in ("patch", "position", "rotary", "time"))

@@ -11,7 +11,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..case import Case
-from .calls import first, more
+from .calls import first, more, no_padding_idx
 from .constructor import Constructor
 from .framework import Based, Pass, Tensor
 from .shapes import Held
@@ -20,11 +20,11 @@ from .wanted import NotAdoptedError, Wanted
 
 
 class WithBase(nn.Module):
-    """A low-rank path, added to a linear layer."""
+    """A low-rank path, added to MLX's own layer."""
 
     def __init__(self, path: nn.Module, wanted: Wanted) -> None:
         super().__init__()
-        self.base = _linear(wanted)
+        self.base = _base(wanted)
         self.base.freeze()
         self.path = path
 
@@ -45,8 +45,8 @@ class MLXLayers:
         mx.set_default_device(mx.cpu)
         self.other_homes = {}
         self.parts = {
-            "base": _linear,
-            "weight": lambda wanted: _linear(wanted).weight,
+            "base": _base,
+            "weight": lambda wanted: _base(wanted).weight,
             "bias tensor": lambda wanted: mx.zeros(wanted.out),
             "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
             "B": lambda wanted: nn.Linear(wanted.rank, wanted.out, bias=False),
@@ -170,7 +170,11 @@ def _optimizer(config: Mapping[str, Any]) -> optimizers.Optimizer:
     return optimizers.AdamW(config["lr"], bias_correction=True, **settings)
 
 
-def _linear(wanted: Wanted) -> nn.Linear:
+def _base(wanted: Wanted) -> nn.Module:
+    """MLX's own layer."""
+    if wanted.kind == "embedding":
+        no_padding_idx(wanted)
+        return nn.Embedding(wanted.in_, wanted.out)
     return nn.Linear(wanted.in_, wanted.out, bias=wanted.bias)
 
 

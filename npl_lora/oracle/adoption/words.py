@@ -11,7 +11,7 @@ _ROLES = {
     " features_in indim dim_input input_size in_size n_in infeatures in_channels",
     "out": "out_features out_feature out_dim out_dims output_dim output_dims d_out out_f out_feat fan_out dim_out"
     " features_out outdim dim_output output_size out_size n_out outfeatures units features out_channels",
-    "size": "d_embed embed_dim dim d d_model d_latent hidden_size hidden_dim n_embd",
+    "size": "d_embed embed_dim dim dims d d_model d_latent hidden_size hidden_dim n_embd",
     "rank": "r rank lora_rank lora_r lora_dim rank_lora d_lora low_rank low_rank_dim bottleneck lora_attn_dim lowrank",
     "alpha": "alpha lora_alpha network_alpha a",
     "scale": "scale scaling lora_scaling lora_scale scaling_factor lora_scaler multiplier",
@@ -42,6 +42,7 @@ _ROLES = {
     "dilation": "dilation",
     "padding_idx": "padding_idx",
     "key": "key rng rngs",
+    "trained": "trainable",
 }
 _ROLE = {name: role for role, names in _ROLES.items() for name in names.split()}
 

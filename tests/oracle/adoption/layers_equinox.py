@@ -113,3 +113,23 @@ class Batched(Right):
     def __call__(self, x):
         y = jax.vmap(self.base)(x.reshape(-1, x.shape[-1]))
         return y.reshape(*x.shape[:-1], -1) + self.scale * (x @ self.lora_a.T @ self.lora_b.T)
+
+
+class Embedding(eqx.Module):
+    base: eqx.nn.Embedding
+    A: jax.Array
+    B: jax.Array
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, base: eqx.nn.Embedding, rank: int, alpha: float, *, key: jax.Array):
+        self.base, (ids, width) = base, base.weight.shape
+        self.A, self.B = jnp.zeros((ids, rank)), jax.random.normal(key, (rank, width))
+        self.scale = alpha / rank
+
+    def __call__(self, i):
+        return self.base(i) + self.scale * (self.A[i] @ self.B)
+
+
+class UnscaledEmbedding(Embedding):
+    def __call__(self, i):
+        return self.base(i) + self.A[i] @ self.B

@@ -109,3 +109,25 @@ class DropoutAfterB(Right):
         y, (a, b) = self.base(x), self.factors(x)
         added = self.scale_of(self.alpha, self.rank) * (x @ a @ b)
         return y + nn.Dropout(self.dropout)(added, deterministic=deterministic)
+
+
+class Embedding(nn.Module):
+    num_embeddings: int
+    features: int
+    rank: int
+    alpha: float
+
+    def scaled(self, t):
+        return self.alpha / self.rank * t
+
+    @nn.compact
+    def __call__(self, ids):
+        y = nn.Embed(self.num_embeddings, self.features, name="embed")(ids)
+        lora_a = self.param("lora_a", nn.initializers.zeros, (self.num_embeddings, self.rank))
+        lora_b = self.param("lora_b", nn.initializers.normal(1.0), (self.rank, self.features))
+        return y + self.scaled(lora_a[ids] @ lora_b)
+
+
+class UnscaledEmbedding(Embedding):
+    def scaled(self, t):
+        return t

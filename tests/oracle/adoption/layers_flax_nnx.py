@@ -96,3 +96,19 @@ class PathAlone(nnx.Module):
 
     def __call__(self, x):
         return x @ self.lora_a[...] @ self.lora_b[...]
+
+
+class Embedding(nnx.Module):
+    def __init__(self, num_embeddings: int, features: int, rank: int, alpha: float, *, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(num_embeddings, features, rngs=rngs)
+        self.lora_a = nnx.LoRAParam(jnp.zeros((num_embeddings, rank)))
+        self.lora_b = nnx.LoRAParam(jax.random.normal(rngs.params(), (rank, features)))
+        self.scale = alpha / rank
+
+    def __call__(self, ids):
+        return self.embed(ids) + self.scale * (self.lora_a[...][ids] @ self.lora_b[...])
+
+
+class UnscaledEmbedding(Embedding):
+    def __call__(self, ids):
+        return self.embed(ids) + self.lora_a[...][ids] @ self.lora_b[...]

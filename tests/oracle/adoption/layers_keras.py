@@ -107,3 +107,20 @@ class PathAlone(keras.layers.Layer):
 class DropoutAfterB(Right):
     def call(self, x, training=False):
         return self.dense(x) + self.dropout(self.scale * (x @ self.lora_a @ self.lora_b), training=training)
+
+
+class Embedding(keras.layers.Layer):
+    def __init__(self, input_dim, output_dim, rank, alpha, trainable=False):
+        super().__init__(trainable=trainable)
+        self.embedding = keras.layers.Embedding(input_dim, output_dim, trainable=False)
+        self.lora_a = keras.layers.Embedding(input_dim, rank, embeddings_initializer="zeros")
+        self.lora_b = keras.layers.Dense(output_dim, use_bias=False, kernel_initializer="random_normal")
+        self.scale = alpha / rank
+
+    def call(self, ids):
+        return self.embedding(ids) + self.scale * self.lora_b(self.lora_a(ids))
+
+
+class UnscaledEmbedding(Embedding):
+    def call(self, ids):
+        return self.embedding(ids) + self.lora_b(self.lora_a(ids))

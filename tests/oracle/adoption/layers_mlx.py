@@ -112,3 +112,20 @@ class PathAlone(nn.Module):
 class DropoutAfterB(Right):
     def __call__(self, x):
         return self.linear(x) + self.dropout(self.scale * (x @ self.lora_a @ self.lora_b))
+
+
+class Embedding(nn.Module):
+    def __init__(self, num_embeddings, dims, r, alpha):
+        super().__init__()
+        self.embedding = nn.Embedding(num_embeddings, dims)
+        self.embedding.freeze()
+        self.lora_a, self.lora_b = mx.zeros((num_embeddings, r)), mx.random.normal((r, dims))
+        self.scale = alpha / r
+
+    def __call__(self, ids):
+        return self.embedding(ids) + self.scale * (self.lora_a[ids] @ self.lora_b)
+
+
+class UnscaledEmbedding(Embedding):
+    def __call__(self, ids):
+        return self.embedding(ids) + self.lora_a[ids] @ self.lora_b

@@ -31,6 +31,8 @@ COMMON = {
     "BothZero": ("fail", "A and B are both zero at the start"),
     "ScaledBase": ("fail", "S17"),
     "Untransposed": ("fail", "TypeError"),
+    "Embedding": ("pass", "(ids, width); A "),
+    "UnscaledEmbedding": ("fail", "S13"),
 }
 NOT_ADOPTED = ("error", "was not adopted: its first call, at in = 13, out = 11, r = 3, raised")
 EXPECTED = {
@@ -109,7 +111,8 @@ def judged(thing, **how):
 
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in EXPECTED.items() for name in names])
 def test_the_verdict_and_the_sentence(file, name):
-    verdict, said = judged(getattr(loaded(file), name), contract="lora_linear", dtypes=["float32"])
+    contract = "lora_embedding" if "Embedding" in name else "lora_linear"
+    verdict, said = judged(getattr(loaded(file), name), contract=contract, dtypes=["float32"])
     assert verdict == EXPECTED[file][name][0], said
     assert EXPECTED[file][name][1] in said
 
