@@ -69,9 +69,8 @@ def test_sentences_are_read(says, precision, where):
     assert tells_where("lora_linear", edit, says) == where
 
 
-# In a block of layers with biases, dropout or DoRA, the bounds of two formats lie closer than their errors.
+# A block of layers with biases, dropout or DoRA, where the bounds of two formats lie closer than their errors.
 BLOCKS = ("lora_attention_projections", "lora_mlp_projections")
-OTHERS = tuple(name for name in CONTRACTS if name not in BLOCKS)
 
 
 @cache
@@ -108,13 +107,25 @@ def test_an_edit_outside_the_catalogue_is_located():
 
 
 @pytest.mark.slow
-def test_rounding_is_told():
-    share = shares("rounded", OTHERS, 2 * N)
+@pytest.mark.parametrize("contracts", [tuple(CONTRACTS), BLOCKS], ids=["all", "blocks"])
+def test_rounding_is_told(contracts):
+    share = shares("rounded", contracts, 2 * N)
     assert share["told"] + share["format"] >= 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the aim; bfloat16 is taken for 11 bits there", raises=AssertionError, strict=True)
-def test_rounding_is_told_in_a_block_of_layers():
-    share = shares("rounded", BLOCKS, 2 * N)
-    assert share["told"] + share["format"] >= 0.95
+@pytest.mark.parametrize(
+    ("form", "way", "site", "contract", "dtype"),
+    [
+        ("bfloat16", "to nearest", "operands", "lora_attention_projections", "float32"),
+        ("bfloat16", "to nearest", "sums", "rms_norm", "float32"),
+        ("float32", "toward zero", "sums", "lora_mlp_projections", "float64"),
+        ("bfloat16", "toward zero", "sums", "lora_mlp_projections", "float32"),
+        ("tf32", "to nearest", "sums", "lora_attention_projections", "float32"),
+    ],
+)
+def test_a_format_is_told_from_the_next(form, way, site, contract, dtype):
+    name = f"{form}, {way}, {site}, in {contract}, {dtype}"
+    trials = run.chosen("rounded", contracts=(contract,), dtypes=(dtype,))
+    [trial] = [trial for trial in trials if trial[-1]()[0].name == name]
+    assert run.result("rounded", trial).column == "told"

@@ -1,7 +1,7 @@
 """The right answer computed in a coarser format: its inputs, its matrix products or all its results rounded.
 
     inputs, factors    what goes in; what goes into a matrix product
-    products, sums     what comes out of a matrix product; each partial sum within it
+    products, sums     what comes out of a matrix product; each partial sum, within it or of any array
     results            what comes out of every operation
     everything         inputs and results
 
@@ -9,6 +9,7 @@ These are the common ways to lose precision. Errors of rounding look random, but
 its own, number by number. So a pattern that comes back proves the format.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,6 +108,8 @@ class _Coarse(np.ndarray):
         options.pop("out", None)  # np.mean asks for its sum to be overwritten, and takes what is returned
         if ufunc is np.matmul:
             return _product(plain[0], plain[1], way).view(type(self))
+        if ufunc is np.add and method == "reduce" and way.where == "sums":
+            return _sum(plain[0], way, **options).view(type(self))
         result = np.asarray(getattr(ufunc, method)(*plain, **options))
         if result.dtype.kind == "f" and way.where in ("results", "everything"):
             result = way.format.round(result, way.truncate)
@@ -128,10 +131,24 @@ def _product(a: np.ndarray, b: np.ndarray, way: Way) -> np.ndarray:
 
 def _sum_of_products(a: np.ndarray, b: np.ndarray, way: Way) -> np.ndarray:
     """a @ b, one term after another, the sum rounded each time."""
-    total = a[..., :1] @ b[..., :1, :]
-    for k in range(1, a.shape[-1]):
-        total = way.format.round(total + a[..., k : k + 1] @ b[..., k : k + 1, :], way.truncate)
-    return total
+    terms = (a[..., k : k + 1] @ b[..., k : k + 1, :] for k in range(a.shape[-1]))
+    return _added(terms, way)
+
+
+def _sum(t: np.ndarray, way: Way, axis: int | None = 0, keepdims: bool = False, **_: Any) -> np.ndarray:
+    """np.sum of one axis or of all."""
+    if axis is None:
+        return _sum(t.reshape(-1), way).reshape((1,) * t.ndim if keepdims else ())
+    total = _added(np.moveaxis(t, axis, 0), way) if t.shape[axis] else np.sum(t, axis)
+    return np.expand_dims(total, axis) if keepdims else total
+
+
+def _added(terms: Iterable[np.ndarray], way: Way) -> np.ndarray:
+    """The sum of these terms, one after another, rounded each time."""
+    total: Any = 0.0
+    for term in terms:
+        total = way.format.round(total + term, way.truncate)
+    return np.asarray(total)
 
 
 def _array_type(way: Way) -> type[_Coarse]:

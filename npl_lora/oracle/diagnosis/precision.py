@@ -6,6 +6,8 @@ A wrong formula may be off by little, too, and its errors then look like roundin
     pattern    the errors are, number by number, those of the right formula computed in that format (see `coarse`)
     redrawn    the subject is asked again with inputs that differ by a few roundings. A wrong formula is off by nearly
                the same amount again. Rounding errors are drawn anew, so they have nothing to do with the first ones.
+               A few roundings of a fine format are a good part of one of a coarse format. So where both could make
+               errors of this size, inputs that differ by less than one rounding tell which it is.
 
 The first two need no second question. Errors that are small enough, but pass none of these tests, are not explained.
 """
@@ -26,10 +28,14 @@ from .coarse import FORMATS, Format
 
 _ENOUGH = 16  # numbers, to compare two patterns
 SAME = 0.85  # the correlation of two patterns above which they are one
+_EXACT = 0.99  # and above which it is so in every number: a proof that needs no other
 _ANEW = 0.7  # and below which they have nothing to do with each other
 _FORMULA = 0.95  # above this, the error is that of a wrong formula, whatever its pattern
 _ROUGH = 0.05  # the share of an error that is left beside a smooth function of the value, at least, if it is rounding
 _QUESTIONS = 3
+_ROUNDINGS = 3.0  # by so many unit roundoffs inputs differ at most
+_LESS = 0.75  # where it is asked which of two formats it is: there the errors of this one are alike by 0 to 0.35,
+_FINER = 0.45  # and those of a coarser one by 0.5 or more
 _CASES = 4  # of each dtype, that are tried
 _SEED = 15
 
@@ -127,7 +133,9 @@ def _is_coarser(format: Format, case: Case) -> bool:
 def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     """{output: (format, truncate)} for the outputs of a case whose errors are proved to be rounding."""
     errors = provable(one)
-    proofs = _with_pattern(one, errors)
+    patterns_found = _with_pattern(one, errors)
+    exact = {name for name, (alike, _, _) in patterns_found.items() if alike > _EXACT}
+    proofs = {name: (format, truncate) for name, (_, format, truncate) in patterns_found.items()}
     formats = [format for format in FORMATS if _is_coarser(format, one.case)]
     for format in reversed(formats):  # a number that fits a coarse format fits the finer ones, too
         stored = [n for n in errors if n not in proofs and _within(one, n, format) and _is_stored(one, n, format)]
@@ -135,12 +143,24 @@ def _proofs(one: Observed, ask: Ask | None) -> dict[str, tuple[Format, bool]]:
     if ask is None:
         return proofs
     for format in formats:  # a nudge that redraws fine roundings leaves coarse ones alone
-        told = {name: errors[name] for name, proof in proofs.items() if proof[0] == format}
+        told = {name: errors[name] for name, proof in proofs.items() if proof[0] == format and name not in exact}
         left = {name: e for name, e in errors.items() if name not in proofs and _has_size_of(format, one, e)}
-        alike = _likeness(one, {**told, **left}, format, ask) if told or left else {}
+        alike = _likeness(one, {**told, **left}, _ROUNDINGS * 2.0**-format.bits, ask) if told or left else {}
         proofs = {n: p for n, p in proofs.items() if n not in told or alike.get(n, 0.0) < _FORMULA}
-        proofs |= {name: (format, False) for name in left if alike.get(name, 1.0) < _ANEW}
+        anew = {name: e for name, e in left.items() if alike.get(name, 1.0) < _ANEW}
+        if anew and not _is_of_a_coarser(format, one, anew, ask):
+            proofs |= dict.fromkeys(anew, (format, False))
     return {name: proof for name, proof in proofs.items() if _doubles(one, name, errors[name], ask)} if proofs else {}
+
+
+def _is_of_a_coarser(format: Format, one: Observed, errors: Mapping[str, np.ndarray], ask: Ask) -> bool:
+    """Whether these errors are rounding to a format that is coarser than this one: most of each error stays where the
+    inputs move by less than a rounding of this format."""
+    coarser = [other for other in FORMATS if other.bits < format.bits]
+    if not any(_has_size_of(other, one, error) for other in coarser for error in errors.values()):
+        return False
+    alike = _likeness(one, errors, _LESS * 2.0**-format.bits, ask)
+    return bool(alike) and float(np.mean(list(alike.values()))) > _FINER
 
 
 def _doubles(one: Observed, name: str, error: np.ndarray, ask: Ask) -> bool:
@@ -204,8 +224,8 @@ def _is_stored(one: Observed, name: str, format: Format) -> bool:
     return bool(np.median(off) <= 4.0 * 2.0**-format.bits)
 
 
-def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, tuple[Format, bool]]:
-    """The outputs whose errors are those of a way of computing more coarsely, number by number."""
+def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, tuple[float, Format, bool]]:
+    """How alike the errors of outputs are to those of a way of computing more coarsely, and which, where they are."""
     nearest: dict[str, tuple[float, Format, bool]] = {}
     small_enough = [f for f in FORMATS if _is_coarser(f, one.case) and any(_within(one, name, f) for name in errors)]
     for way in coarse.WAYS:
@@ -214,7 +234,7 @@ def _with_pattern(one: Observed, errors: Mapping[str, np.ndarray]) -> dict[str, 
         for name, alike in patterns(one, errors, coarse.answer(one.case, way)).items():
             if alike > (nearest[name][0] if name in nearest else SAME):
                 nearest[name] = alike, way.format, way.truncate
-    return {name: (format, truncate) for name, (_, format, truncate) in nearest.items()}
+    return nearest
 
 
 def patterns(one: Observed, errors: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -234,11 +254,11 @@ def patterns(one: Observed, errors: Mapping[str, np.ndarray], outputs: Mapping[s
     return alike
 
 
-def _likeness(one: Observed, errors: Mapping[str, np.ndarray], format: Format, ask: Ask) -> dict[str, float]:
-    """{output: the correlation of its errors with those that it gets for slightly different inputs}."""
+def _likeness(one: Observed, errors: Mapping[str, np.ndarray], size: float, ask: Ask) -> dict[str, float]:
+    """{output: the correlation of its errors with those that it gets for inputs that differ by this share at most}."""
     rng, alike = np.random.default_rng(_SEED), {name: list[float]() for name in errors}
     for _ in range(_QUESTIONS):
-        case = _nudged(one.case, 3.0 * 2.0**-format.bits, rng)
+        case = _nudged(one.case, size, rng)
         outputs = ask(case)
         if outputs is None:
             return {}
