@@ -48,6 +48,23 @@ def test_a_fault_in_one_output_is_named_there_alone(output, fault):
     assert [claim.outputs for claim in found.claims] == [(output,)]
 
 
+@pytest.mark.parametrize(
+    ("contract", "output"), [("lora_embedding", "dA"), ("lora_conv2d", "dB"), ("lora_mlp_projections", "dA_up")]
+)
+def test_a_gradient_of_zero_is_not_laid_to_an_adapter_that_is_applied(contract, output):
+    """L11, the adapter is not applied, makes dA zero, too, and B2, A and B get no gradient. The other outputs refute
+    them."""
+
+    def detached(case):
+        outputs = CONTRACTS[contract].answer(widen(case), case.config)
+        return {**outputs, output: 0.0 * outputs[output]}
+
+    found = diagnosis(contract, detached)
+    assert found.ids == ("B2",)
+    assert f"{output[1]} gets no gradient" in found.says
+    assert "not applied" not in found.says
+
+
 def test_the_outputs_that_are_right_are_told():
     found = diagnosis("lora_linear", lambda case: {**plain(case), "y": unscaled(case)["y"]})
     assert found.says.startswith("y: ")

@@ -46,9 +46,9 @@ class Explanation:
     refuted: frozenset[Element]
 
     @property
-    def order(self) -> tuple[int, bool, bool, int]:
-        """Those that explain most come first, then known faults, then what nothing contradicts, then the simplest."""
-        return -len(self.elements), self.hypothesis.fault is None, bool(self.contradicted), self.hypothesis.rank
+    def order(self) -> tuple[int, bool, int, int]:
+        """Those that explain most come first, then known faults, then what least contradicts, then the simplest."""
+        return -len(self.elements), self.hypothesis.fault is None, len(self.contradicted), self.hypothesis.rank
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -185,7 +185,7 @@ def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element]) -> Cov
 
 
 def _is_rival(e: Explanation, best: Explanation) -> bool:
-    same = e.elements == best.elements and bool(e.contradicted) == bool(best.contradicted)
+    same = e.elements == best.elements and len(e.contradicted) == len(best.contradicted)
     return same and e.hypothesis is not best.hypothesis
 
 

@@ -39,13 +39,13 @@ def of_explanation(explanation: Explanation, rivals: Iterable[Explanation], answ
     if hypothesis.fault is None:
         return Claim((), outputs, f"{place}: as if {hypothesis.says}.")
     fault = hypothesis.fault
-    others = [e.hypothesis.fault for e in rivals if e.hypothesis.fault not in (None, fault)]
-    ids = dict.fromkeys([fault.id, *(other.id for other in others if other)])
+    others = [(f, e.hypothesis.half) for e in rivals if (f := e.hypothesis.fault) is not None and f is not fault]
+    ids = dict.fromkeys([fault.id, *(other.id for other, _ in others)])
     cases = {id for id, _ in explanation.elements}
     if any(id in cases for id, _ in explanation.contradicted):  # there, the formulas are not true of other outputs
         return Claim(tuple(ids), outputs, f"{place} alone: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}.")
     says = f"{place}: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}: {_formulas(fault)}."
-    return Claim(tuple(ids), outputs, says + _not_told_from(other.says for other in others if other))
+    return Claim(tuple(ids), outputs, says + _not_told_from(f"{other.says}{_HALVES[half]}" for other, half in others))
 
 
 def in_order(names: Collection[str], observed: Iterable[Observed]) -> tuple[str, ...]:
