@@ -17,7 +17,7 @@ Grid = tuple[tuple[float, int], ...]
 GRID: Grid = ((16.0, 4), (10.0, 4), (3.0, 2), (1.0, 4), (24.0, 6))  # (alpha, r)
 CLOSE = 1e-4  # relative; the layer may compute in float32
 
-_PLAIN: Mapping[str, Callable[[float, int], float]] = {
+PLAIN: Mapping[str, Callable[[float, int], float]] = {
     "{a} / r": lambda a, r: a / r,
     "{a}": lambda a, r: a,
     "{a} / sqrt(r)": lambda a, r: a / math.sqrt(r),
@@ -59,7 +59,7 @@ class Law:
         return self.kind != "convention" or self.formula == self.parameter or not self.parameter
 
     def _apply(self, a: float, rank: int) -> float:
-        law = next((law for form, law in _PLAIN.items() if form.format(a=self.parameter) == self.formula), None)
+        law = next((law for form, law in PLAIN.items() if form.format(a=self.parameter) == self.formula), None)
         return law(a, rank) if law else self.slope[rank] * a
 
 
@@ -92,7 +92,7 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
     measured = [measure(a, r) for a, r in grid]
     if not all(map(math.isfinite, measured)) or _nothing(measured):
         return Law("", "fault", parameter)
-    for form, law in _PLAIN.items():
+    for form, law in PLAIN.items():
         if _fits(measured, grid, law):
             slope = {r: law(1.0, r) for r in ranks}
             kind = "right" if form == "{a} / r" else "convention"
@@ -100,15 +100,15 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
     for form, law in _WRONG.items():
         if _fits(measured, grid, law):
             return Law(form.format(a=parameter), "fault", parameter)
-    for form, law in _PLAIN.items():
+    for form, law in PLAIN.items():
         k = _rounded(measured[0] / law(*grid[0]))
         if k > 0 and _fits(measured, grid, lambda a, r, k=k, law=law: k * law(a, r)):  # type: ignore[misc]
             slope = {r: k * law(1.0, r) for r in ranks}
             return Law(f"{k:.4g} {form.format(a=parameter)}", "convention", parameter, slope)
-    if all(_near(measure(2 * a, r), 2 * s) for (a, r), s in zip(grid, measured, strict=True)):
+    if all(near(measure(2 * a, r), 2 * s) for (a, r), s in zip(grid, measured, strict=True)):
         slope = {r: measure(8.0, r) / 8.0 for r in ranks}
         return Law(f"c(r) {parameter} with {_listed(slope)}", "convention", parameter, slope)
-    if all(_near(measure(2 * a, r), s) for (a, r), s in zip(grid, measured, strict=True)):
+    if all(near(measure(2 * a, r), s) for (a, r), s in zip(grid, measured, strict=True)):
         return Law(f"{measured[0]:.4g}, whatever {parameter} is", "fault", parameter)
     return Law(
         "; ".join(f"{s:.4g} at ({a:g}, {r})" for (a, r), s in zip(grid, measured, strict=True)), "fault", parameter
@@ -120,11 +120,11 @@ def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int,
     lowest, first = next(iter(slope.items()), (1, math.nan))
     if not all(map(math.isfinite, slope.values())) or _nothing(slope.values()):
         return Law("", "fault", "", dict.fromkeys(ranks, 1.0))
-    if all(_near(s, first) for s in slope.values()):
+    if all(near(s, first) for s in slope.values()):
         return Law(f"{first:.4g}", "convention", "", {r: _rounded(s) for r, s in slope.items()})
     for formula, law in _OF_RANK.items():
         k = _rounded(first / law(0.0, lowest))
-        if all(_near(s, k * law(0.0, r)) for r, s in slope.items()):
+        if all(near(s, k * law(0.0, r)) for r, s in slope.items()):
             said = formula.format(k=f"{k:.4g}") if k != 1.0 or "/" in formula else "r"
             return Law(said, "convention", "", {r: k * law(0.0, r) for r in ranks})
     return Law(f"c(r) with {_listed(slope)}", "convention", "", slope)
@@ -145,10 +145,11 @@ def _measured(measure: Callable[[float, int], float], ranks: tuple[int, ...]) ->
 
 
 def _fits(measured: list[float], grid: Grid, law: Callable[[float, int], float]) -> bool:
-    return all(_near(s, law(a, r)) for s, (a, r) in zip(measured, grid, strict=True))
+    return all(near(s, law(a, r)) for s, (a, r) in zip(measured, grid, strict=True))
 
 
-def _near(s: float, expected: float) -> bool:
+def near(s: float, expected: float) -> bool:
+    """Whether a measured scale is the expected one."""
     return abs(s - expected) <= CLOSE * max(0.1, abs(expected))
 
 

@@ -17,7 +17,7 @@ from .framework import Framework
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
 from .refusal import refusal
-from .shapes import Held, Roles, Shapes, find_roles, square_candidates
+from .shapes import Held, Roles, Shapes, find_roles, square_roles
 from .wanted import PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
 
 _LARGEST_RANK = 129  # that is looked for, where the constructor takes none
@@ -252,14 +252,13 @@ class Layer:
 
     def _square_roles(self, layer: Any, shapes: Shapes, wanted: Wanted) -> Roles:
         """Which factor is which, and whether W is stored as (in, out), by filling all and seeing what comes out."""
-        factors = square_candidates(shapes, wanted)
         base = [path for path, shape in shapes.items() if shape == (wanted.out, wanted.in_)]
         biases = tuple(path for path, shape in shapes.items() if shape == (wanted.out,))
         bases = [Held(base[0]), Held(base[0], transposed=True)] if base else [None]
-        orders = [Roles(A, B, W, biases) for A, B in (factors, factors[::-1]) for W in bases]
+        factors = square_roles(shapes, wanted)
+        orders = [replace(roles, W=W, biases=biases) for roles in factors for W in bases]
         if not base:
             orders = [self._with_base(layer, roles, wanted) for roles in orders]
-        orders = [replace(roles, B=Held(roles.B.path, not roles.B.transposed)) for roles in orders]
         misfits = []
         for self.roles in orders:
             misfits.append(self._low_rank(8.0, wanted.rank)[1])

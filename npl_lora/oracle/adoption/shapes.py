@@ -62,9 +62,16 @@ def find_roles(shapes: Shapes, wanted: Wanted, kind: Kind, prefer: frozenset[str
     if len(A) != 1 or len(B) != 1:
         raise NotAdoptedError(
             f"built with in = {wanted.in_}, out = {wanted.out} and r = {wanted.rank} it has {_count(A, '(r, in)')} and"
-            f" {_count(B, '(out, r)')}, expected one of each. Its tensors: {_list(shapes)}"
+            f" {_count(B, '(out, r)')}, expected one of each. Its tensors: {list_shapes(shapes)}"
         )
     return Roles(A[0], B[0], _base(W), _biases(shapes, wanted), _magnitude(shapes, wanted))
+
+
+def square_roles(shapes: Shapes, wanted: Wanted) -> list[Roles]:
+    """The roles in both orders, where W is square: what is A (r, in) may be B stored transposed."""
+    factors, biases = square_candidates(shapes, wanted), _biases(shapes, wanted)
+    orders = ((factors[0], factors[1]), (factors[1], factors[0]))
+    return [Roles(A, Held(B.path, not B.transposed), None, biases) for A, B in orders]
 
 
 def square_candidates(shapes: Shapes, wanted: Wanted) -> list[Held]:
@@ -119,5 +126,6 @@ def _count(found: list[Held], shape: str) -> str:
     return f"{len(found)} {'matrix' if len(found) == 1 else 'matrices'} {shape}"
 
 
-def _list(shapes: Shapes) -> str:
+def list_shapes(shapes: Shapes) -> str:
+    """Each tensor with its shape."""
     return ", ".join(f"{path} {shape}" for path, shape in shapes.items()) or "none"

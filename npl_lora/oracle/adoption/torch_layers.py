@@ -112,8 +112,7 @@ class TorchLayers:
 
     def tensors(self, layer: Any) -> dict[str, Tensor]:
         return {
-            path: Tensor(tuple(t.shape), kind, kind == "parameter" and t.requires_grad)
-            for path, kind, t in _walk(layer)
+            path: Tensor(tuple(t.shape), kind, kind == "parameter" and t.requires_grad) for path, kind, t in walk(layer)
         }
 
     def read(self, layer: Any, path: str) -> np.ndarray:
@@ -125,7 +124,7 @@ class TorchLayers:
 
     def cast(self, layer: Any, dtype: str) -> Any:
         to = getattr(torch, dtype)
-        plain_ones = [(path, t) for path, kind, t in _walk(layer) if kind == "plain" and t.is_floating_point()]
+        plain_ones = [(path, t) for path, kind, t in walk(layer) if kind == "plain" and t.is_floating_point()]
         layer.to(to)
         for path, t in plain_ones:  # torch does not know of them, so they would stay as they are
             owner, _, name = path.rpartition(".")
@@ -232,15 +231,15 @@ def _dtype(wanted: Wanted) -> torch.dtype:
 
 def call(layer: nn.Module, x: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
     """y; the first of a tuple. Raises NotAdoptedError for what cannot be called with x and what is given alone."""
-    y = layer(x, **_more(layer, given), **given)
+    y = layer(x, **needed_by_call(layer, given), **given)
     y = y[0] if isinstance(y, tuple) and y else y
     if not isinstance(y, torch.Tensor):
         raise TypeError(f"forward returned {'None' if y is None else 'a ' + type(y).__name__}, expected a tensor")
     return y
 
 
-def _more(layer: nn.Module, given: Container[str]) -> dict[str, Any]:
-    """What forward needs besides x and what it is given."""
+def needed_by_call(layer: nn.Module, given: Container[str] = ()) -> dict[str, Any]:
+    """What forward needs besides x and what it is given. Raises NotAdoptedError for what no rule knows."""
     found: dict[str, Any] = {}
     for p in list(inspect.signature(layer.forward).parameters.values())[1:]:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty or p.name in given:
@@ -253,7 +252,7 @@ def _more(layer: nn.Module, given: Container[str]) -> dict[str, Any]:
     return found
 
 
-def _walk(layer: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+def walk(layer: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     """path, kind and tensor, each tensor once. A plain one is an attribute that torch does not know of."""
     seen: set[int] = set()
     for prefix, module in layer.named_modules():
@@ -283,7 +282,7 @@ def _gradient(t: torch.Tensor) -> torch.Tensor:
 def _set_up(layer: nn.Module, wanted: Wanted, constructor: Constructor) -> None:
     """Call what makes the factors, where the constructor made none."""
     sizes = sorted((wanted.rank, wanted.in_))
-    if any(sorted(t.shape) == sizes for _, _, t in _walk(layer)):
+    if any(sorted(t.shape) == sizes for _, _, t in walk(layer)):
         return
     for name in dir(type(layer)):
         if name.startswith(SET_UP):

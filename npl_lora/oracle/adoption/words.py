@@ -80,6 +80,15 @@ _MERGE = "merge merge_weights merge_lora fuse merge_and_unload to_linear merge_l
 MERGE = tuple(_MERGE.split())
 UNMERGE = ("unmerge", "unmerge_weights", "unmerge_lora", "unfuse", "unmerge_lora_weights")
 
+OFF = {  # flags of a layer that does not add its low-rank path at present
+    "merged": True,
+    "is_merged": True,
+    "disabled": True,
+    "disable_adapters": True,
+    "enabled": False,
+    "lora_enabled": False,
+}
+
 
 # Where the whole name is in no table, its words tell: a word of each group.
 _BY_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
