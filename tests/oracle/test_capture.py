@@ -224,7 +224,7 @@ def test_a_share_of_dx_that_never_came_is_zero(tmp_path, part):
     assert f"the {'base path' if part == 'base' else 'low-rank path'} is missing from dx" in contract.diagnosis.says
 
 
-def test_a_factor_that_got_no_gradient_is_said(tmp_path):
+def test_a_factor_that_got_no_gradient_is_said_and_wrong(tmp_path):
     watched = model(targets=["up_proj"])
     detach(next(iter(layers(watched).values())).lora_B["default"])
     with capture(watched, tmp_path / "dumps"):
@@ -233,6 +233,8 @@ def test_a_factor_that_got_no_gradient_is_said(tmp_path):
     sentence = "dA never came, although A is trained"
     assert sentence in first[1]
     assert sentence not in second[1]
+    assert (first[0], second[0]) == ("fail", "pass")
+    assert "dA: 0 times the right answer, everywhere" in first[1]
 
 
 def go_around(layer, spoil):

@@ -6,10 +6,11 @@
 A lora_linear step may have any size, and arrays may be missing. Dumps of the other contracts are judged like cases.
 
 Reading order, where each module builds on those after it: judging, linear, rows, gradients, identities, notes, pieces,
-progress, step, reach, file. `capture` writes dumps and uses none of the others.
+progress, step, reach, file. `capture` writes dumps, with recorder, uses and layers.
 """
 
 from .capture import capture
+from .file import unjudged
 from .judging import judge_dump
 
-__all__ = ["capture", "judge_dump"]
+__all__ = ["capture", "judge_dump", "unjudged"]

@@ -12,6 +12,7 @@ from .. import one_line
 from ..contracts import CONTRACTS
 from ..tolerance.rounding import PRECISIONS
 
+NOT_JUDGED = "not_judged.json"  # beside the dumps: {layer: why it has none}
 _HEADER_LIMIT = 1 << 20  # bytes; a dump has some ten arrays
 _NAMED = 8  # of the names that a sentence lists
 _KEYS = ("protocol", "contract", "id", "dtype", "config")
@@ -37,6 +38,19 @@ def open_dump(path: Path) -> Dump:
     """Open a dump. Raises TensorFileError, one sentence, if the file is anything else."""
     arrays, metadata = open_tensors(path, _HEADER_LIMIT)
     return Dump(arrays=arrays, **_metadata(metadata))
+
+
+def unjudged(folder: Path) -> list[str]:
+    """The sentences of capture on layers of the model that have no dump in this folder."""
+    path = folder / NOT_JUDGED
+    if not path.is_file():
+        return []
+    try:
+        with path.open("rb") as file:
+            sentences = json_object(file.read(_HEADER_LIMIT), NOT_JUDGED)
+    except (OSError, TensorFileError) as error:
+        return [f"{path}: {error}"]
+    return [one_line.first_line(str(sentence)) for sentence in sentences.values()]
 
 
 def _metadata(metadata: Any) -> dict[str, Any]:

@@ -1,68 +1,42 @@
-"""Hooks on one LoRA layer of a PEFT model, which record what a step does there."""
+"""Hooks on one LoRA layer of a model, which record what a step does there."""
 
 import json
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from ...support.extras import require
-from ..definition import scale
+from .layers import LoraLayer
+from .uses import uses_of
 
 _PRECISION = ("float64", "float32", "float16", "bfloat16")  # finest first
 GONE_AROUND = "got gradients without being called, as where a fused kernel reads the weights"
 
 
-def obstacle(layer: Any) -> str:
-    """Why the layer does not compute x W^T + b + s (x~ A^T) B^T at present, or nothing."""
-    linear = require("torch.nn", "torch", "capture").Linear
-    if not isinstance(layer, require("peft.tuners.lora", "torch", "capture").Linear):
-        return f"is a {type(layer).__name__}"
-    adapters = [name for name in layer.active_adapters if name in layer.lora_A]
-    if layer.disable_adapters or layer.merged:
-        return f"has its adapter {'disabled' if layer.disable_adapters else 'merged'}"
-    if len(adapters) != 1:
-        return f"has {len(adapters)} active adapters, expected 1"
-    (adapter,) = adapters
-    if variant := getattr(layer, "lora_variant", {}).get(adapter):
-        return f"is a {type(variant).__name__}"
-    base = layer.get_base_layer()
-    if type(base) is not linear and type(base).__name__ != "Conv1D":
-        return f"is on a {type(base).__name__}"
-    if type(layer.lora_A[adapter]) is not linear or type(layer.lora_B[adapter]) is not linear:
-        return f"has a {type(layer.lora_A[adapter]).__name__} for A"
-    return "has a bias in B" if layer.lora_B[adapter].bias is not None else ""
-
-
 class Recorder:
-    """Hooks on one layer. They record tensors on the CPU, under the contract's names."""
+    """Hooks on one layer. They record tensors on the CPU, under the contract's names.
 
-    def __init__(self, torch: Any, name: str, layer: Any) -> None:
-        self.name = name
+    problem: why a call could not be recorded as lora_linear, or "".
+    """
+
+    def __init__(self, torch: Any, layer: LoraLayer) -> None:
+        self.name = layer.name
         self.tensors: dict[str, Any] = {}
+        self.problem = ""
         self._torch = torch
         self._layer = layer
-        self._adapter = next(adapter for adapter in layer.active_adapters if adapter in layer.lora_A)
-        self._recording = False
-        self._dx: dict[str, Any] = {}  # the gradients of the two aliases of x
+        self._uses: Any = None  # while a call is recorded
+        self._dx: dict[str, Any] = {}  # the gradients of the aliases of x
         self._around: dict[str, Any] = {}  # what its parameters show if nobody calls it
+        self._zero: set[str] = set()  # gradients that are zero because nothing computes them
+        self._dtypes: set[str] = set()  # of autocast at the call
         self._shared = False
-        self.problem = ""
-        dropout = layer.lora_dropout[self._adapter]
         self._hooks = [
-            layer.register_forward_pre_hook(self._before_layer, with_kwargs=True),
-            layer.get_base_layer().register_forward_pre_hook(self._before_base),
-            dropout.register_forward_pre_hook(self._before_dropout),
-            dropout.register_forward_hook(self._after_dropout),
-            layer.register_forward_hook(self._after_layer, with_kwargs=True),
+            layer.module.register_forward_pre_hook(self._before, with_kwargs=True),
+            layer.module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
-
-        for name, parameter in self._factors().items():
+        for name, (parameter, transposed) in layer.factors().items():
             if parameter.requires_grad:
-                self._hooks.append(parameter.register_hook(_keep(self._around, f"d{name}")))
-                self._hooks.append(parameter.register_hook(_keep(self._around, name, parameter)))
-
-    def _factors(self) -> dict[str, Any]:
-        return {n: f[self._adapter].weight for n, f in (("A", self._layer.lora_A), ("B", self._layer.lora_B))}
+                self._hooks.append(parameter.register_hook(_keep(self._around, f"d{name}", transposed)))
+                self._hooks.append(parameter.register_hook(_keep(self._around, name, transposed, parameter)))
 
     @property
     def was_called(self) -> bool:
@@ -71,87 +45,107 @@ class Recorder:
     @property
     def was_gone_around(self) -> bool:
         """Whether it got gradients without being called."""
-        return not self.was_called and bool(self._around)
+        return not self.was_called and not self.problem and bool(self._around)
 
     def stop(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _before_layer(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _before(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Start recording if this is the first call with gradients enabled. A call from within a backward is a
         recomputation, not a second use."""
-        plain = self._torch.is_grad_enabled() and not obstacle(layer) and keywords.get("adapter_names") is None
+        torch = self._torch
+        plain = torch.is_grad_enabled() and not self._layer.obstacle() and keywords.get("adapter_names") is None
         again = "y" in self.tensors
-        self._shared |= plain and again and "dy" not in self.tensors and not _in_backward(self._torch)
-        self._recording = plain and not again
-        if not self._recording:
-            return
-        A, B = self._factors().values()
-        base = layer.get_base_layer()
-        weight = base.weight.T if layer.fan_in_fan_out else base.weight
-        self.tensors |= {"W": _copy(weight), "A": _copy(A), "B": _copy(B)}
-        if base.bias is not None:
-            self.tensors["b"] = _copy(base.bias)
-        for name, parameter in (("dA", A), ("dB", B)):
+        self._shared |= plain and again and "dy" not in self.tensors and not _in_backward(torch)
+        if not plain or again or self.problem:
+            return None
+        if len(arguments) + len(keywords) > 1 and not self._layer.takes_more:
+            self.problem = "it was called with more than x"
+            return None
+        tensors = [value for value in (*arguments, *keywords.values()) if torch.is_tensor(value)]
+        if not tensors:
+            self.problem = "it was called without a tensor"
+            return None
+        x = tensors[0]
+        self._record_inputs(x)
+        self._uses = uses_of(torch, x, self._watch_alias)
+        exchanged = tuple(self._uses.x if value is x else value for value in arguments)
+        named = {name: self._uses.x if value is x else value for name, value in keywords.items()}
+        self._uses.__enter__()
+        return exchanged, named
+
+    def _watch_alias(self, alias: Any, number: int) -> None:
+        alias.register_hook(self._keep_gradient(self._dx, str(number), of="x"))
+
+    def _record_inputs(self, x: Any) -> None:
+        factors = self._layer.factors()
+        tensors = {**self._layer.base(), **{name: _turned(*factor) for name, factor in factors.items()}, "x": x}
+        self.tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
+        self._dtypes = set(_autocast(self._torch, x))
+        for name, (parameter, transposed) in factors.items():
             if parameter.requires_grad:
-                self._hooks.append(parameter.register_hook(_keep(self.tensors, name)))
+                keep = self._keep_gradient(self.tensors, f"d{name}", of=name, transposed=transposed)
+                self._hooks.append(parameter.register_hook(keep))
 
-    def _alias(self, x: Any, user: str) -> Any:
-        """The same numbers for one user: the gradient of the alias is that user's share of dx."""
-        if not x.requires_grad:
-            return x
-        alias = x.view_as(x)
-        alias.register_hook(_keep(self._dx, user))
-        return alias
+    def _keep_gradient(
+        self, tensors: dict[str, Any], name: str, of: str, transposed: bool = False
+    ) -> Callable[[Any], None]:
+        """A hook for a gradient. A backward that was asked for it and brings None has computed none: it is zero."""
+        keep = _keep(tensors, name, transposed)
 
-    def _before_base(self, base: Any, arguments: tuple[Any, ...]) -> Any:
-        if not self._recording:
-            return None
-        self.tensors["x"] = _copy(arguments[0])
-        return (self._alias(arguments[0], "base"), *arguments[1:])
+        def hook(gradient: Any) -> None:
+            if gradient is None:
+                self._zero.add(f"d{of}")
+            else:
+                keep(gradient)
 
-    def _before_dropout(self, dropout: Any, arguments: tuple[Any, ...]) -> Any:
-        if not self._recording:
-            return None
-        self._state_before = _generator_state(self._torch, arguments[0])
-        return (self._alias(arguments[0], "low-rank path"),)
+        return hook
 
-    def _after_dropout(self, dropout: Any, arguments: tuple[Any, ...], dropped: Any) -> None:
-        """Draw the mask again: apply dropout to ones from the generator's earlier state."""
-        if not self._recording or not dropout.training or not getattr(dropout, "p", 0.0):
+    def _after(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], y: Any) -> None:
+        if self._uses is None:
             return
-        torch, x = self._torch, arguments[0].detach()
-        after = _generator_state(torch, x)
-        _set_generator_state(torch, x, self._state_before)
-        mask = torch.nn.functional.dropout(torch.ones_like(x), dropout.p, training=True)
-        _set_generator_state(torch, x, after)
-        self.tensors["mask"] = _copy(mask)
-        close = {"rtol": 4 * torch.finfo(x.dtype).eps, "atol": 0.0, "equal_nan": True}
-        if not torch.allclose(x * mask, dropped.detach(), **close):
-            self.problem = f"{self.name} cannot be captured: its dropout mask could not be reproduced"
-
-    def _after_layer(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], y: Any) -> None:
-        if not self._recording:
-            return
-        self._recording = False
+        uses, self._uses = self._uses, None
+        uses.finish()
+        uses.__exit__(None, None, None)
+        y = y[0] if isinstance(y, tuple) and y else y
         if keywords.get("adapter_names") is not None:  # PEFT adds it by a hook of its own, after ours
             self.tensors, self._dx, self._shared = {}, {}, True
-            return
+        elif uses.problem:
+            self.tensors, self.problem = {}, uses.problem
+        elif self._torch.is_tensor(y):  # not where forward raised
+            self._record_output(uses, y)
+
+    def _record_output(self, uses: Any, y: Any) -> None:
+        if uses.mask is not None:
+            self.tensors["mask"] = _copy(uses.mask)
         self.tensors["y"] = _copy(y)
-        if y.requires_grad:
-            y.register_hook(_keep(self.tensors, "dy"))
+        if not y.requires_grad:
+            return
+        y.register_hook(_keep(self.tensors, "dy"))
+        aliases = [alias.grad_fn for alias in uses.aliases]
+        reached = _reached(y, until=aliases)
+        for name, (parameter, _) in self._layer.factors().items():
+            if parameter.requires_grad and parameter.is_leaf and id(parameter) not in reached:
+                self._zero.add(f"d{name}")
+        if aliases and not any(id(node) in reached for node in aliases):
+            self._zero.add("dx")
 
     def contents(self) -> dict[str, Any]:
         """The tensors to write. dA and dB are dropped if another call adds to them.
 
-        dx is the sum of its two shares. A backward that asks for x at all asks for both: a share that never came is
-        zero, as where one of the paths is detached from x.
+        dx is the sum of its shares. A backward that asks for x at all asks for all of them: a share that never came is
+        zero, as where one of the paths is detached from x. So is the gradient of what y does not depend on.
         """
         if self.was_gone_around:
-            return {**{name: _copy(factor) for name, factor in self._factors().items()}, **self._around}
+            factors = {name: _copy(_turned(*factor)) for name, factor in self._layer.factors().items()}
+            return {name: tensor.contiguous() for name, tensor in {**factors, **self._around}.items()}
         tensors = dict(self.tensors)
         if self._dx:
             tensors["dx"] = sum(self._dx.values())
+        if "dy" in tensors:
+            zeros = {name: self._torch.zeros_like(tensors[name[1:]]) for name in self._zero}
+            tensors = {**zeros, **tensors}
         dropped = ("dA", "dB") if self._shared else ()
         return {name: tensor.contiguous() for name, tensor in tensors.items() if name not in dropped}
 
@@ -160,12 +154,9 @@ class Recorder:
 
         autocast: the dtypes that autocast had while the block ran.
         """
-        layer, adapter = self._layer, self._adapter
-        r, alpha, use_rslora = layer.r[adapter], layer.lora_alpha[adapter], bool(layer.use_rslora[adapter])
-        config = {"r": r, "alpha": alpha, "use_rslora": use_rslora}
-        tensors = {"W": self._layer.get_base_layer().weight, **self.contents()}
+        tensors = {"W": self._layer.base()["W"], **self.contents()}
         inputs = [tensors[name] for name in ("x", "W", "A", "B", "y") if name in tensors]
-        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in inputs}
+        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in inputs} | self._dtypes
         dtypes |= set(autocast) if self.was_gone_around else set()  # nobody knows what the kernel computed in
         notes = [GONE_AROUND] if self.was_gone_around else []
         notes += [f"d{name} never came, although {name} is trained" for name in self._without_a_gradient()]
@@ -173,31 +164,48 @@ class Recorder:
             notes.append(
                 "the layer ran more than once before its backward: dA and dB are sums over its calls and are left out"
             )
-        if not math.isclose(layer.scaling[adapter], scale(config)):
-            notes.append(f"the layer multiplies by {layer.scaling[adapter]:g}, but r and alpha give {scale(config):g}")
+        notes.append(self._layer.note())
         return {
             "protocol": "1",
             "contract": "lora_linear",
             "id": self.name,
             "dtype": max(dtypes, key=_PRECISION.index),
-            "config": json.dumps(config),
-            "note": "; ".join(notes),
+            "config": json.dumps(self._layer.config()),
+            "note": "; ".join(filter(None, notes)),
         }
 
     def _without_a_gradient(self) -> list[str]:
         """Those of A and B that ask for a gradient and got none from this layer's backward."""
-        trained = [name for name, factor in self._factors().items() if factor.requires_grad]
+        trained = [name for name, (factor, _) in self._layer.factors().items() if factor.requires_grad]
         return [name for name in trained if "dy" in self.tensors and f"d{name}" not in self.tensors]
 
 
-def _keep(tensors: dict[str, Any], name: str, other: Any = None) -> Callable[[Any], None]:
+def autocast_dtypes(torch: Any) -> Iterator[str]:
+    """The dtypes that autocast has now, where it is on."""
+    return (one for device in ("cpu", "cuda") for one in _autocast_on(torch, device))
+
+
+def _autocast(torch: Any, x: Any) -> Iterator[str]:
+    return _autocast_on(torch, x.device.type)
+
+
+def _autocast_on(torch: Any, device: str) -> Iterator[str]:
+    if torch.is_autocast_enabled(device):
+        yield str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+
+
+def _keep(tensors: dict[str, Any], name: str, transposed: bool = False, other: Any = None) -> Callable[[Any], None]:
     """A hook that records the first gradient to arrive, or what another tensor is at that moment."""
 
     def hook(gradient: Any) -> None:
-        if name not in tensors:
-            tensors[name] = _copy(gradient if other is None else other)
+        if name not in tensors and gradient is not None:
+            tensors[name] = _copy(_turned(gradient if other is None else other, transposed))
 
     return hook
+
+
+def _turned(tensor: Any, transposed: bool) -> Any:
+    return tensor.T if transposed else tensor
 
 
 def _copy(tensor: Any) -> Any:
@@ -209,12 +217,16 @@ def _in_backward(torch: Any) -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _generator_state(torch: Any, x: Any) -> Any:
-    return torch.cuda.get_rng_state(x.device) if x.is_cuda else torch.get_rng_state()
-
-
-def _set_generator_state(torch: Any, x: Any, state: Any) -> None:
-    if x.is_cuda:
-        torch.cuda.set_rng_state(state, x.device)
-    else:
-        torch.set_rng_state(state)
+def _reached(y: Any, until: list[Any]) -> dict[int, Any]:
+    """The nodes of y's graph and its leaves by their ids, which stay theirs as long as somebody holds them."""
+    found: dict[int, Any] = {}
+    waiting = [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in found:
+            continue
+        found[id(node)] = node
+        leaf = getattr(node, "variable", None)
+        found[id(leaf)] = leaf
+        waiting += [] if any(node is one for one in until) else [after for after, _ in node.next_functions]
+    return found
