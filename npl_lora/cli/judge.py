@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..oracle import Report, overall
-from ..oracle.dumps import judge_dump
+from ..oracle.dumps import judge_dump, unjudged
 from . import _arguments
 from ._output import EXIT_STATUS, reports_as_json, write_text
 
@@ -16,8 +16,8 @@ SUMMARY = "Judge one step of a real training run, saved to a file."
 
 _DESCRIPTION = """\
 DUMP is a safetensors file that holds the inputs and the answers of one step, or
-a folder of such files. npl_lora.oracle.dumps.capture writes them. If you write
-your own, set this metadata:
+a folder of such files. npl_lora.oracle.dumps.capture writes them, for each LoRA
+layer of a torch model. If you write your own, set this metadata:
   protocol "1", contract, id, dtype, config (JSON: r, alpha, use_rslora)
 A lora_linear step (x, W, A, B, dy, b, mask; y, dx, dA, dB) may have any size,
 and may lack every array but A and B: whatever can be judged is judged, and the
@@ -50,12 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     screen = Screen()
     reports = []
+    not_judged = [sentence for dump in arguments.dumps for sentence in unjudged(dump)]
     for path in (file for dump in arguments.dumps for file in _files(dump)):
         report = _judge_one(path, arguments.precision, screen)
         screen.show_dump(report)
         reports.append(report)
+    screen.print_not_checked(not_judged)
     if arguments.json_file is not None:
-        write_text(arguments.json_file, reports_as_json(reports))
+        write_text(arguments.json_file, reports_as_json(reports, not_judged))
     return EXIT_STATUS[overall(reports)]
 
 

@@ -9,6 +9,7 @@ from light import light
 from oracle.dump_files import LORA, step, write
 
 from npl_lora.cli import main
+from npl_lora.oracle.dumps import unjudged
 
 
 def npl_lora_judge(*words):
@@ -63,6 +64,27 @@ def test_a_folder_is_every_dump_in_it(tmp_path):
     done, report = report_of(tmp_path, folder)
     assert done.returncode == 1
     assert [target["verdict"] for target in report["targets"]] == ["pass", "fail", "error"]
+
+
+def test_layers_without_a_dump_are_named(tmp_path, capsys):
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    write(folder / "a.safetensors", step())
+    sentence = "head was not judged, because it is on an embedding"
+    (folder / "not_judged.json").write_text(json.dumps({"head": sentence}))
+    assert main(["judge", str(folder), "--json", str(tmp_path / "report.json")]) == 0
+    assert f"not checked: {sentence}" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((tmp_path / "report.json").read_text())["not_judged"] == [sentence]
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1]", b"\xff", b'{"a": 1, "a": 2}', b'{"a": "one\\ntwo \\u001b[31m"}', b"{", b'{"a": 1}']
+)
+def test_a_hostile_list_of_them_is_one_line_each(tmp_path, content):
+    (tmp_path / "not_judged.json").write_bytes(content)
+    (sentence,) = unjudged(tmp_path)
+    assert sentence
+    assert sentence.isprintable()
 
 
 @pytest.mark.slow
