@@ -308,6 +308,18 @@ def test_what_probing_found_is_said_as_well(folder, name, sentence):
     assert sentence in judged(folder)[1].message
 
 
+def test_a_layer_without_a_graph_is_said(folder):
+    """Nothing reaches its dy, so no gradient can be judged."""
+
+    def all_without(layer, x, s):
+        with torch.no_grad():
+            return own.Wrapper.forward(layer, x)
+
+    with capture(watched := model(spoiled(all_without)(linear())), folder):
+        train(watched)
+    assert "y has no graph, so no gradient can reach A and B" in judged(folder)[1].message
+
+
 def test_a_backward_that_asks_for_some_gradients_only_is_right(folder):
     """No zero is put where a gradient was not asked for."""
     watched = model(own.Wrapper(linear()))

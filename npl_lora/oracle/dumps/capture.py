@@ -92,7 +92,7 @@ def capture(model: Any, folder: str | Path, layers: Iterable[str] | None = None)
 
 def _see_autocast(torch: Any, seen: set[str], module: Any, arguments: tuple[Any, ...]) -> None:
     """Add the dtype that autocast has at a module's call, if it is on."""
-    seen.update(autocast_dtypes(torch))
+    seen.update(autocast_dtypes(torch, "cpu", "cuda"))
 
 
 def _warn(around: list[str], not_judged: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Hooks on one LoRA layer of a model, which record what a step does there."""
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .layers import LoraLayer
@@ -29,6 +29,7 @@ class Recorder:
         self._zero: set[str] = set()  # gradients that are zero because nothing computes them
         self._dtypes: set[str] = set()  # of autocast at the call
         self._shared = False
+        self._has_graph = True  # whether y has one
         self._hooks = [
             layer.module.register_forward_pre_hook(self._before, with_kwargs=True),
             layer.module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -82,7 +83,7 @@ class Recorder:
         factors = self._layer.factors()
         tensors = {**self._layer.base(), **{name: _turned(*factor) for name, factor in factors.items()}, "x": x}
         self.tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
-        self._dtypes = set(_autocast(self._torch, x))
+        self._dtypes = autocast_dtypes(self._torch, x.device.type)
         for name, (parameter, transposed) in factors.items():
             if parameter.requires_grad:
                 keep = self._keep_gradient(self.tensors, f"d{name}", of=name, transposed=transposed)
@@ -120,6 +121,7 @@ class Recorder:
         if uses.mask is not None:
             self.tensors["mask"] = _copy(uses.mask)
         self.tensors["y"] = _copy(y)
+        self._has_graph = y.requires_grad
         if not y.requires_grad:
             return
         y.register_hook(_keep(self.tensors, "dy"))
@@ -160,6 +162,8 @@ class Recorder:
         dtypes |= set(autocast) if self.was_gone_around else set()  # nobody knows what the kernel computed in
         notes = [GONE_AROUND] if self.was_gone_around else []
         notes += [f"d{name} never came, although {name} is trained" for name in self._without_a_gradient()]
+        if not self._has_graph and self._trained():
+            notes.append(f"y has no graph, so no gradient can reach {' and '.join(self._trained())}")
         if self._shared:
             notes.append(
                 "the layer ran more than once before its backward: dA and dB are sums over its calls and are left out"
@@ -176,22 +180,16 @@ class Recorder:
 
     def _without_a_gradient(self) -> list[str]:
         """Those of A and B that ask for a gradient and got none from this layer's backward."""
-        trained = [name for name, (factor, _) in self._layer.factors().items() if factor.requires_grad]
-        return [name for name in trained if "dy" in self.tensors and f"d{name}" not in self.tensors]
+        return [name for name in self._trained() if "dy" in self.tensors and f"d{name}" not in self.tensors]
+
+    def _trained(self) -> list[str]:
+        return [name for name, (factor, _) in self._layer.factors().items() if factor.requires_grad]
 
 
-def autocast_dtypes(torch: Any) -> Iterator[str]:
-    """The dtypes that autocast has now, where it is on."""
-    return (one for device in ("cpu", "cuda") for one in _autocast_on(torch, device))
-
-
-def _autocast(torch: Any, x: Any) -> Iterator[str]:
-    return _autocast_on(torch, x.device.type)
-
-
-def _autocast_on(torch: Any, device: str) -> Iterator[str]:
-    if torch.is_autocast_enabled(device):
-        yield str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+def autocast_dtypes(torch: Any, *devices: str) -> set[str]:
+    """The dtypes that autocast has now on these devices, where it is on."""
+    on = [device for device in devices if torch.is_autocast_enabled(device)]
+    return {str(torch.get_autocast_dtype(device)).removeprefix("torch.") for device in on}
 
 
 def _keep(tensors: dict[str, Any], name: str, transposed: bool = False, other: Any = None) -> Callable[[Any], None]:
