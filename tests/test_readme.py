@@ -186,13 +186,17 @@ def test_the_layer_of_the_readme_passes_its_own_tests(tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("page", ["npl_lora/oracle/README.md"])
-def test_the_step_that_is_recorded_is_judged(page, folder):
+@pytest.mark.parametrize(("script", "dumps"), [("one_step.py", "dumps"), ("own_step.py", "own_dumps")])
+def test_the_step_that_is_recorded_is_judged(page, folder, script, dumps):
     # PEFT adapts nothing if an older torchao is installed, which torchtune needs. None in sys.modules hides it.
     hidden = "import sys; sys.modules['torchao'] = None\n"
-    (folder / "one_step.py").write_text(hidden + files(page)["one_step.py"], encoding="utf-8")
-    subprocess.run([sys.executable, "one_step.py"], cwd=folder, check=True)
-    done = run("npl-lora judge dumps", folder)
+    (folder / script).write_text(hidden + files(page)[script], encoding="utf-8")
+    subprocess.run([sys.executable, script], cwd=folder, check=True)
+    assert f"npl-lora judge {dumps}" in commands(page)
+    done = run(f"npl-lora judge {dumps}", folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    scale = "s = alpha = 0.5, not alpha / r: at r = 4 this is alpha = 2 in PEFT"
+    assert script == "one_step.py" or (scale in done.stdout and scale in text(page))
 
 
 @pytest.mark.models
@@ -260,9 +264,10 @@ def test_the_readme_is_short():
 
 def test_every_room_has_commands_and_files():
     assert set(files("npl_lora/oracle/README.md")) == {
-        "mine.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py", "one_step.py", "deviations.toml"
+        "mine.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py", "one_step.py", "own_step.py",
+        "deviations.toml",
     }  # fmt: skip
-    assert len(commands("npl_lora/oracle/README.md")) == 7
+    assert len(commands("npl_lora/oracle/README.md")) == 8
     assert text(README).count("\npython3 -m venv ") == 2  # .ci/run runs both
 
 
