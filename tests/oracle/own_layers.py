@@ -225,6 +225,15 @@ class Adjustable(Wrapper):
         return self.linear(x) + strength * self.alpha / self.rank * (x @ self.A @ self.B)
 
 
+class Secretive(Rank):
+    """Its constructor wants something that no rule knows, and keeps the scale alone."""
+
+    def __init__(self, base_layer, secret):
+        super().__init__(base_layer)
+        del self.alpha
+        self.scaling = 0.75
+
+
 class Single(Wrapper):
     """Gives float32 back, whatever it computed in."""
 
@@ -232,11 +241,17 @@ class Single(Wrapper):
         return super().forward(x).to(x.dtype)
 
 
+class Autocast(Single):
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
 class Mixed(Wrapper):
     """Computes the path in the dtype of A."""
 
     def forward(self, x):
-        path = self.alpha / self.rank * (x.to(self.A.dtype) @ self.A @ self.B)
+        path = self.alpha / self.rank * (self.dropout(x.to(self.A.dtype)) @ self.A @ self.B)
         return self.linear(x) + path.to(x.dtype)
 
 

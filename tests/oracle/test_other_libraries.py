@@ -19,6 +19,7 @@ from npl_lora.oracle import CONTRACTS, Case
 from npl_lora.oracle.contracts import train_steps
 from npl_lora.oracle.contracts.judging import judge_case
 from npl_lora.oracle.definition import RIGHT
+from npl_lora.oracle.dumps import capture, judge_dump
 from npl_lora.oracle.libraries.known import keras, mlx, torchtune
 from npl_lora.oracle.libraries.table import LIBRARIES
 from npl_lora.oracle.subjects.convert import to_arrays
@@ -205,3 +206,22 @@ def test_what_is_compiled_is_compiled():
     torch._inductor.metrics.reset()
     ask("torch-compiled", case_of("lora_mlp", "silu", "float32"))
     assert torch._inductor.metrics.generated_kernel_count >= 2
+
+
+@pytest.mark.parametrize("name", ["LoRALinear", "DoRALinear"])
+def test_torchtunes_layers_are_captured_or_named(tmp_path, name):
+    torch = importlib.import_module("torch")
+    layer = getattr(importlib.import_module("torchtune.modules.peft"), name)(10, 8, rank=3, alpha=7.0, dropout=0.4)
+    torch.nn.init.normal_(layer.lora_b.weight)
+    if name == "DoRALinear":
+        layer.initialize_dora_magnitude()
+        sentence = "1 can't be judged, because it is DoRA, with the magnitude magnitude"
+        with pytest.raises(ValueError, match=sentence), capture(torch.nn.Sequential(torch.nn.ReLU(), layer), tmp_path):
+            pass
+        return
+    model = torch.nn.Sequential(torch.nn.Linear(10, 10), layer)
+    with capture(model, tmp_path):
+        model(torch.randn(4, 10)).square().sum().backward()
+    ((case,),) = (contract.cases for contract in judge_dump(tmp_path / "1.safetensors").contracts)
+    assert (case.verdict, case.message) == ("pass", "s = alpha / r = 2.333")
+    assert set(case.outputs) == {"y", "dx", "dA", "dB"}

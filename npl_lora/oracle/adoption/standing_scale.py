@@ -30,15 +30,21 @@ def scale_of(module: nn.Module, standing: Standing) -> tuple[float, str]:
     if law is not None and law.kind == "fault" and law.formula and name and not near(s, alpha / r):
         (fact,) = scale_fact(law)
         return alpha / r, f"{fact.wrong}: {judged}"
-    return s, _says(s, r, next(_formulas(s, r, law, strengths), ""))
+    formula = next(_formulas(s, r, law, strengths), "")
+    stated_by_class = law is not None and law.formula == formula
+    from_nowhere = not stated_by_class and any(formula == name for role, name, _ in strengths if role == "scale")
+    return s, _says(s, r, formula, from_nowhere)
 
 
-def _says(s: float, r: int, formula: str) -> str:
+def _says(s: float, r: int, formula: str, from_nowhere: bool) -> str:
+    """from_nowhere: whether the formula is the name of a number, and nobody knows what it was computed from."""
     in_PEFT = f"at r = {r} this is alpha = {s * r:.4g} in PEFT"
     if not formula:
         return f"s = {s:.4g}, as measured on the layer: {in_PEFT}"
     said = f"s = {formula}" if formula == f"{s:.4g}" else f"s = {formula} = {s:.4g}"
-    return said if re.fullmatch(r"[^\W\d]\w* / r", formula) else f"{said}, not alpha / r: {in_PEFT}"
+    if re.fullmatch(r"[^\W\d]\w* / r", formula):
+        return said
+    return f"{said}: {in_PEFT}" if from_nowhere else f"{said}, not alpha / r: {in_PEFT}"
 
 
 def _formulas(s: float, r: int, law: Law | None, strengths: list[Strength]) -> Iterator[str]:

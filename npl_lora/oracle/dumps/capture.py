@@ -40,7 +40,7 @@ from typing import Any
 from ...support.extras import require
 from .file import NOT_JUDGED
 from .layers import LoraLayer, Unread, find_lora
-from .recorder import GONE_AROUND, Recorder, autocast_dtypes
+from .recorder import GONE_AROUND, Recorder
 
 _NOT_CALLED = "it was not called with gradients enabled"
 
@@ -67,7 +67,7 @@ def capture(model: Any, folder: str | Path, layers: Iterable[str] | None = None)
         raise ValueError(f"{folder} already holds dumps: name another folder, or empty it")
     recorders = [Recorder(torch, layer) for layer in chosen]
     autocast: set[str] = set()
-    watch = torch.nn.modules.module.register_module_forward_pre_hook(partial(_see_autocast, torch, autocast))
+    watch = torch.nn.modules.module.register_module_forward_pre_hook(partial(_see_autocast, autocast))
     try:
         yield folder
     finally:
@@ -90,9 +90,11 @@ def capture(model: Any, folder: str | Path, layers: Iterable[str] | None = None)
     _warn([recorder.name for recorder in recorded if recorder.was_gone_around], not_judged)
 
 
-def _see_autocast(torch: Any, seen: set[str], module: Any, arguments: tuple[Any, ...]) -> None:
+def _see_autocast(seen: set[str], module: Any, arguments: tuple[Any, ...]) -> None:
     """Add the dtype that autocast has at a module's call, if it is on."""
-    seen.update(autocast_dtypes(torch, "cpu", "cuda"))
+    from .uses import autocast_dtypes
+
+    seen |= autocast_dtypes("cpu", "cuda")
 
 
 def _warn(around: list[str], not_judged: Mapping[str, str]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from .layers import LoraLayer
-from .uses import uses_of
 
 _PRECISION = ("float64", "float32", "float16", "bfloat16")  # finest first
 GONE_AROUND = "got gradients without being called, as where a fused kernel reads the weights"
@@ -27,7 +26,7 @@ class Recorder:
         self._dx: dict[str, Any] = {}  # the gradients of the aliases of x
         self._around: dict[str, Any] = {}  # what its parameters show if nobody calls it
         self._zero: set[str] = set()  # gradients that are zero because nothing computes them
-        self._dtypes: set[str] = set()  # of autocast at the call
+        self._dtypes: set[str] = set()  # of autocast in the call
         self._shared = False
         self._has_graph = True  # whether y has one
         self._hooks = [
@@ -68,9 +67,11 @@ class Recorder:
         if not tensors:
             self.problem = "it was called without a tensor"
             return None
+        from .uses import Uses
+
         x = tensors[0]
         self._record_inputs(x)
-        self._uses = uses_of(torch, x, self._watch_alias)
+        self._uses = Uses(x, self._watch_alias)
         exchanged = tuple(self._uses.x if value is x else value for value in arguments)
         named = {name: self._uses.x if value is x else value for name, value in keywords.items()}
         self._uses.__enter__()
@@ -83,7 +84,6 @@ class Recorder:
         factors = self._layer.factors()
         tensors = {**self._layer.base(), **{name: _turned(*factor) for name, factor in factors.items()}, "x": x}
         self.tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
-        self._dtypes = autocast_dtypes(self._torch, x.device.type)
         for name, (parameter, transposed) in factors.items():
             if parameter.requires_grad:
                 keep = self._keep_gradient(self.tensors, f"d{name}", of=name, transposed=transposed)
@@ -121,6 +121,7 @@ class Recorder:
         if uses.mask is not None:
             self.tensors["mask"] = _copy(uses.mask)
         self.tensors["y"] = _copy(y)
+        self._dtypes = uses.autocast
         self._has_graph = y.requires_grad
         if not y.requires_grad:
             return
@@ -184,12 +185,6 @@ class Recorder:
 
     def _trained(self) -> list[str]:
         return [name for name, (factor, _) in self._layer.factors().items() if factor.requires_grad]
-
-
-def autocast_dtypes(torch: Any, *devices: str) -> set[str]:
-    """The dtypes that autocast has now on these devices, where it is on."""
-    on = [device for device in devices if torch.is_autocast_enabled(device)]
-    return {str(torch.get_autocast_dtype(device)).removeprefix("torch.") for device in on}
 
 
 def _keep(tensors: dict[str, Any], name: str, transposed: bool = False, other: Any = None) -> Callable[[Any], None]:
