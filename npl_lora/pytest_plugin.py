@@ -4,6 +4,7 @@ pytest loads this plugin in every run where npl_lora is installed. So it imports
 imports npl_lora.testing itself.
 """
 
+import inspect
 import sys
 from typing import Any
 
@@ -37,5 +38,8 @@ class CaseItem(pytest.Item):
         if report.verdict == "fail":
             pytest.fail("\n".join(filter(None, (diagnosis.says, report.message))), pytrace=False)
 
-    def reportinfo(self) -> tuple[Any, None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[Any, int, str]:
+        """The file, the line of the function in it, counted from 0, and the name. A skip is reported there."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        line = 0 if code is None or code.co_filename != str(self.path) else code.co_firstlineno - 1
+        return self.path, line, self.name

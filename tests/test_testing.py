@@ -111,6 +111,28 @@ def test_marks_hold_for_every_case(pytester):
     run(pytester, source).assert_outcomes(xfailed=cases("lora_merge"))
 
 
+@pytest.mark.parametrize("mark", ["skip", "skipif(True, reason='later')", "skipif('True', reason='later')"])
+def test_a_marked_skip_is_reported_at_the_users_function(pytester, mark):
+    source = RIGHT + (
+        f"\n    import pytest\n    @pytest.mark.{mark}\n    @conforms('lora_merge', dtypes=('float32',))\n"
+        "    def mine(case):\n        return {}\n"
+    )
+    done = run(pytester, source, "-rs")
+    done.assert_outcomes(skipped=cases("lora_merge"))
+    (file,) = pytester.path.glob("test_*.py")
+    line = 1 + file.read_text().splitlines().index(f"@pytest.mark.{mark}")
+    done.stdout.fnmatch_lines([f"SKIPPED*{file.name}:{line}: *"])
+
+
+def test_a_skip_needs_no_function_in_the_same_file(pytester):
+    pytester.makepyfile(elsewhere="def mine(case):\n    return {}\n")
+    source = (
+        "\n    import elsewhere, pytest\n    from npl_lora.testing import conforms\n    pytestmark = pytest.mark.skip\n"
+        "    mine = conforms('lora_merge', dtypes=('float32',))(elsewhere.mine)\n"
+    )
+    run(pytester, source).assert_outcomes(skipped=cases("lora_merge"))
+
+
 def test_other_tests_are_left_to_pytest(pytester):
     source = RIGHT + (
         "\n    class Anything:\n        def __getattr__(self, name):\n            raise RuntimeError(name)\n"
