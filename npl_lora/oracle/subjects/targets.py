@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer
 from ..libraries.table import LIBRARIES
 from ..one_line import describe
 from . import CONTRACTS, TargetError
+from .spelling import did_you_mean, misspelt
 
 Function = Callable[..., Any]
 
@@ -55,10 +57,17 @@ def _loaded(source: Any, name: str, target: str, contract: str | None) -> Loaded
     if contract is None and functions:
         return loaded
     if not functions and isinstance(source, ModuleType) and (layers := _layers_of(source)):
+        _refuse_misspelt(target, misspelt(source, parameter="case"))
         return Loaded({}, layers=layers)
     wanted = contract or f"after a contract ({_contract_names()})"
     others = f" (there are: {', '.join(functions)})" if functions else ""
-    raise TargetError(f"{target} has no function named {wanted}{others}")
+    raise TargetError("; ".join((f"{target} has no function named {wanted}{others}", *misspelt(source, functions))))
+
+
+def _refuse_misspelt(target: str, sentences: list[str]) -> None:
+    """What somebody meant to be asked must not be left out in silence beside what is right."""
+    if sentences:
+        raise TargetError(f"{target}: {' '.join(sentences)} Nothing was asked. A helper may begin with an underscore")
 
 
 def _adopted(source: Any, target: str) -> Loaded | None:
@@ -90,6 +99,8 @@ def _written(source: Any, name: str, target: str, contract: str | None) -> dict[
     if inspect.isclass(source):
         source = _instance(source, target)
     functions = _functions_of(source, target)
+    if functions and contract is None:
+        _refuse_misspelt(target, misspelt(source, functions))
     return functions or (_single_function(source, name, target, contract) if callable(source) else {})
 
 
@@ -133,6 +144,7 @@ def _single_function(function: Function, name: str, target: str, contract: str |
             return {candidate: function}
     raise TargetError(
         f"{target}: {name} is not the name of a contract: add --contract NAME, one of {_contract_names()}"
+        f"{did_you_mean(name, CONTRACTS)}"
     )
 
 
@@ -188,7 +200,9 @@ def _import(name: str, target: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise TargetError(f"{target}: no such file, module or shipped subject") from None
+            here = (module.name for module in pkgutil.iter_modules([os.getcwd()]))
+            close = did_you_mean(name.partition(".")[0], ("self", *LIBRARIES, *here))
+            raise TargetError(f"{target}: no such file, module or shipped subject{close}") from None
         raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
     except Exception as error:  # a stranger's module may raise anything
         raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
