@@ -6,6 +6,7 @@ imports npl_lora.testing itself.
 
 import inspect
 import sys
+import traceback
 from typing import Any
 
 import pytest
@@ -27,16 +28,30 @@ class CaseItem(pytest.Item):
         super().__init__(**more)
         self.function = function
         self.case = case
+        self.raised: Exception | None = None
         self.own_markers.extend(getattr(function, "pytestmark", []))
 
     def runtest(self) -> None:
         from .testing import check_function
 
-        report, diagnosis = check_function(self.function, self.case)
-        if report.verdict == "absent":
-            pytest.skip(report.message)
-        if report.verdict == "fail":
-            pytest.fail("\n".join(filter(None, (diagnosis.says, report.message))), pytrace=False)
+        checked = check_function(self.function, self.case)
+        self.raised = checked.raised
+        if checked.report.verdict == "absent":
+            pytest.skip(checked.report.message)
+        if checked.report.verdict == "fail":
+            message = "\n".join(filter(None, (checked.diagnosis.says, checked.report.message)))
+            failure = pytest.fail.Exception(message, pytrace=False)
+            raise failure.with_traceback(getattr(self.raised, "__traceback__", None))  # --pdb stops where it was raised
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *options: Any) -> Any:
+        """The message, and below it the traceback of what the function raised, from the function on."""
+        said: Any = super().repr_failure(excinfo, *options)
+        if self.raised is not None:
+            place = self.raised.__traceback__
+            while place is not None and f"{place.tb_frame.f_globals.get('__name__')}".startswith("npl_lora."):
+                place = place.tb_next
+            said.addsection("raised", "".join(traceback.format_exception(type(self.raised), self.raised, place)))
+        return said
 
     def reportinfo(self) -> tuple[Any, int, str]:
         """The file, the line of the function in it, counted from 0, and the name. A skip is reported there."""

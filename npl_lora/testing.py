@@ -72,6 +72,15 @@ def conforms(contract: str, *, dtypes: Iterable[str] | None = None, forward_only
     return mark
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a test has to say of a case. raised: the exception that the function raised, if that is what is wrong."""
+
+    report: CaseReport
+    diagnosis: Diagnosis
+    raised: Exception | None = None
+
+
 class LayerTests:
     """The cases and facts that a layer is asked. Calling it answers a case."""
 
@@ -91,10 +100,10 @@ class LayerTests:
         adoption = self._subject.adoption
         return facts + (cases if adoption is None else [adoption.question(case) for case in cases])
 
-    def check(self, case: Case) -> tuple[CaseReport, Diagnosis]:
+    def check(self, case: Case) -> Checked:
         """The report on a case or fact."""
         if case.contract == LAYER:
-            return self._facts[case.id], NOTHING
+            return Checked(self._facts[case.id], NOTHING)
         return _check(self._subject.ask, case)
 
 
@@ -123,11 +132,11 @@ def asked(function: Any) -> Conforms | LayerTests | None:
     return mark if isinstance(mark, Conforms) else None
 
 
-def check_function(function: Function | LayerTests, case: Case) -> tuple[CaseReport, Diagnosis]:
+def check_function(function: Function | LayerTests, case: Case) -> Checked:
     """Ask a function one case, in this process, judge its answers, and diagnose what this one case shows."""
     return function.check(case) if isinstance(function, LayerTests) else _check(partial(ask, function), case)
 
 
-def _check(asks: Callable[[Case], Answer], case: Case) -> tuple[CaseReport, Diagnosis]:
+def _check(asks: Callable[[Case], Answer], case: Case) -> Checked:
     case, answer, report = ask_and_judge(asks, case)
-    return report, diagnose(observe([case], [answer], [report]))
+    return Checked(report, diagnose(observe([case], [answer], [report])), answer.raised)

@@ -63,7 +63,7 @@ def test_a_wrong_case_fails_with_its_message_and_no_traceback(pytester):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("raise KeyError('nothing')", "KeyError: 'nothing'"),
+        ("raise KeyError('nothing')", "KeyError: 'nothing' at test_what_the_check_says*.py:12"),
         ("return 3", "returned an int, expected a mapping from name to array"),
         ("case.arrays['W'][...] += 1; return right(case)", "changed its input W"),
         ("seen.append(1); return right(case) if len(seen) % 2 else {}", "a second call differs: W_merged: *"),
@@ -77,6 +77,27 @@ def test_what_the_check_says_is_what_the_test_says(pytester, body, message):
     )
     done.assert_outcomes(failed=cases("lora_merge"))
     done.stdout.fnmatch_lines([message])
+
+
+RAISES = RIGHT + (
+    "\n    def helper(secret):\n        return np.zeros(3).reshape(secret)\n"
+    "\n    @conforms('lora_merge', dtypes=('float32',))\n    def mine(case):\n        return {'W_merged': helper(7)}\n"
+)
+
+
+def test_the_traceback_of_what_was_raised_begins_at_the_function(pytester):
+    done = run(pytester, RAISES, "-x")
+    done.stdout.fnmatch_lines(["ValueError: cannot reshape array * at test_the_traceback*.py:10"])
+    done.stdout.fnmatch_lines(["  File *, line 14, in mine", "  File *, line 10, in helper", "ValueError: cannot *"])
+    done.stdout.no_fnmatch_line("*npl_lora/*.py*")
+
+
+def test_pdb_stops_where_the_function_raised(pytester):
+    pytester.makepyfile(RAISES)
+    done = pytester.run(
+        sys.executable, "-m", "pytest", *PLUGIN, "-x", "--pdb", stdin=b"print('it', 'was', secret)\nquit\n"
+    )
+    done.stdout.fnmatch_lines(["*it was 7*"])
 
 
 def test_what_is_not_supported_is_skipped_with_the_reason(pytester):

@@ -79,6 +79,10 @@ def lora_linear(case):
 )
 
 
+# Where it raises: in its own file, which does not hold the lines that it is told.
+PLACE = f" at obedient.py:{len(OBEDIENT.splitlines())}"
+
+
 @pytest.fixture(scope="module")
 def obedient(tmp_path_factory):
     """A subject that does what the case's id says: one process for many tests."""
@@ -171,10 +175,11 @@ def test_an_answer_in_a_buffer_used_again_is_seen_as_it_was(told):
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("raise ValueError('no such\\nthing')", "ValueError: no such"),
-        ("raise ValueError", "ValueError: no message"),
-        ("raise ValueError('\\x1b[31mred\\x1b[0m \\x07' + 1000 * 'x')", "ValueError: red  " + 295 * "x" + "…"),
-        ("raise type('Mute', (Exception,), {'__str__': None})()", "Mute: no message"),
+        ("raise ValueError('no such\\nthing')", f"ValueError: no such ...{PLACE}"),
+        ("raise ValueError('\\nthing\\n')", f"ValueError: thing{PLACE}"),
+        ("raise ValueError", f"ValueError: no message{PLACE}"),
+        ("raise ValueError('\\x1b[31mred\\x1b[0m \\x07' + 1000 * 'x')", "ValueError: red  " + 295 * "x" + f"…{PLACE}"),
+        ("raise type('Mute', (Exception,), {'__str__': None})()", f"Mute: no message{PLACE}"),
         ("return [1.0]", "returned a list, expected a mapping from name to array"),
         ("return None", "returned None, expected a mapping from name to array"),
         ("return {1: np.ones(2)}", "returned a mapping with the key 1, expected names as keys"),
@@ -187,14 +192,30 @@ def test_an_answer_in_a_buffer_used_again_is_seen_as_it_was(told):
         ("case.config['alpha'] = 1.0; return {}", "changed its input config"),
         ("case.config['nested'][1].append(3); return {}", "changed its input config"),
         ("case.config['cache'] = case['x']; return right(case)", "changed its input config"),
-        ("assert call == 1, 'left over'; return right(case)", "the second call: AssertionError: left over"),
-        ("if call == 1: return {}\nraise NotImplementedError", "the second call: NotImplementedError: no message"),
+        ("assert call == 1, 'left over'; return right(case)", f"the second call: AssertionError: left over{PLACE}"),
+        (
+            "if call == 1: return {}\nraise NotImplementedError",
+            f"the second call: NotImplementedError: no message{PLACE}",
+        ),
     ],
 )
 def test_a_fault_is_one_clear_line(told, line, error):
     answer = told(line)
     assert answer.error == error
     assert answer.outputs is None
+
+
+@pytest.mark.parametrize(
+    "line", ["np.ones(2) @ np.ones(3)", "np.linalg.inv(np.zeros((2, 3)))", "import json; json.loads('{')"]
+)
+def test_an_error_is_placed_in_the_users_own_code(told, line):
+    assert told(line).error.endswith(PLACE)  # the frames of NumPy and of Python tell nothing
+
+
+def test_an_error_is_placed_where_it_was_raised(subject, case, tmp_path):
+    (tmp_path / "helping.py").write_text("def helper():\n    raise ValueError\n")
+    mine = subject("import helping\n" + body("helping.helper()"))
+    assert mine.ask(case).error == "ValueError: no message at helping.py:2"
 
 
 def test_not_implemented_is_absent(told):

@@ -3,10 +3,7 @@
 import linecache
 import traceback
 
-from ..one_line import describe
-
-_OTHERS = ("npl_lora", "torch", "jax", "flax", "keras", "mlx", "equinox", "numpy")
-
+from ..one_line import OTHERS, describe
 
 _REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError)
 
@@ -19,6 +16,6 @@ def refusal(error: BaseException) -> str:
     for frame, line in last:
         statement = linecache.getline(frame.f_code.co_filename, line).strip()
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if statement.startswith(("raise ", "assert ")) and package not in _OTHERS:
+        if statement.startswith(("raise ", "assert ")) and package not in OTHERS:
             return describe(error)
     return ""

@@ -4,7 +4,7 @@ A subject has a name, the contracts it implements, `ask(case)`, which never rais
 and `close()`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -21,15 +21,17 @@ class TargetError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a subject gave back for one case. Exactly one of the three fields is set.
+    """What a subject gave back for one case. Exactly one of outputs, absent and error is set.
 
     outputs: the outputs of each call (a subject is asked twice in one process, to show that no state leaks). absent:
-    the subject's reason for not supporting the case. error: what went wrong, in one line.
+    the subject's reason for not supporting the case. error: what went wrong, in one line. raised: the exception that
+    error tells of, if the subject raised it in this process.
     """
 
     outputs: tuple[dict[str, np.ndarray], ...] | None = None
     absent: str | None = None
     error: str | None = None
+    raised: Exception | None = field(default=None, compare=False, repr=False)
 
 
 class Subject(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
-from ..one_line import describe, first_line
+from ..one_line import describe_with_place, first_line
 from . import Answer
 from .convert import AnswerError, to_arrays
 
@@ -29,9 +29,9 @@ def ask(function: Function, case: Case) -> Answer:
         except NotImplementedError as error:
             if not call:
                 return Answer(absent=first_line(str(error)) or "not supported")
-            return Answer(error=again + describe(error))
+            return Answer(error=again + describe_with_place(error), raised=error)
         except Exception as error:  # whatever the subject raises
-            return Answer(error=again + describe(error))
+            return Answer(error=again + describe_with_place(error), raised=error)
         try:
             outputs.append(to_arrays(answer))
         except AnswerError as error:

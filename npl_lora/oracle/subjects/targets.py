@@ -14,7 +14,7 @@ from typing import Any
 
 from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer, takes_arrays
 from ..libraries.table import LIBRARIES
-from ..one_line import describe
+from ..one_line import describe_with_place
 from . import CONTRACTS, TargetError
 from .spelling import did_you_mean, misspelt
 
@@ -115,7 +115,7 @@ def _functions_of(source: Any, target: str) -> dict[str, Function]:
         try:
             function = getattr(source, name, None)
         except Exception as error:  # a property is a stranger's code
-            raise TargetError(f"{target}: reading {name} raised {describe(error)}") from None
+            raise TargetError(f"{target}: reading {name} raised {describe_with_place(error)}") from None
         if callable(function) and not _is_borrowed(source, function):
             functions[name] = function
     return functions
@@ -152,7 +152,7 @@ def _instance(kind: type, target: str) -> Any:
     try:
         return kind()
     except Exception as error:  # a stranger's class may raise anything
-        raise TargetError(f"{target}: {kind.__name__}() raised {describe(error)}") from None
+        raise TargetError(f"{target}: {kind.__name__}() raised {describe_with_place(error)}") from None
 
 
 def _resolve(target: str) -> tuple[Any, str]:
@@ -180,7 +180,7 @@ def _attribute(module: Any, path: str, target: str) -> Any:
         except AttributeError:
             raise TargetError(f"{target}: no {name} there (there are: {_names(value)})") from None
         except Exception as error:  # a property is a stranger's code
-            raise TargetError(f"{target}: reading {name} raised {describe(error)}") from None
+            raise TargetError(f"{target}: reading {name} raised {describe_with_place(error)}") from None
     return value
 
 
@@ -203,9 +203,9 @@ def _import(name: str, target: str) -> ModuleType:
             here = (module.name for module in pkgutil.iter_modules([os.getcwd()]))
             close = did_you_mean(name.partition(".")[0], ("self", *LIBRARIES, *here))
             raise TargetError(f"{target}: no such file, module or shipped subject{close}") from None
-        raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
+        raise TargetError(f"{target} cannot be imported: {describe_with_place(error)}") from None
     except Exception as error:  # a stranger's module may raise anything
-        raise TargetError(f"{target} cannot be imported: {describe(error)}") from None
+        raise TargetError(f"{target} cannot be imported: {describe_with_place(error)}") from None
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -223,5 +223,5 @@ def _load_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a stranger's file may raise anything
-        raise TargetError(f"{path} cannot be loaded: {describe(error)}") from None
+        raise TargetError(f"{path} cannot be loaded: {describe_with_place(error)}") from None
     return module
