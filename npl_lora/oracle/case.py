@@ -9,7 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """`case["x"]` is a NumPy array, `"mask" in case` tells whether an optional one is there, `case.config` is a dict.
+    """`case["x"]` is a NumPy array, `"mask" in case` tells whether an optional one is there, `case.get("mask")` is None
+    where it is not, `case.config` is a dict.
 
     contract: what is asked, for example "lora_linear". id: names the case within all contracts. dtype: the name of the
     floating dtype that the arrays are stored in and that the answers are judged by. exact: nothing is rounded on the
@@ -31,6 +32,10 @@ class Case:
 
     def __contains__(self, name: object) -> bool:
         return name in self.arrays
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The array of this name, or the default where there is none."""
+        return self.arrays.get(name, default)
 
     def copy(self) -> "Case":
         """The same case on writable copies, to be given away."""

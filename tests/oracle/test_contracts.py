@@ -30,6 +30,13 @@ def test_the_configuration_is_exact_in_the_cases_dtype():
             assert float(dtype_by_name(case.dtype).type(number)) == number, case.id
 
 
+def test_a_case_gets_as_a_mapping_does():
+    case = next(case for case in LORA if "mask" in case and "b" not in case)
+    assert case.get("mask") is case["mask"]
+    assert case.get("b") is None
+    assert case.get("b", 3) == 3
+
+
 def stored(numbers, dtype):
     """Rounded once: ml_dtypes goes from float64 to bfloat16 by way of float32."""
     return numbers if numbers.dtype.kind in "biu" else round_to(numbers, PRECISIONS[dtype]).astype(dtype_by_name(dtype))
