@@ -2,15 +2,19 @@
 
 The tests of the ops and of gradcheck read it. A new op gets one entry here: a function under `@op`, or under
 `@polynomial` when the op is a polynomial of its inputs, affine in each alone, and runs on Python integers. The function
-takes sizes and switches d (see DIMS) and returns inputs and configuration; d's seed draws the floats.
+takes sizes and switches d (see DIMS) and returns inputs and configuration; d's seed draws the floats. An activation of
+glu needs none.
 """
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
+
+from npl_lora.ops.glu import ACTIVATIONS as OF_GLU
 
 SWITCHES = ["bias", "mask", "causal", "padding", "fan", "interleaved", "count", "rope"]
 SCALES = [0.5, 2.5, -1.25]
-ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu"]
+ACTIVATIONS = list(OF_GLU)
 
 sizes = st.integers(1, 4)
 DIMS = st.fixed_dictionaries(
@@ -49,7 +53,7 @@ SECOND = FIRST | {"leading": (5,), "seed": 2, "in": 4, "out": 3, "F": 3, "G": 1,
 SECOND |= {"offset": 0, "window": None, "activation": "silu", "rope": False, "count": False, "bias": False}
 SECOND |= {"mask": False, "causal": False, "padding": False, "fan": False, "interleaved": False}
 THIRD = SECOND | {"activation": "gelu_tanh", "rope": True, "mask": True}
-POINTS = [FIRST, SECOND, THIRD]
+POINTS = {"first": FIRST, "second": SECOND, "third": THIRD}
 
 
 def small(seed):
@@ -263,7 +267,7 @@ def activation(d):
     return {"z": 2.0 * Draw(d)(*d["leading"], d["in"])}, {}
 
 
-TABLE |= dict.fromkeys(("silu", "gelu", "gelu_tanh", "relu", "tanh"), activation)
+TABLE |= dict.fromkeys([*ACTIVATIONS, "tanh"], activation)
 
 
 @op
@@ -322,3 +326,22 @@ def build(name, d):
 
 
 OPS = list(TABLE)
+
+
+def points_of(name, labels=tuple(POINTS)):
+    """The op's points {label: point}: the POINTS of these labels, and the first with each activation they leave out."""
+    points = {label: POINTS[label] for label in labels}
+    if "activation" in build(name, FIRST)[1]:
+        there = {point["activation"] for point in points.values()}
+        points |= {act: FIRST | {"activation": act} for act in ACTIVATIONS if act not in there}
+    return points
+
+
+def each_point(*labels):
+    """Marks a test that takes an op's name and one of its points."""
+    pairs = {
+        f"{name}-{label}": (name, point)
+        for name in OPS
+        for label, point in points_of(name, labels or tuple(POINTS)).items()
+    }
+    return pytest.mark.parametrize(("name", "point"), pairs.values(), ids=pairs)

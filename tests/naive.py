@@ -326,48 +326,52 @@ def rms_norm(m, a, c, dy):
 
 # Activations: value and slope of one number
 
+ACTIVATIONS = {}
 
-def silu_one(m, z):
+
+def activation(one):
+    """The op, from the function that gives y and dy/dz of one number."""
+
+    def op(m, a, c, dy):
+        y, dz = zeros(m, *dy.shape), zeros(m, *dy.shape)
+        for i in np.ndindex(*dy.shape):
+            y[i], slope = one(m, a["z"][i])
+            dz[i] = dy[i] * slope
+        return y, {"z": dz}
+
+    ACTIVATIONS[one.__name__] = one
+    return op
+
+
+@activation
+def silu(m, z):
     e = m.exp(-z)
     return z / (1 + e), 1 / (1 + e) + z * e / ((1 + e) * (1 + e))
 
 
-def gelu_one(m, z):
+@activation
+def gelu(m, z):
     density = m.exp(z * z * m.number(-0.5)) / m.sqrt(m.number(2) * m.pi)
     return z * m.cdf(z), m.cdf(z) + z * density
 
 
-def gelu_tanh_one(m, z):
+@activation
+def gelu_tanh(m, z):
     root, cubic = m.sqrt(m.number(2) / m.pi), m.number(0.044715)
     t, half = m.tanh(root * (z + cubic * z * z * z)), m.number(0.5)
     slope = root * (1 + m.number(3) * cubic * z * z)
     return half * z * (1 + t), half * (1 + t) + half * z * (1 - t * t) * slope
 
 
-def relu_one(m, z):
+@activation
+def relu(m, z):
     return (z, m.number(1)) if z > 0 else (m.number(0), m.number(0))
 
 
-def tanh_one(m, z):
+@activation
+def tanh(m, z):
     t = m.tanh(z)
     return t, 1 - t * t
-
-
-ACTIVATIONS = {"silu": silu_one, "gelu": gelu_one, "gelu_tanh": gelu_tanh_one, "relu": relu_one, "tanh": tanh_one}
-
-
-def activation(name):
-    def op(m, a, c, dy):
-        y, dz = zeros(m, *dy.shape), zeros(m, *dy.shape)
-        for i in np.ndindex(*dy.shape):
-            y[i], slope = ACTIVATIONS[name](m, a["z"][i])
-            dz[i] = dy[i] * slope
-        return y, {"z": dz}
-
-    return op
-
-
-silu, gelu, gelu_tanh, relu, tanh = (activation(name) for name in ("silu", "gelu", "gelu_tanh", "relu", "tanh"))
 
 
 def glu(m, a, c, dy):

@@ -14,7 +14,12 @@ from .gelu import gelu, gelu_tanh
 from .relu import relu
 from .silu import silu
 
-ACTIVATIONS = {"silu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu}
+ACTIVATIONS = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+}
 
 
 def glu(

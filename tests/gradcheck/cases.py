@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from configurations import FIRST, OPS, POLYNOMIALS, SECOND, build
+from configurations import OPS, POLYNOMIALS, build, points_of
 
 from npl_lora import ops
 
@@ -55,8 +55,9 @@ def case(name: str, point: dict[str, Any]) -> Case:
 
 
 def cases(names: list[str]) -> dict[str, Case]:
-    points = {"first": FIRST, "second": SECOND}  # every switch both ways
-    return {f"{name} {label}": case(name, point) for name in names for label, point in points.items()}
+    """At two points, which have every switch both ways, and more where there are more activations."""
+    points = {name: points_of(name, ("first", "second")) for name in names}
+    return {f"{name} {label}": case(name, point) for name in names for label, point in points[name].items()}
 
 
 AFFINE = cases(POLYNOMIALS)  # polynomials of their inputs, affine in each alone

@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-from configurations import FIRST, OPS, POINTS, build
+from configurations import FIRST, OPS, POINTS, build, points_of
 
 from npl_lora import ops
+from npl_lora.ops.glu import ACTIVATIONS
 
 
 def test_every_op_has_a_configuration():
     assert sorted(OPS) == sorted(set(ops.__all__) - {"Pullback"})
 
 
-@pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
+@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
 def test_sizes_differ_and_the_adapter_is_awake(point):
     inputs, config = build("lora_linear", point)
     out, rank = inputs["B"].shape
@@ -21,7 +22,14 @@ def test_sizes_differ_and_the_adapter_is_awake(point):
 
 
 def test_the_scale_takes_both_signs():
-    assert {np.sign(point["scale"]) for point in POINTS} == {-1, 1}
+    assert {np.sign(point["scale"]) for point in POINTS.values()} == {-1, 1}
+
+
+@pytest.mark.parametrize("name", ["glu", "gated_mlp", "lora_mlp"])
+@pytest.mark.parametrize("labels", [tuple(POINTS), ("first", "second")])
+def test_the_points_of_a_gated_mlp_have_every_activation_of_glu(name, labels):
+    got = [build(name, point)[1]["activation"] for point in points_of(name, labels).values()]
+    assert sorted(got) == sorted(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("name", ["embedding", "lora_embedding"])
@@ -33,7 +41,7 @@ def test_ids_repeat_and_name_the_padding_token_and_others(name):
     assert set(tokens) < set(range(len(inputs["E"])))
 
 
-@pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
+@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
 def test_some_rows_of_a_batch_have_an_adapter_and_some_have_none(point):
     inputs, config = build("lora_batched", point)
     assert -1 in inputs["ids"]

@@ -4,7 +4,7 @@ import array_api_strict
 import numpy as np
 import pytest
 from agreement import assert_close, call, cotangent, naive_answer, term_sizes, values
-from configurations import DIMS, FIRST, OPS, POINTS, POLYNOMIALS, SECOND, build
+from configurations import DIMS, FIRST, OPS, POLYNOMIALS, SECOND, build, each_point, points_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from light import light
@@ -76,9 +76,8 @@ def test_the_pullback_may_be_called_again(name, d):
         np.testing.assert_array_equal(other[n], 2 * first[n])  # a power of two scales every term exactly
 
 
-@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", light(FLOATS, 2))
-@pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
+@each_point()
 def test_the_dtype_follows_the_inputs(name, dtype, point):
     """Each result is stored in the dtype of the inputs, and off by no more than that dtype's rounding: 60 units of S,
     for no path through these small blocks has more than 60 roundings."""
@@ -119,9 +118,8 @@ def test_complex_numbers_stay_what_they_are(name, dtype):
         assert np.all(np.abs(got.real - right) <= unit * size), what
 
 
-@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", light(["float64", "float32", "complex128"]))
-@pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
+@each_point()
 def test_any_array_namespace(name, dtype, point):
     inputs, config = build(name, point)
     given = {n: a.astype(dtype) if a.dtype.kind == "f" else a for n, a in inputs.items()}
@@ -170,8 +168,7 @@ class IntegerMath(FloatMath):
     number = staticmethod(int)
 
 
-@pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("point", POINTS[:2], ids=["first", "second"])
+@each_point("first", "second")
 def test_wrt_computes_what_is_named_and_nothing_else(name, point):
     inputs, config = build(name, point)
     y, pullback = getattr(ops, name)(**inputs, **config)
@@ -196,7 +193,7 @@ def test_wrt_computes_what_is_named_and_nothing_else(name, point):
 @settings(max_examples=30)
 def test_any_subset_of_wrt_is_that_part_of_the_whole(name, data):
     """Most ops have few enough inputs for 30 draws to meet every subset."""
-    inputs, config = build(name, data.draw(st.sampled_from(POINTS)))
+    inputs, config = build(name, data.draw(st.sampled_from(list(points_of(name).values()))))
     y, pullback = getattr(ops, name)(**inputs, **config)
     dy = cotangent(y)
     wrt = data.draw(st.sets(st.sampled_from(pullback.inputs)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agreement import complex_step, convention, cotangent
-from configurations import OPS, POINTS, build
+from configurations import OPS, build, points_of
 from mutations import Mutate, count_places, mutant
 
 from npl_lora import ops
@@ -28,7 +28,7 @@ def mutate(name, target):
 
 def wrong_somewhere(name, op):
     """Does any gradient of the op differ from the complex step at one of the points?"""
-    for point in POINTS:
+    for point in points_of(name).values():
         inputs, config = build(name, point)
         y, pullback = op(**inputs, **config)
         dy = cotangent(y)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from agreement import assert_close, call, term_sizes
-from configurations import OPS, POINTS, build
+from configurations import build, each_point
 
 pytestmark = pytest.mark.torch
 
@@ -177,8 +177,7 @@ def mean_squared_error(F, prediction, target, count=None):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("point", POINTS, ids=["first", "second", "third"])
-@pytest.mark.parametrize("name", OPS)
+@each_point()
 def test_torch_autograd_agrees(name, point, seed):
     import torch
     import torch.nn.functional as F
