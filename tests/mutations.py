@@ -101,14 +101,22 @@ class MutateComposition(Mutate):
 
 
 def mutant(module, path, mutate):
-    """The source at path with mutate's fault, run as that module; and the line of the fault. None beyond the last."""
-    tree = ast.fix_missing_locations(mutate.visit(ast.parse(path.read_text(encoding="utf-8"))))
+    """The source at path with mutate's fault, run as that module; and what the fault is. None beyond the last."""
+    source = path.read_text(encoding="utf-8")
+    tree = ast.fix_missing_locations(mutate.visit(ast.parse(source)))
     if mutate.line is None:
         return None
     changed = types.ModuleType(module)
     changed.__package__ = module.rpartition(".")[0]
     exec(compile(tree, str(path), "exec"), changed.__dict__)
-    return changed, mutate.line
+    was, now = _statements(ast.parse(source), tree)
+    return changed, f"{path.name}, line {mutate.line},\n    {was}\nwritten as\n    {now}"
+
+
+def _statements(before, after):
+    """The statement in which two trees differ, of the one and of the other."""
+    lines = (ast.unparse(tree).splitlines() for tree in (before, after))
+    return next((a.strip(), b.strip()) for a, b in zip(*lines, strict=True) if a != b)
 
 
 def count_places(path, new_mutate):

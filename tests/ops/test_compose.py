@@ -325,12 +325,12 @@ def mutate(target):
 
 @pytest.mark.parametrize("k", range(count_places(PATH, mutate)))
 def test_a_fault_in_compose_is_seen(k):
-    changed, line = mutant("npl_lora.ops.compose", PATH, mutate(k))
+    changed, fault = mutant("npl_lora.ops.compose", PATH, mutate(k))
     try:
         check_all(changed)
     except Exception:  # a wrong number is an AssertionError; a fault may also break the call
         return
-    pytest.fail(f"compose.py, line {line}: a fault there is not seen")
+    pytest.fail(f"no test above sees the fault that was planted in {fault}")
 
 
 # The composed ops, by hand: the same operations in the same order, so the same bits.
