@@ -137,6 +137,13 @@ def test_what_was_recorded_is_what_is_known():
         assert {tuple(reason.values()) for reason in shown} <= reasons
 
 
+def test_a_verdict_or_a_kind_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"^loralib: the verdict on \*/a is 'fault', expected pass, fail or absent$"):
+        library({"*/b": ("fail", FAULT), "*/a": ("fault", FAULT)})
+    with pytest.raises(ValueError, match=r"^a reason's kind is 'wrong', expected convention, fault or absent$"):
+        Reason("wrong", "it is wrong")
+
+
 def run(monkeypatch, targets, *words):
     """npl-lora matrix with these targets for libraries."""
     monkeypatch.setattr(command, "LIBRARIES", {str(target): Library(str(target), ("numpy",)) for target in targets})

@@ -25,8 +25,13 @@ class Reason:
     example: str = ""
     prints: str = ""
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("convention", "fault", "absent"):
+            raise ValueError(f"a reason's kind is {self.kind!r}, expected convention, fault or absent")
 
-# {pattern of case ids: (verdict, reason)}. The first pattern that matches a case counts; without one the case passes.
+
+# {pattern of case ids: (verdict, reason)}. The verdict is "pass", "fail" or "absent"; its kind stands in the reason.
+# The first pattern that matches a case counts; without one the case passes.
 Verdicts = Mapping[str, tuple[str, Reason | None]]
 
 
@@ -46,6 +51,11 @@ class Library:
     beyond: tuple[Reason, ...] = ()
     slow: bool = False
     needs_compiler: bool = False
+
+    def __post_init__(self) -> None:
+        for pattern, (verdict, _) in self.verdicts.items():
+            if verdict not in ("pass", "fail", "absent"):
+                raise ValueError(f"{self.name}: the verdict on {pattern} is {verdict!r}, expected pass, fail or absent")
 
     @property
     def module(self) -> str:
