@@ -89,6 +89,11 @@ class Screen:
         """A line on standard error, above the bar if there is one."""
         _print(self._err, Text(sentence))
 
+    def note_without_bar(self, sentence: str) -> None:
+        """The same, where no bar can be seen: in a file or a pipe."""
+        if not self._err.is_terminal:
+            self.note(sentence)
+
     def print_sentences(self, sentences: list[str]) -> None:
         """Plain lines on standard output."""
         for sentence in sentences:

@@ -2,15 +2,17 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..oracle import TargetError, check, open_subject
-from ..oracle.libraries.matrix import column, document, known_throughout, matrix, table
+from ..oracle.libraries.matrix import column, document, known_throughout, matrix, remarks, table
+from ..oracle.libraries.record import read_record, update_record
 from ..oracle.libraries.table import LIBRARIES
 from ..oracle.report import Report
 from ..support.ranks import Ranks, join_ranks
 from . import _arguments
-from ._errors import CommandError, end_together
+from ._errors import CommandError, command_errors, end_together
 from ._output import write_text
 
 if TYPE_CHECKING:
@@ -27,10 +29,14 @@ many the library does not support:
   pass        everything that it was asked is right
   convention  it follows another definition, explained below the table
   fault       it is wrong, as explained below the table
-  fail        it is wrong, and that is not known yet"""
+  fail        it is wrong, and that is not known yet
+
+With a NAME only these libraries are asked. The file of --json keeps its other
+columns then."""
 
 _EXAMPLES = """\
 npl-lora matrix
+npl-lora matrix loralib peft --json conformance.json
 npl-lora matrix --markdown conformance.md --json conformance.json
 mpiexec -n 4 npl-lora matrix"""
 
@@ -43,6 +49,9 @@ _EXIT_STATUS = """\
 def add_command(commands: _arguments.Commands) -> None:
     parser = _arguments.add_parser(
         commands, "matrix", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"these libraries only (default: all); of {', '.join(LIBRARIES)}"
     )
     _arguments.add_file(parser, "--markdown", "also write the table and an example of each reason to this file")
     _arguments.add_json(parser, "the table and its reasons")
@@ -61,8 +70,11 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     from ._screen import Screen
 
     screen = Screen(quiet=ranks.rank > 0)
-    obstacles = {name: library.obstacle() for name, library in LIBRARIES.items()}
+    obstacles = {name: LIBRARIES[name].obstacle() for name in _names(arguments)}
     installed = [name for name, sentence in obstacles.items() if not sentence]
+    if arguments.names and len(installed) < len(obstacles):
+        raise CommandError("; ".join(filter(None, obstacles.values())))
+    record = _record(arguments, installed)
     reports = dict(zip(installed, ranks.each(lambda name: _check_one(name, screen), installed), strict=True))
     for report in reports.values():
         if report.problem:
@@ -74,14 +86,44 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     content = matrix(columns)
     if ranks.rank == 0:
         print(table(content))
-        if arguments.markdown_file is not None:
-            write_text(arguments.markdown_file, document(content))
-        if arguments.json_file is not None:
-            write_text(arguments.json_file, json.dumps(content, indent=1) + "\n")
+        _write(arguments, update_record(record, content, LIBRARIES) if record else content)
+    for name in columns:
+        screen.print_sentences(remarks(reports[name], LIBRARIES[name]))
     return 0 if known_throughout(content) else 1
 
 
+def _names(arguments: argparse.Namespace) -> list[str]:
+    """The libraries that were asked for, in the table's order."""
+    if unknown := [name for name in arguments.names if name not in LIBRARIES]:
+        raise CommandError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(LIBRARIES)}")
+    return [name for name in LIBRARIES if not arguments.names or name in arguments.names]
+
+
+def _record(arguments: argparse.Namespace, installed: list[str]) -> dict[str, Any] | None:
+    """What stands in the file of --json. A file with columns that cannot be made here is not written anew."""
+    path: Path | None = arguments.json_file
+    if path is None or not path.exists():
+        return None
+    with command_errors(path):
+        record = read_record(path)
+    lost = [name for name in record["libraries"] if name not in installed]
+    if lost and not arguments.names:
+        raise CommandError(
+            f"{path} has columns that cannot be made here ({', '.join(lost)}): name the libraries to check, and the"
+            " other columns stay; or give another file"
+        )
+    return record
+
+
+def _write(arguments: argparse.Namespace, content: dict[str, Any]) -> None:
+    if arguments.markdown_file is not None:
+        write_text(arguments.markdown_file, document(content))
+    if arguments.json_file is not None:
+        write_text(arguments.json_file, json.dumps(content, indent=1) + "\n")
+
+
 def _check_one(name: str, screen: "Screen") -> Report:
+    screen.note_without_bar(f"checking {name}")
     with screen.case_progress(name) as on_case:
         try:
             subject = open_subject(name, timeout=_TIMEOUT)

@@ -56,6 +56,26 @@ def _grade(case: CaseReport, library: Library) -> tuple[str, Reason | None]:
     return (reason.kind if reason else case.verdict), reason
 
 
+def remarks(report: Report, library: Library) -> list[str]:
+    """Where a library differs from what is known of it: failures that are not known, and entries that are stale."""
+    graded = [(case, *_grade(case, library)) for contract in report.contracts for case in contract.cases]
+    failing = dict.fromkeys(case.id.partition("/")[0] for case, word, _ in graded if word == "fail")
+    sentences = []
+    if failing:
+        verb = "fails" if len(failing) == 1 else "fail"
+        why = f"npl-lora check {library.name} says why"
+        sentences.append(f"{library.name}: {', '.join(failing)} {verb} in a way that is not known; {why}")
+    stale: dict[tuple[str, str, str], list[str]] = {}
+    for case, word, _ in graded:
+        verdict, reason = library.verdict(case.id)
+        if reason is not None and word != "fail" and case.verdict != verdict:
+            stale.setdefault((verdict, reason.sentence, case.verdict), []).append(case.id)
+    for (verdict, sentence, now), ids in stale.items():
+        which = ids[0] if len(ids) == 1 else f"{ids[0]}, one of {len(ids)},"
+        sentences.append(f'{library.name}: the entry "{sentence}" is stale: {which} is {now} now, not {verdict}')
+    return sentences
+
+
 def _as_json(reason: Reason) -> dict[str, str]:
     return {"kind": reason.kind, "sentence": reason.sentence, "example": reason.example, "prints": reason.prints}
 
@@ -95,11 +115,13 @@ def _grid(data: dict[str, Any]) -> list[str]:
 
 
 def _versions_sentence(data: dict[str, Any]) -> str:
-    """The versions that the matrix was made with, each package once."""
-    all_versions = dict(data["versions"])
-    for column in data["libraries"].values():
-        all_versions |= column["versions"]
-    return "Run with " + ", ".join(f"{name} {version}" for name, version in all_versions.items()) + "."
+    """The versions that the matrix was made with, each once: columns may have been written at different times."""
+    every: dict[str, list[str]] = {}
+    for group in [data["versions"], *(column["versions"] for column in data["libraries"].values())]:
+        for name, version in group.items():
+            if version not in every.setdefault(name, []):
+                every[name].append(version)
+    return "Run with " + ", ".join(f"{name} {' and '.join(found)}" for name, found in every.items()) + "."
 
 
 def document(data: dict[str, Any]) -> str:
