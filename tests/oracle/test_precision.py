@@ -277,3 +277,17 @@ def test_float32_inside_float64_is_told():
     diagnosis = diagnose(observed(through_float32, "float64"))
     assert diagnosis.ids == ()
     assert "the errors of y, dx, dA, dB are those of rounding to a 24-bit significand" in diagnosis.says
+
+
+@pytest.mark.parametrize("out", ["float32", "float64"])
+def test_float32_throughout_is_rounding_and_not_truncation(out):
+    """Each row of x W^T has the same rounded W, so the errors of a long output go together."""
+
+    def in_float32(case):
+        arrays = {name: a.astype(np.float32) for name, a in case.arrays.items()}
+        outputs = CONTRACTS["lora_linear"].answer(arrays, case.config)
+        return {name: a.astype(out) for name, a in outputs.items()}
+
+    says = diagnose(observed(in_float32, "float64")).says
+    assert "those of rounding to a 24-bit significand: float32" in says
+    assert says.startswith(f"float64 in, {out} out, and" if out == "float32" else "float64 in and out, but")

@@ -82,15 +82,18 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
 
 
 def _is_biased(failing: Sequence[Observed], elements: Set[Element]) -> bool:
-    """Whether the errors point toward zero, as truncation's do: by five standard deviations of unbiased ones."""
-    along, energy = 0.0, 0.0
+    """Whether the errors point toward zero, as truncation's do: by five standard deviations of unbiased ones, and in
+    nearly all outputs. Errors of one output may go together, where many of its numbers share a rounded weight."""
+    along, energy, toward = 0.0, 0.0, []
     for one in failing:
         for name, error in provable(one).items():
             right = one.right[name]
             if (one.case.id, name) in elements and isinstance(right, Right):
-                along += float(error @ np.sign(_in_deviations(right.value, right)))
-                energy += float(error @ error)
-    return along < -5.0 * np.sqrt(energy)
+                here = float(error @ np.sign(_in_deviations(right.value, right)))
+                along, energy = along + here, energy + float(error @ error)
+                toward.append(here < 0)
+    n = len(toward)
+    return along < -5.0 * np.sqrt(energy) and sum(toward) >= min(n, 0.5 * n + 1.25 * np.sqrt(n))
 
 
 def could_be_rounding(one: Observed, name: str) -> bool:

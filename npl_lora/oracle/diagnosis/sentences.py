@@ -80,10 +80,18 @@ def of_precision(coarse: Coarseness, failing: Sequence[Observed]) -> list[Claim]
         ids = {one.case.id for one in of_dtype}
         outputs = in_order({name for id, name in coarse.elements if id in ids}, of_dtype)
         if outputs:
-            head = f"{dtype} in and out{_where_coarse(coarse, outputs, of_dtype)}"
-            says = f"{head}, but the errors of {', '.join(outputs)} are those of {rounding} to {format}."
+            head = f"{_in_and_out(dtype, outputs, of_dtype)}{_where_coarse(coarse, outputs, of_dtype)}"
+            joint = "but" if head.startswith(f"{dtype} in and out") else "and"
+            says = f"{head}, {joint} the errors of {', '.join(outputs)} are those of {rounding} to {format}."
             claims.append(Claim((), outputs, says))
     return claims
+
+
+def _in_and_out(dtype: str, outputs: Collection[str], failing: Sequence[Observed]) -> str:
+    """The dtype of the inputs, and that of these outputs."""
+    answers = [one.outputs for one in failing if one.outputs is not None]
+    came = dict.fromkeys(answer[name].dtype.name for answer in answers for name in outputs if name in answer)
+    return f"{dtype} in and out" if list(came) == [dtype] else f"{dtype} in, {' and '.join(came)} out"
 
 
 def _where_coarse(coarse: Coarseness, outputs: Collection[str], failing: Sequence[Observed]) -> str:
