@@ -1,5 +1,6 @@
 """Makes one line of a report from any text, such as a stranger's error message."""
 
+import linecache
 import os
 import re
 import traceback
@@ -28,7 +29,14 @@ def describe(error: BaseException) -> str:
         message = first_line(str(error))
     except Exception:  # __str__ is a stranger's code too
         message = ""
-    return f"{type(error).__name__}: {message or 'no message'}"
+    return f"{type(error).__name__}: {message or _asserted(error) or 'no message'}"
+
+
+def _asserted(error: BaseException) -> str:
+    """The statement that a bare assert stands in; "" for another error."""
+    last = list(traceback.walk_tb(error.__traceback__))[-1:]
+    statements = [linecache.getline(frame.f_code.co_filename, line) for frame, line in last]
+    return first_line(statements[0]) if statements and isinstance(error, AssertionError) else ""
 
 
 def describe_with_place(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..case import Case
 from ..one_line import describe
+from .facts import starts_as_handed
 from .framework import Pass
 from .initial import distribution_of
 from .kinds import CONV2D, EMBEDDING
@@ -24,7 +25,8 @@ def functions(layer: Layer) -> dict[str, Function]:
     asked: dict[str, Callable[[Layer, Case], Outputs]] = {layer.contract: one_pass}
     if layer.contract == "lora_linear":
         asked["train_steps"] = train_steps
-    if not layer.constructor.has("A") and layer.kind is not CONV2D and distribution_of(layer):
+    draws = not layer.constructor.has("A") and layer.kind is not CONV2D
+    if draws and distribution_of(layer) and not starts_as_handed(layer):
         asked["lora_init"] = lora_init
     if (merging := find_merging(layer)) is not None:
         asked["lora_merge"] = partial(lora_merge, merging)

@@ -31,8 +31,8 @@ def more(call: Callable[..., Any], training: bool, key: Any = None) -> dict[str,
 
 
 def first(y: Any, kind: type) -> Any:
-    """y; the first of a tuple. Raises TypeError unless it is an array of this kind."""
-    y = y[0] if isinstance(y, tuple) and y else y
+    """y; the only one of a tuple. Raises TypeError unless it is an array of this kind."""
+    y = only_tensor(y, kind)
     if not isinstance(y, kind):
         raise TypeError(f"its call returned {'None' if y is None else 'a ' + type(y).__name__}, expected an array")
     return y
@@ -42,6 +42,16 @@ def no_padding_idx(wanted: Wanted) -> None:
     """Raises NotImplementedError if an embedding is wanted whose padding gets no gradient: torch alone has that."""
     if wanted.padding_idx is not None:
         raise NotImplementedError("has no padding_idx")
+
+
+def only_tensor(y: Any, kind: type) -> Any:
+    """The first of a tuple, where the others are no arrays. Raises NotAdoptedError for several: any could be y."""
+    if not isinstance(y, tuple) or not y:
+        return y
+    several = sum(isinstance(one, kind) for one in y)
+    if several > 1:
+        raise NotAdoptedError(f"its call returns a tuple of {several} arrays, expected one. Write a layer around it")
+    return y[0]
 
 
 def first_call_raised(error: Exception, wanted: Wanted) -> str:

@@ -10,7 +10,7 @@ from .words import role_of
 
 Parts = Mapping[str, Callable[[Wanted], Any]]  # {role: how a framework makes what is handed over}
 
-_GLUE = (
+GLUE = (
     "Write build(in_features, out_features, rank, alpha, dropout, bias) that returns a layer, and check FILE.py:build"
 )
 
@@ -68,7 +68,7 @@ class Constructor:
     def build(self, wanted: Wanted) -> Any:
         """Call it. Raises NotAdoptedError if a parameter is unknown, and whatever the call raises."""
         if self.unknown:
-            raise NotAdoptedError(f"its constructor needs {' and '.join(self.unknown)}, which no rule knows. {_GLUE}")
+            raise NotAdoptedError(f"its constructor needs {' and '.join(self.unknown)}, which no rule knows. {GLUE}")
         if self.square_only and wanted.in_ != wanted.out:
             raise NotImplementedError("takes square weights only")
         given = {p.name: self._value(p, wanted) for p in self._parameters if self._is_given(p)}

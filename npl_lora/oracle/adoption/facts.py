@@ -65,6 +65,8 @@ def statements(layer: Layer) -> list[str]:
         said.append("Its input and output sizes are exchanged: the first is the number of rows of W.")
     if not layer.constructor.has("A"):
         said.append(describe_start(layer))
+    if starts_as_handed(layer):
+        said.append("W is changed so that the start is the base that was handed over, as PiSSA does.")
     if layer.own_dropout:
         said.append("Its dropout has a probability of its own: no parameter sets it.")
     if layer.dropout_place not in ("", "x", "elsewhere"):
@@ -109,7 +111,9 @@ def _start(layer: Layer) -> Iterator[str]:
     if not A.any() and not B.any():
         yield "A and B are both zero at the start, so both gradients are zero: nothing is ever learned"
     if A.any() and B.any():
-        yield "neither A nor B is zero at the start, so a fresh layer is not its base"
+        if not starts_as_handed(layer):
+            yield "neither A nor B is zero at the start, so a fresh layer is not its base"
+        return
     if A.any() and A.min() >= 0.0:
         yield "A has no negative number at the start"
     if not np.isfinite(A).all() or not np.isfinite(B).all():
@@ -118,6 +122,22 @@ def _start(layer: Layer) -> Iterator[str]:
     base = _base_value(layer, fresh, x)
     if not np.allclose(framework.value(fresh, x), base, rtol=_START, atol=_START * float(np.max(np.abs(base)))):
         yield "a fresh layer is not its base: y differs from x W^T + b"
+
+
+def starts_as_handed(layer: Layer) -> bool:
+    """Whether A and B are both there at the start, and W was changed so that W + s B A is the base that was handed in,
+    as PiSSA does."""
+    of_handed = getattr(layer.framework, "value_of_handed", None)
+    if of_handed is None or not layer.constructor.has("base") or layer.path_alone:
+        return False
+    fresh = layer.fresh()
+    if not all(layer.framework.read(fresh, path).any() for _, path in _factors(layer)):
+        return False
+    try:
+        y, right = layer.framework.value(fresh, _input(layer)), of_handed(_input(layer))
+    except Exception:  # a stranger's forward may raise anything, which is said elsewhere
+        return False
+    return bool(np.allclose(y, right, rtol=_START, atol=_START * float(np.max(np.abs(right)))))
 
 
 def _base_value(layer: Layer, built: Any, x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ..case import Case
 from ..definition import RIGHT
 from ..one_line import describe
-from .constructor import Constructor
+from .constructor import GLUE, Constructor
 from .framework import Framework
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
@@ -209,9 +209,10 @@ class Layer:
             except NotAdoptedError:
                 raise
             except Exception as error:  # a stranger's constructor may raise anything
-                taken[bias], refusal = False, f"{type(error).__name__}: {error}"
+                taken[bias], refusal = False, describe(error)
         if not any(taken.values()):
-            raise NotAdoptedError(f"its constructor raised {refusal}")
+            sizes = f"in = {self.probe.in_}, out = {self.probe.out}, r = {self.probe.rank}"
+            raise NotAdoptedError(f"its constructor, asked for {sizes}, raised {refusal.rstrip('.')}. {GLUE}")
         return taken[True], taken[False], refusal
 
     def _find_roles(self) -> Roles:

@@ -110,8 +110,11 @@ def _base(candidates: list[Held]) -> Held | None:
 
 
 def _biases(shapes: Shapes, wanted: Wanted) -> tuple[str, ...]:
-    long = [path for path, shape in shapes.items() if shape == (wanted.out,)]
-    return tuple(path for path in long if path.split(".")[-1] in ("bias", "b", "base_bias", "original_bias"))
+    """The base's, and those that the low-rank path has of its own: after B, and after A."""
+    names = ("bias", "b", "base_bias", "original_bias")
+    after_B = [path for path, shape in shapes.items() if shape == (wanted.out,) and path.split(".")[-1] in names]
+    after_A = [path for path, shape in shapes.items() if shape == (wanted.rank,) and path.split(".")[-1] == "bias"]
+    return (*after_B, *after_A)
 
 
 def _magnitude(shapes: Shapes, wanted: Wanted) -> str | None:

@@ -1,5 +1,6 @@
 """torch.nn.Module: how to make, read, fill and call layers."""
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..case import Case
 from ..libraries.torch_tools import run_steps, tensor
+from .calls import only_tensor
 from .constructor import Constructor
 from .framework import Based, Pass, Tensor
 from .shapes import Held
@@ -65,6 +67,7 @@ class TorchLayers:
 
     def __init__(self) -> None:
         self._last_base: Any = None
+        self._as_handed: Any = None  # a copy of it, as it was before the layer had it
         self.parts = {
             "base": self._handed_base,
             "weight": lambda wanted: nn.Parameter(_base(wanted).weight.detach().clone()),
@@ -79,6 +82,7 @@ class TorchLayers:
 
     def _handed_base(self, wanted: Wanted) -> Any:
         self._last_base = _base(wanted)
+        self._as_handed = copy.deepcopy(self._last_base)
         return self._last_base
 
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
@@ -135,6 +139,11 @@ class TorchLayers:
         with torch.no_grad(), nullcontext() if own_dropout else dropout_as(None):
             layer.train()
             return call(layer, tensor(x)).double().numpy()
+
+    def value_of_handed(self, x: np.ndarray) -> np.ndarray:
+        """y of the base that was handed to the last layer, as it was before."""
+        with torch.no_grad():
+            return self._as_handed(tensor(x)).double().numpy()
 
     def evaluate(self, layer: Any, x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -232,7 +241,7 @@ def _dtype(wanted: Wanted) -> torch.dtype:
 def call(layer: nn.Module, x: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
     """y; the first of a tuple. Raises NotAdoptedError for what cannot be called with x and what is given alone."""
     y = layer(x, **needed_by_call(layer, given), **given)
-    y = y[0] if isinstance(y, tuple) and y else y
+    y = only_tensor(y, torch.Tensor)
     if not isinstance(y, torch.Tensor):
         raise TypeError(f"forward returned {'None' if y is None else 'a ' + type(y).__name__}, expected a tensor")
     return y

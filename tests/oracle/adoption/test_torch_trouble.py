@@ -16,7 +16,10 @@ pytestmark = pytest.mark.torch
 HERE = Path(__file__).parent
 
 NOT_ADOPTED = [
-    ("RaisesWhenBuilt", "RaisesWhenBuilt was not adopted: its constructor raised KeyError: 'lora'"),
+    ("RaisesWhenBuilt", "RaisesWhenBuilt was not adopted: its constructor, asked for in = 13, out = 11, r = 3, raised"),
+    ("RaisesWhenBuilt", "raised KeyError: 'lora'. Write build(in_features, out_features, rank, alpha, dropout, bias)"),
+    ("RefusesByAssert", "raised AssertionError: assert out_features % 3 == 0. Write build(in_features, out_features,"),
+    ("ReturnsTwo", "ReturnsTwo was not adopted: its call returns a tuple of 2 arrays, expected one. Write a layer"),
     ("RefusesItsInput", "its forward refuses what it was handed: ValueError: expected a batch of images"),
     ("HasNoParameters", "it has 0 matrices (r, in) and 0 matrices (out, r), expected one of each. Its tensors: none"),
     (

@@ -248,3 +248,15 @@ class FreezesByAttribute(BaseRankAlpha):
         super().__init__(base_layer, rank, alpha)
         base_layer.requires_grad_(True)
         base_layer.requires_grad = False
+
+
+class FactorsHaveBiases(nn.Module):
+    def __init__(self, base_layer: nn.Linear, r: int, lora_alpha: float):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.lora_A, self.lora_B = nn.Linear(base_layer.in_features, r), nn.Linear(r, base_layer.out_features)
+        nn.init.zeros_(self.lora_B.weight)
+        self.scaling = lora_alpha / r
+
+    def forward(self, x):
+        return self.base_layer(x) + self.scaling * self.lora_B(self.lora_A(x))

@@ -607,3 +607,10 @@ class DoraByInput(DoraLinear):
     def forward(self, x):
         V = self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
         return F.linear(x, V * (self.magnitude / V.detach().norm(dim=0)), self.base_layer.bias)
+
+
+class StartsAsHanded(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        nn.init.normal_(self.lora_B)
+        self.base_layer.weight.data -= self.scaling * (self.lora_B @ self.lora_A).detach()

@@ -95,3 +95,15 @@ class NotFinite(BaseRankAlpha):
     def __init__(self, base_layer, rank, alpha):
         super().__init__(base_layer, rank, alpha)
         self.lora_A.data = torch.full_like(self.lora_A.data, float("nan"))
+
+
+class RefusesByAssert(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        out_features = base_layer.out_features
+        assert out_features % 3 == 0
+        super().__init__(base_layer, rank, alpha)
+
+
+class ReturnsTwo(BaseRankAlpha):
+    def forward(self, x):
+        return self.base_layer(x), self.scaling * self.low_rank(x)
