@@ -18,6 +18,7 @@ from .leading import ask_as_supported
 from .report import CaseReport, ContractReport, Diagnosis, Observed, Report
 from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
+from .tolerance.measured import tighten
 from .tolerance.rounding import INNER
 
 LAYER = "layer"  # the row of a report that holds what was asked of a layer besides the contracts
@@ -147,7 +148,9 @@ def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[
         outputs = outputs and computable(outputs)
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
         objections = () if contract.settle is None else _objections(report)
-        observed.append(Observed(case, right_answer(case, contract.answer), outputs, failed, objections))
+        right = right_answer(case, contract.answer)
+        judged_by = tighten(case, right, contract.answer) if failed else {}
+        observed.append(Observed(case, right, outputs, failed, objections, judged_by))
     return observed
 
 

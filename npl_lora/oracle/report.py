@@ -18,13 +18,19 @@ _DTYPE = {"any": ""}  # what is asked in one dtype alone
 class Observed:
     """What a diagnosis sees of a case. outputs: None if the subject gave no answer, for example because it raised.
     failed: the outputs that were judged wrong. objections: notes on outputs without a wrong number, such as random
-    draws with a wrong distribution."""
+    draws with a wrong distribution. judged_by: the right answers with the bar that they were judged by, where that is
+    below the derived one."""
 
     case: Case
     right: Mapping[str, Right | Distribution]
     outputs: Mapping[str, np.ndarray] | None
     failed: tuple[str, ...]
     objections: tuple[str, ...] = ()
+    judged_by: Mapping[str, Right | Distribution] = field(default_factory=dict)
+
+    def bar(self, name: str) -> Right | Distribution:
+        """The right answer for an output, with what is allowed: for one that failed, by the bar at which it did."""
+        return self.judged_by.get(name, self.right[name]) if name in self.failed else self.right[name]
 
 
 @dataclass(frozen=True)

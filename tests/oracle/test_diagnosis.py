@@ -8,7 +8,7 @@ from npl_lora.ops import Pullback
 from npl_lora.oracle import CONTRACTS, check
 from npl_lora.oracle.case import widen
 from npl_lora.oracle.definition import RIGHT, scale
-from npl_lora.oracle.faults import FAULTS
+from npl_lora.oracle.faults import FAULTS, wrong_answer
 from npl_lora.oracle.faults.wraps import compose, with_arguments, with_gradients
 from npl_lora.oracle.subjects import Answer
 from npl_lora.oracle.subjects.injected import Injected
@@ -63,6 +63,30 @@ def test_a_gradient_of_zero_is_not_laid_to_an_adapter_that_is_applied(contract, 
     assert found.ids == ("B2",)
     assert f"{output[1]} gets no gradient" in found.says
     assert "not applied" not in found.says
+
+
+def with_fault(contract, name, outputs):
+    [fault] = [fault for fault in FAULTS if fault.name == name]
+
+    def answer(case):
+        right = CONTRACTS[contract].answer(widen(case), case.config)
+        wrong = wrong_answer(contract, fault)(widen(case), case.config)
+            f(widen(case), case.config) for f in (CONTRACTS[contract].answer, wrong_answer(contract, fault))
+        )
+        return {**right, **{output: wrong[output] for output in outputs}}
+
+    return answer
+
+
+def test_a_fault_is_named_where_the_measured_bar_alone_shows_it():
+    found = diagnosis("rope", with_fault("rope", "A6", ["dx"]), "float16")
+    assert found.ids == ("A6",)
+
+
+def test_a_fault_is_not_named_that_an_output_refutes_which_failed_by_the_measured_bar():
+    """Without eps (N2), a token of zeros is NaN. With a wrong eps it is off by less than the derived bound there."""
+    found = diagnosis("rms_norm", with_fault("rms_norm", "N9/1e-5", ["y"]), "float16")
+    assert found.ids == ("N9",)
 
 
 def test_the_outputs_that_are_right_are_told():

@@ -22,7 +22,7 @@ from ..report import Observed
 from ..tolerance.judge import right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import UNANSWERED, changes, error_ratio, predict, quick_distance
+from .compare import UNANSWERED, changes, error_ratio, is_nearer, predict, quick_distance
 
 _SUSPECTS = 64  # so many are compared exactly: those that fit further cases by a quick comparison, the nearest first
 
@@ -40,8 +40,8 @@ def single_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULT
     relevant = relevant_to(observed[0].case.contract, faults)
     if drawn := [fault for fault in relevant if fault.objection and _is_the_only_objection(fault.objection, observed)]:
         return [(fault,) for fault in drawn]
-    if all_reproduced((), observed):
-        return []  # the numbers are right: a match could only be a fault that changes nothing
+    if _numbers_are_right(observed):
+        return []  # a match could only be a fault that changes nothing
     ordered = sorted(observed, key=_sharpness)
     distances = [(_distances(fault, ordered[0]).worst, (fault,)) for fault in relevant]
     return _reproducing(distances, ordered)
@@ -49,8 +49,8 @@ def single_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULT
 
 def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:
     """The sets of faults that together reproduce everything: each in cases of its own, or pairs in the same cases."""
-    if all_reproduced((), observed):
-        return []  # the numbers are right: a match could only be a fault that changes nothing
+    if _numbers_are_right(observed):
+        return []  # a match could only be a fault that changes nothing
     relevant = relevant_to(observed[0].case.contract, faults)
     ordered = sorted(observed, key=_sharpness)
     distances = {fault.name: _distances(fault, ordered[0]) for fault in relevant}
@@ -59,6 +59,17 @@ def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAUL
         or _reproducing(_likely_pairs(relevant, distances, ordered[0]), ordered)
         or _reproducing(_possible_pairs(relevant, distances, ordered[0]), ordered)
     )
+
+
+def _numbers_are_right(observed: Sequence[Observed]) -> bool:
+    return all_reproduced((), observed) and not any(_has_wrong_numbers(one, n) for one in observed for n in one.failed)
+
+
+def _has_wrong_numbers(one: Observed, name: str) -> bool:
+    """Whether some number is beyond the bar by which the output failed."""
+    if name not in one.failed or name not in one.right or name not in (one.outputs or {}):
+        return False
+    return error_ratio(one.bar(name), (one.outputs or {})[name]) > 1.0
 
 
 def _is_the_only_objection(objection: str, observed: Sequence[Observed]) -> bool:
@@ -180,7 +191,9 @@ def _reproducing(
     return [
         faults
         for _, faults in map(near.__getitem__, sorted(nearest))
-        if all_reproduced(faults, observed) and all(_shows(fault, observed) for fault in faults)
+        if all_reproduced(faults, observed)
+        and all(_shows(fault, observed) for fault in faults)
+        and all(_is_nearer(faults, one) for one in observed)
     ]
 
 
@@ -199,6 +212,12 @@ def _narrowed(
     return candidates
 
 
+def _is_nearer(faults: tuple[Fault, ...], one: Observed) -> bool:
+    """Whether every wrong output is much nearer to what these faults give than to what is right."""
+    wrong = {n: t for n, t in _wrong_outputs(faults, one).items() if isinstance(t, np.ndarray)} if one.outputs else {}
+    return all(is_nearer(output, one, name) for name, output in wrong.items() if _has_wrong_numbers(one, name))
+
+
 def _shows(fault: Fault, observed: Sequence[Observed]) -> bool:
     """Whether the fault changes something that was answered, or raises where nothing was."""
     return any(_shows_in(fault, one) for one in observed)
@@ -208,7 +227,7 @@ def _shows_in(fault: Fault, one: Observed) -> bool:
     if one.outputs is None:
         return True
     wrong = _wrong_outputs((fault,), one)
-    return any(changes(output, one.right[name]) for name, output in wrong.items())
+    return any(changes(output, one.bar(name)) for name, output in wrong.items())
 
 
 def _covering(faults: Sequence[Fault], observed: Sequence[Observed]) -> list[tuple[Fault, ...]]:

@@ -11,6 +11,7 @@ from ..tolerance.judge import Right, judge_output
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 
+_NEARER = 0.5
 _FINER = 16.0  # the degree of a mistake is fitted, so what is left of the error must be smaller
 
 Predicted = np.ndarray | Distribution
@@ -100,6 +101,18 @@ def error_ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
     with np.errstate(all="ignore"):
         error = np.where(np.isnan(value) | overflown(value, got), 0.0, np.abs(got.astype(np.float64) - value))
         return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))
+
+
+def is_nearer(predicted: np.ndarray, one: Observed, name: str) -> bool:
+    """Whether what came back is much nearer to the prediction than to the right answer: small errors are within what is
+    allowed of both."""
+    right, got = one.right[name], (one.outputs or {})[name].astype(np.float64)
+    if isinstance(right, Distribution):
+        return True
+    with np.errstate(all="ignore"):
+        left, error = got - predicted, got - right.value
+    known = np.isfinite(left) & np.isfinite(error)
+    return bool(np.linalg.norm(left[known]) <= _NEARER * np.linalg.norm(error[known]))
 
 
 def overflown(expected: np.ndarray, got: np.ndarray) -> np.ndarray:

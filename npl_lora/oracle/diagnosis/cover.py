@@ -16,7 +16,7 @@ from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
-from .compare import UNANSWERED, Degree, changes, degree, error_ratio, predict, quick_distance
+from .compare import UNANSWERED, Degree, changes, degree, error_ratio, is_nearer, predict, quick_distance
 from .degrees import fitted
 from .hypothesis import Hypothesis
 from .precision import Element
@@ -48,7 +48,12 @@ class Explanation:
     @property
     def order(self) -> tuple[int, bool, int, int]:
         """Those that explain most come first, then known faults, then what least contradicts, then the simplest."""
-        return -len(self.elements), self.hypothesis.fault is None, len(self.contradicted), self.hypothesis.rank
+        return -len(self.elements), self.hypothesis.fault is None, self.against, self.hypothesis.rank
+
+    @property
+    def against(self) -> int:
+        """How many outputs speak against it."""
+        return len(self.contradicted | self.refuted)
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -80,11 +85,12 @@ def wrong_elements(observed: Iterable[Observed]) -> list[Element]:
         for name in one.failed
         if one.outputs is not None
         and name in one.outputs
-        and _has_wrong_numbers(one.right.get(name), one.outputs[name])
+        and name in one.right
+        and _has_wrong_numbers(one.bar(name), one.outputs[name])
     ]
 
 
-def _has_wrong_numbers(right: Right | Distribution | None, got: np.ndarray) -> bool:
+def _has_wrong_numbers(right: Right | Distribution, got: np.ndarray) -> bool:
     """Not so where the first answer is right, and the second one differs from it."""
     return isinstance(right, Right) and (got.dtype.kind != "f" or changes(got.astype(np.float64), right))
 
@@ -185,8 +191,7 @@ def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element]) -> Cov
 
 
 def _is_rival(e: Explanation, best: Explanation) -> bool:
-    same = e.elements == best.elements and len(e.contradicted) == len(best.contradicted)
-    return same and e.hypothesis is not best.hypothesis
+    return e.elements == best.elements and e.against == best.against and e.hypothesis is not best.hypothesis
 
 
 def probes(answered: Sequence[Observed]) -> list[Observed]:
@@ -237,7 +242,7 @@ class _Trial:
     def compared(self, hypothesis: Hypothesis) -> list[Hypothesis]:
         """The same, from the whole answer."""
         probe, predicted = self.probe, predict(hypothesis.answer, self.probe)
-        shown = [n for n in self.errors if n in predicted and changes(predicted[n], probe.right[n])]
+        shown = [n for n in self.errors if n in predicted and changes(predicted[n], probe.bar(n))]
         for name in shown:
             clear = _squares(predicted[name], probe, name) <= _CLEARLY**2 * self.errors[name]
             if clear and quick_distance(predicted[name], probe, name) < 1.0:
@@ -264,7 +269,7 @@ class _Trial:
         if hypothesis.site in self._shows_in_value:
             return False
         predicted = predict(hypothesis.value, probe).get(name)
-        if predicted is None or not changes(predicted, probe.right[name]):
+        if predicted is None or not changes(predicted, probe.bar(name)):
             return True
         found = degree(predicted, probe, name) if hypothesis.gradual is not None or hypothesis.family else None
         by_degree = (
@@ -289,7 +294,7 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis.answer, one)
-        shows = [n for n in predicted if n in one.outputs and n in one.right and changes(predicted[n], one.right[n])]
+        shows = [n for n in predicted if n in one.outputs and n in one.right and changes(predicted[n], one.bar(n))]
         contradicted |= {(one.case.id, name) for name in shows if name not in one.failed}
         shown |= {(one.case.id, name) for name in shows if name in one.failed}
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
@@ -346,4 +351,8 @@ def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> 
     except UNANSWERED:
         return {}
     near = {name: right for name in names if isinstance(right := predicted[name], Right)}
-    return {name: right for name, right in near.items() if error_ratio(right, one.outputs[name]) <= 1.0}
+    return {
+        name: right
+        for name, right in near.items()
+        if error_ratio(right, one.outputs[name]) <= 1.0 and is_nearer(right.value, one, name)
+    }
