@@ -144,7 +144,7 @@ def _copy_of(module: nn.Module) -> nn.Module:
         copy = deepcopy(module, kept)
         for _, _, t in walk(copy):
             t.grad = None
-        return TorchLayers().cast(copy.cpu(), "float64")
+        return TorchLayers().cast(copy, "float64")
     except Exception as error:  # a stranger's module may hold anything
         raise NotAdoptedError(f"no copy of it in float64 can be made to probe its scale: {describe(error)}") from None
 

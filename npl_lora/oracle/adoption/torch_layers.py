@@ -129,10 +129,10 @@ class TorchLayers:
     def cast(self, layer: Any, dtype: str) -> Any:
         to = getattr(torch, dtype)
         plain_ones = [(path, t) for path, kind, t in walk(layer) if kind == "plain" and t.is_floating_point()]
-        layer.to(to)
+        layer.to("cpu", to)
         for path, t in plain_ones:  # torch does not know of them, so they would stay as they are
             owner, _, name = path.rpartition(".")
-            setattr(layer.get_submodule(owner), name, t.detach().to(to).requires_grad_(t.requires_grad))
+            setattr(layer.get_submodule(owner), name, t.detach().to("cpu", to).requires_grad_(t.requires_grad))
         return layer
 
     def value(self, layer: Any, x: np.ndarray, own_dropout: bool = False) -> np.ndarray:
