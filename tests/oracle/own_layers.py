@@ -160,6 +160,23 @@ class Attention(nn.Module):
         return self.o_proj(F.scaled_dot_product_attention(q, k, v))
 
 
+class Block(nn.Module):
+    """A transformer's block. adapt(linear) makes a layer; adapt_gate that of the gate."""
+
+    def __init__(self, adapt, adapt_gate, dim=10, hidden=14):
+        super().__init__()
+        sizes = {"q": (dim, dim), "k": (dim, dim // 2), "v": (dim, dim // 2), "o": (dim, dim)}
+        self.attention = nn.ModuleDict({name: adapt(nn.Linear(*size)) for name, size in sizes.items()})
+        up, gate, down = nn.Linear(dim, hidden), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.mlp = nn.ModuleDict({"up": adapt(up), "gate": adapt_gate(gate), "down": adapt(down)})
+
+    def forward(self, x):
+        q, k, v, o = self.attention.values()
+        heads = (t.unflatten(-1, (-1, 5)).transpose(1, 2) for t in (q(x), k(x), v(x)))
+        h = x + o(F.scaled_dot_product_attention(*heads, enable_gqa=True).transpose(1, 2).flatten(2))
+        return h + self.mlp["down"](F.silu(self.mlp["gate"](h)) * self.mlp["up"](h))
+
+
 class Inline(nn.Module):
     """The same with the factors among its own tensors, on q alone."""
 

@@ -246,6 +246,17 @@ def test_a_frozen_factor_has_no_gradient_and_that_is_right(folder, frozen, left)
     assert "dA is not in the dump" in case.message
 
 
+def test_blocks_are_captured_layer_by_layer(folder):
+    """Attention and an MLP of somebody's own, with LoRA in every linear layer, one of which is wrong."""
+    broken = spoiled(WRONG["x is detached"][0])
+    with capture(watched := model(own.Block(own.Wrapper, broken)), folder):
+        train(watched)
+    names = {"attention.q", "attention.k", "attention.v", "attention.o", "mlp.up", "mlp.gate", "mlp.down"}
+    verdicts = {name: judged(folder, f"layer.{name}")[1].verdict for name in names}
+    assert len(list(folder.iterdir())) == len(names)
+    assert verdicts == {**dict.fromkeys(names, "pass"), "mlp.gate": "fail"}
+
+
 def test_a_path_outside_of_the_linear_layer_is_judged_alone(folder):
     with capture(watched := model(own.Attention()), folder):
         train(watched)
@@ -398,6 +409,7 @@ UNREAD = {
     ),
     "a bias in B": (lambda: own.WithBias(linear()), "it has a bias in B"),
     "merged": (lambda: own.merged(linear()), "it has merged = True"),
+    "off": (lambda: own.Wrapper(linear(), alpha=0.0), "it multiplies B A by 0"),
     "more than x": (lambda: own.Gated(linear()), "its forward needs gate, which no rule knows"),
     "dora": (lambda: own.Dora(linear()), "it is DoRA, with the magnitude m"),
     "convolution": (own.Convolution, "it is on a convolution"),

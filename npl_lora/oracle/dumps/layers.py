@@ -97,7 +97,7 @@ class AdoptedLayer:
         for flag, off in OFF.items():
             if getattr(self.module, flag, None) is off:
                 return f"has {flag} = {off}"
-        return ""
+        return "" if self.s else "multiplies B A by 0"
 
     def base(self) -> dict[str, Any]:
         roles, sizes = self.standing.roles, self.standing.sizes
