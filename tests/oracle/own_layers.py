@@ -20,6 +20,13 @@ class Course(nn.Module):
         return x @ self.weight.T + x @ self.lora_A.T @ self.lora_B.T
 
 
+class Idle(Course):
+    """Does nothing with A and B."""
+
+    def forward(self, x):
+        return x @ self.weight.T
+
+
 class Wrapper(nn.Module):
     """Around a linear layer, with factors as x A B multiplies them, and dropout."""
 

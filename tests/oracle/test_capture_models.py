@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from npl_lora.oracle.adoption.constructor import Constructor
 from npl_lora.oracle.adoption.layer import Layer
+from npl_lora.oracle.adoption.wanted import Wanted
 from npl_lora.oracle.dumps import capture, judge_dump, unjudged
 
 pytestmark = pytest.mark.torch
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from oracle import own_layers as own  # noqa: E402
-from oracle.adoption import torch_forms  # noqa: E402
+from oracle.adoption import torch_faults, torch_forms  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
@@ -366,6 +367,35 @@ def test_what_probing_found_is_said_as_well(folder, name, sentence):
     with capture(watched := model(spoiled(WRONG[name][0])(linear())), folder):
         train(watched)
     assert sentence in judged(folder)[1].message
+
+
+def test_a_layer_that_keeps_no_number_is_judged_with_one(folder):
+    with capture(watched := model(own.Idle(10, 8)), folder):
+        train(watched)
+    _, case = judged(folder)
+    assert case.verdict == "fail"
+    assert case.message.endswith("it adds B A with s = 0: it is judged with s = 1, since it keeps no alpha")
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "sentence"),
+    [
+        ("WholeDivision", "pass", "s = alpha // r, which is not proportional to alpha; here s = 2"),
+        ("AlphaWithoutEffect", "pass", "the parameter alpha has no effect: s = 1, whatever alpha is; here s = 1"),
+        ("AddsNothing", "fail", "it adds B A with s = 0: it is judged with s = 2.333, its scaling"),
+        ("AddsNothingWithoutAlpha", "fail", "it adds B A with s = 0: it is judged with s = 1, its scaling"),
+    ],
+)
+def test_a_fault_of_the_class_is_said_where_the_layer_keeps_no_alpha(folder, kind, verdict, sentence):
+    framework = TorchLayers()
+    constructor = Constructor(getattr(torch_faults, kind), framework.parts)
+    layer = constructor.build(Wanted(10, 8, 3, strength=7.0))
+    nn.init.normal_(layer.lora_B)
+    with capture(watched := model(layer), folder):
+        train(watched)
+    _, case = judged(folder)
+    assert case.verdict == verdict
+    assert case.message.endswith(sentence)
 
 
 def test_a_layer_without_a_graph_is_said(folder):

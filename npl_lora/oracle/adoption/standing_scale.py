@@ -22,18 +22,27 @@ Strength = tuple[str, str, float]  # role, name, number
 def scale_of(module: nn.Module, standing: Standing) -> tuple[float, str]:
     """s that the layer is judged with, and a sentence on it: what was measured, unless that is a fault or nothing."""
     s, r, law, strengths = standing.s, standing.sizes.rank, _law_of(module), _strengths(module)
-    name, alpha = next(((name, value) for role, name, value in strengths if role == "alpha"), ("", float(r)))
-    judged = f"it is judged with s = {alpha / r:.4g}, {f'{name} / r' if name else 'since it has no alpha'}"
+    wanted, words = _wanted(r, strengths)
+    judged = f"it is judged with s = {wanted:.4g}, {words}"
     if not standing.fits:
         found = "it adds B A with s = 0" if s == 0.0 else "what it adds to x W^T + b is no multiple of B A"
-        return alpha / r, f"{found}: {judged}"
-    if law is not None and law.kind == "fault" and law.formula and name and not near(s, alpha / r):
+        return wanted, f"{found}: {judged}"
+    if law is not None and law.kind == "fault" and law.formula:
         (fact,) = scale_fact(law)
-        return alpha / r, f"{fact.wrong}: {judged}"
+        has_alpha = any(role == "alpha" for role, _, _ in strengths)
+        return (wanted, f"{fact.wrong}: {judged}") if has_alpha else (s, f"{fact.wrong}; here s = {s:.4g}")
     formula = next(_formulas(s, r, law, strengths), "")
     stated_by_class = law is not None and law.formula == formula
     from_nowhere = not stated_by_class and any(formula == name for role, name, _ in strengths if role == "scale")
     return s, _says(s, r, formula, from_nowhere)
+
+
+def _wanted(r: int, strengths: list[Strength]) -> tuple[float, str]:
+    """The scale by what the layer keeps, and where it is from."""
+    if not strengths:
+        return 1.0, "since it keeps no alpha"
+    role, name, value = strengths[0]
+    return (value / r, f"{name} / r") if role == "alpha" else (value, f"its {name}")
 
 
 def _says(s: float, r: int, formula: str, from_nowhere: bool) -> str:
