@@ -8,6 +8,7 @@
     facts           what holds besides numbers: the start, what is trained and saved, what a call leaves as it was
     framework       what a framework must offer; torch_layers and its like: one file each
     array_functions functions of named arrays that return y alone
+    models          torch layers that stand in a model, which capture records; standing, standing_scale: one of them
 
 A convention is a scale that is proportional to its parameter, or the same always, without being alpha / r. A parameter
 that has no effect, or another one than a multiple, is a fault.
