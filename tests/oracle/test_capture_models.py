@@ -496,7 +496,7 @@ def test_tied_factors_are_named(folder):
     first, second = own.Wrapper(linear(10)), own.Wrapper(linear(10))
     second.A = first.A
     watched = model(nn.Sequential(first, second, own.Course(10, 8)))
-    said = "^layer.0, layer.1 were not judged, because it shares A or B with another layer$"
+    said = "^2 layers were not judged, each because it shares A or B with another layer: layer.0, layer.1$"
     with pytest.warns(UserWarning, match=said), capture(watched, folder):
         train(watched)
     assert judged(folder, "layer.2")[1].verdict == "pass"

@@ -110,8 +110,10 @@ def _warn(around: list[str], not_judged: Mapping[str, str]) -> None:
             said = (
                 f"LoRA layers that were not called with gradients enabled, so they are not judged: {', '.join(names)}"
             )
+        elif len(names) == 1:
+            said = f"{names[0]} was not judged, because {why}"
         else:
-            said = f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} not judged, because {why}"
+            said = f"{len(names)} layers were not judged, each because {why}: {', '.join(names)}"
         warnings.warn(said, stacklevel=4)
 
 
