@@ -71,8 +71,6 @@ def with_fault(contract, name, outputs):
     def answer(case):
         right = CONTRACTS[contract].answer(widen(case), case.config)
         wrong = wrong_answer(contract, fault)(widen(case), case.config)
-            f(widen(case), case.config) for f in (CONTRACTS[contract].answer, wrong_answer(contract, fault))
-        )
         return {**right, **{output: wrong[output] for output in outputs}}
 
     return answer

@@ -156,8 +156,8 @@ def test_conforms_asks_the_values_alone(contract):
     def layer(case):
         return engine(case)
 
-    assert all(check_function(engine, case)[0].verdict == "pass" for case in asked(engine).cases())
-    assert all(check_function(layer, case)[0].verdict == "fail" for case in asked(layer).cases()[:2])
+    assert all(check_function(engine, case).report.verdict == "pass" for case in asked(engine).cases())
+    assert all(check_function(layer, case).report.verdict == "fail" for case in asked(layer).cases()[:2])
 
 
 def test_conforms_refuses_a_contract_without_values():

@@ -80,9 +80,9 @@ def test_one_that_raises_for_another_reason_is_not_told_so():
 
 def test_a_test_of_ones_own_suite_is_told_so_too():
     subject = Only(3, NotImplementedError(), "lora_linear", [fault for fault in FAULTS if fault.name == "S1"])
-    report, diagnosis = check_function(subject._function, CONTRACTS["lora_linear"].cases("float64")[0])
-    assert report.message.endswith("asked with x of 3 axes, since others are not supported")
-    assert diagnosis.ids[0] == "S1"
+    checked = check_function(subject._function, CONTRACTS["lora_linear"].cases("float64")[0])
+    assert checked.report.message.endswith("asked with x of 3 axes, since others are not supported")
+    assert checked.diagnosis.ids[0] == "S1"
 
 
 def test_one_that_supports_nothing_stays_absent():
