@@ -124,7 +124,7 @@ class Screen:
             table.add_row(*_row(contract))
         self._out.print(table)
         for contract in report.contracts:
-            if contract.verdict != "fail" and (remark := _remark(contract)):
+            for remark in _remarks(contract):
                 _print(self._out, _labelled(contract.contract, _STYLE[contract.verdict], remark))
         self._out.print()
 
@@ -235,15 +235,15 @@ def _failure(contract: ContractReport) -> str:
     return " ".join(filter(None, (*sentences, contract.counted)))
 
 
-def _remark(contract: ContractReport) -> str:
-    """What there is to say of a contract that does not fail: expected failures, absent cases, proved ones."""
-    expected = [case for case in contract.cases if case.verdict == "expected"]
-    if expected:
-        return f"{len(expected)} wrong as expected: {_first(expected)}"
-    absent = [case for case in contract.cases if case.verdict == "absent"]
-    if absent:
-        return f"{len(absent)} not supported: {_reasons(absent)}"
-    return next((case.message for case in contract.cases if case.message), "")
+def _remarks(contract: ContractReport) -> list[str]:
+    """What there is to say of cases that do not fail: expected failures and absent cases; else, if none fails, what is
+    said of a proved one."""
+    expected, absent = ([case for case in contract.cases if case.verdict == v] for v in ("expected", "absent"))
+    remarks = [f"{len(expected)} wrong as expected: {_first(expected)}"] if expected else []
+    remarks += [f"{len(absent)} not supported: {_reasons(absent)}"] if absent else []
+    if remarks or contract.verdict == "fail":
+        return remarks
+    return [case.message for case in contract.cases if case.message][:1]
 
 
 def _reasons(absent: list[CaseReport]) -> str:

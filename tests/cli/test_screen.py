@@ -83,6 +83,15 @@ def test_the_worst_output_is_the_one_furthest_off(capsys, verdict, outputs, wors
     assert " ".join(row.split()).endswith(worst)
 
 
+@pytest.mark.parametrize("others", [(), ("pass",), ("fail",), ("expected",), ("fail", "expected", "pass")])
+def test_what_is_not_supported_is_said_with_every_verdict(capsys, others):
+    verdicts = enumerate((*others, "absent", "absent"))
+    cases = tuple(CaseReport(f"lora_mlp/{i}/float32", "float32", verdict, "so it is") for i, verdict in verdicts)
+    out = shown(capsys, ContractReport("lora_mlp", cases))
+    assert "\nlora_mlp: 2 not supported: so it is\n" in out
+    assert ("\nlora_mlp: 1 wrong as expected: " in out) == ("expected" in others)
+
+
 def test_every_reason_for_which_cases_are_not_supported_is_counted(capsys):
     messages = ("no rsLoRA", "no dropout", "no rsLoRA")
     cases = tuple(CaseReport(f"lora_mlp/{i}/float32", "float32", "absent", text) for i, text in enumerate(messages))
