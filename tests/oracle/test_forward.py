@@ -88,9 +88,14 @@ def test_a_missing_backward_is_a_failure_that_says_how_to_ask_less():
         case = CONTRACTS["lora_linear"].cases("float64")[0]
         return check_case(case, Changed(change, "lora_linear", faults=faults).ask(case)).message
 
-    assert message(values_alone).endswith("dB: dB is missing (got y)" + hint)
-    assert "dB is missing" in message(lambda case, outputs: {**values_alone(case, outputs), "dx": outputs["dx"]})
-    assert hint not in message(lambda case, outputs: {**values_alone(case, outputs), "dx": outputs["dx"]})
+    assert message(values_alone).endswith("; dB: missing (got y)" + hint)
+
+    def some(case, outputs):
+        return {**values_alone(case, outputs), "dx": outputs["dx"]}
+
+    assert message(some) == "dA: missing (got y, dx); dB: missing (got y, dx)" + hint
+    assert hint not in message(lambda case, outputs: {**some(case, outputs), "dx": -outputs["dx"]})
+    assert hint not in message(lambda case, outputs: case.gradients(outputs))
     assert hint not in message(values_alone, faults=[named("S1")])
     assert hint not in message(rubbish_for_gradients)
 
@@ -120,8 +125,8 @@ def test_a_fault_of_the_backward_is_not_looked_for(fault):
 
 def test_missing_and_unknown_values_are_failures_as_ever():
     for change, note in (
-        (lambda case, outputs: case.gradients(outputs), "y is missing (got nothing)"),
-        (lambda case, outputs: {"y": outputs["y"], "z": outputs["y"]}, "z is not an output (asked: y)"),
+        (lambda case, outputs: case.gradients(outputs), "y: missing (got nothing)"),
+        (lambda case, outputs: {"y": outputs["y"], "z": outputs["y"]}, "z: not an output (asked: y)"),
     ):
         (report,) = check(Changed(change, "lora_linear"), dtypes=["float64"], forward_only=True).contracts
         assert report.verdict == "fail"

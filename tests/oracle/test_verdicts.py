@@ -99,9 +99,11 @@ def test_a_constant_factor_is_said():
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (lambda a: {n: v for n, v in a.items() if n != "dB"}, "dB is missing (got y, dx, dA)"),
-        (lambda a: {**a, "dW": a["dA"]}, "dW is not an output (asked: y, dx, dA, dB)"),
-        (lambda a: {**a, "dB": a["dB"].T}, "shape (4, 9), expected (9, 4)"),
+        (lambda a: {n: v for n, v in a.items() if n != "dB"}, "missing (got y, dx, dA)"),
+        (lambda a: {**a, "dW": a["dA"]}, "not an output (asked: y, dx, dA, dB)"),
+        (lambda a: {**a, "dB": a["dB"].T}, "shape (4, 9), expected (9, 4): it is transposed"),
+        (lambda a: {**a, "dB": a["dB"][:, :3]}, "shape (9, 3), expected (9, 4)"),
+        (lambda a: {**a, "dB": a["dB"].ravel()}, "shape (36,), expected (9, 4)"),
         (lambda a: {**a, "dB": a["dB"].astype(np.int64)}, "dtype int64, expected a floating dtype"),
         (lambda a: {**a, "dB": a["dB"].astype(np.complex128)}, "dtype complex128, expected a floating dtype"),
         (lambda a: {**a, "dB": np.where(np.arange(4) == 1, np.nan, a["dB"])}, "not finite at [0, 1]: nan (9 of 36)"),

@@ -35,7 +35,8 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
         try:
             array = converter(value)
         except Exception as error:  # a stranger's array type may fail in any way
-            problems.append(describe(error))
+            if converter is not _buffer or not isinstance(error, TypeError):  # memoryview's "no buffer" tells nothing
+                problems.append(describe(error))
         else:
             return _native_copy(name, array)
     raise AnswerError(

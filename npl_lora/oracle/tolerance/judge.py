@@ -86,12 +86,12 @@ def judge(right: Mapping[str, Right | Distribution], outputs: Mapping[str, np.nd
     for name, expected in right.items():
         if name not in outputs:
             given = ", ".join(map(_named, list(outputs)[:20])) or "nothing"
-            verdicts[name] = OutputVerdict("fail", None, None, f"{name} is missing (got {given})")
+            verdicts[name] = OutputVerdict("fail", None, None, f"missing (got {given})")
         else:
             verdicts[name] = judge_output(expected, np.asarray(outputs[name]))
     for name in outputs:
         if name not in right:
-            note = f"{_named(name)} is not an output (asked: {', '.join(right)})"
+            note = f"not an output (asked: {', '.join(right)})"
             verdicts[_named(name)] = OutputVerdict("fail", None, None, note)
     return verdicts
 
@@ -108,7 +108,8 @@ def judge_output(right: Right | Distribution, got: np.ndarray) -> OutputVerdict:
     if got.dtype.kind != "f":
         return OutputVerdict("fail", None, None, f"dtype {got.dtype}, expected a floating dtype")
     if got.shape != right.shape:
-        return OutputVerdict("fail", None, None, f"shape {got.shape}, expected {right.shape}")
+        turned = ": it is transposed" if got.shape == right.shape[::-1] else ""
+        return OutputVerdict("fail", None, None, f"shape {got.shape}, expected {right.shape}{turned}")
     if got.size == 0:
         return OutputVerdict("pass", 0.0, 0.0)
     finite = np.isfinite(got)
