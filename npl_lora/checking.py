@@ -13,6 +13,7 @@ from .oracle import Report, TargetError, check, open_subject, overall
 from .oracle.page import page
 from .oracle.subjects.objects import ObjectSubject
 from .oracle.subjects.shipped import layers_of
+from .support.names import Names
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Reports:
         return page(self.reports)
 
 
-def check_anything(thing: Any, *, contract: str | None = None, dtypes: Iterable[str] | None = None) -> Reports:
+def check_anything(thing: Any, *, contract: Names | None = None, dtypes: Names | None = None) -> Reports:
     """Check a layer (a class, an instance, or a function that builds one), a function that takes a case, a module or
     object with such functions, or the path of a file, as `npl-lora check` names it.
 
-    An object is asked in this process; a path in a process of its own. contract: the only one to ask. dtypes: all by
+    An object is asked in this process; a path in a process of its own. contract, dtypes: a name or several; all by
     default. Raises TargetError, one sentence, for what cannot be checked.
     """
     if isinstance(thing, (str, os.PathLike)):
@@ -48,7 +49,7 @@ def check_anything(thing: Any, *, contract: str | None = None, dtypes: Iterable[
     return Reports((check(ObjectSubject(thing, contract), dtypes=dtypes, contract=contract),))
 
 
-def _of_path(target: str, contract: str | None, dtypes: Iterable[str] | None) -> Iterable[Report]:
+def _of_path(target: str, contract: Names | None, dtypes: Names | None) -> Iterable[Report]:
     subject = open_subject(target, contract)
     try:
         layers = layers_of(subject)

@@ -20,19 +20,20 @@ such as layer/start.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from .oracle import CONTRACTS, DTYPES, Case, CaseReport
+from .oracle import CONTRACTS, Case, CaseReport
 from .oracle.check import LAYER, ask_and_judge, layer_facts, observe
 from .oracle.diagnosis import Diagnosis, diagnose
-from .oracle.dtypes import askable
+from .oracle.dtypes import known
 from .oracle.report import NOTHING
 from .oracle.subjects import Answer
 from .oracle.subjects.in_process import Function, ask
 from .oracle.subjects.objects import ObjectSubject
+from .support.names import Names
 
 F = TypeVar("F", bound=Function)
 
@@ -53,13 +54,13 @@ class Conforms:
         return [replace(case, forward_only=self.forward_only) for case in cases]
 
 
-def conforms(contract: str, *, dtypes: Iterable[str] | None = None, forward_only: bool = False) -> Callable[[F], F]:
+def conforms(contract: str, *, dtypes: Names | None = None, forward_only: bool = False) -> Callable[[F], F]:
     """Have pytest ask the function every case of the contract, in these dtypes (default: all that can be asked here).
 
     forward_only: judge the values alone; gradients need not be answered, and are ignored where they are.
     Raises ValueError for an unknown contract or dtype, and for forward_only where a contract has no values alone.
     """
-    dtypes = _known(dtypes)
+    dtypes = known(dtypes)
     if contract not in CONTRACTS:
         raise ValueError(f"contract is {contract!r}, expected one of {', '.join(CONTRACTS)}")
     if forward_only and (reason := CONTRACTS[contract].no_forward):
@@ -107,21 +108,13 @@ class LayerTests:
         return _check(self._subject.ask, case)
 
 
-def conforms_layer(layer: Any, *, dtypes: Iterable[str] | None = None, strict: bool = False) -> LayerTests:
+def conforms_layer(layer: Any, *, dtypes: Names | None = None, strict: bool = False) -> LayerTests:
     """Have pytest check a layer as it was written: a class, or a function that builds one. Assign it to a name.
 
     dtypes: default, all that can be asked here. strict: another scale than alpha / r fails. Raises ValueError for an
     unknown dtype, and TargetError, one sentence, for what is no layer that can be adopted.
     """
-    return LayerTests(layer, _known(dtypes), strict)
-
-
-def _known(dtypes: Iterable[str] | None) -> tuple[str, ...]:
-    """The dtypes to ask: all that can be asked here by default."""
-    dtypes = askable() if dtypes is None else tuple(dtypes)
-    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
-        raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
-    return dtypes
+    return LayerTests(layer, known(dtypes), strict)
 
 
 def asked(function: Any) -> Conforms | LayerTests | None:

@@ -169,6 +169,7 @@ def test_the_function_stays_what_it_was():
     assert conforms("lora_merge", dtypes=["float32"])(mine) is mine
     assert [case.dtype for case in asked(mine).cases()] == ["float32"] * cases("lora_merge")
     assert asked(len) is None
+    assert {case.dtype for case in asked(conforms("lora_merge", dtypes="float16")(mine)).cases()} == {"float16"}
 
 
 def test_an_unknown_contract_or_dtype_is_refused():

@@ -2,12 +2,14 @@
 
 import argparse
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from ..oracle import CONTRACTS, DTYPES
 from ..oracle.deviations import DeviationsError, read_deviations
 from ..oracle.dtypes import dtype_by_name
+from ..oracle.subjects.spelling import did_you_mean
 from ..oracle.tolerance.rounding import INNER
 from ._errors import CommandError
 
@@ -38,9 +40,12 @@ def add_parser(
 
 
 def add_contract(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(CONTRACTS)
     parser.add_argument(
-        "--contract", choices=CONTRACTS, metavar="NAME", help=f"this contract only (default: all); one of {names}"
+        "--contract",
+        type=_contracts,
+        action="extend",
+        metavar="LIST",
+        help=f"these contracts only, separated by commas (default: all); of {', '.join(CONTRACTS)}",
     )
 
 
@@ -48,6 +53,7 @@ def add_dtypes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         type=_dtypes,
+        action="extend",
         metavar="LIST",
         help=f"these dtypes only, separated by commas (default: {','.join(DTYPES)})",
     )
@@ -185,14 +191,24 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
-def _dtypes(text: str) -> tuple[str, ...]:
+def _contracts(text: str) -> list[str]:
+    return _names(text, CONTRACTS)
+
+
+def _dtypes(text: str) -> list[str]:
     """Raises MissingExtraError for a dtype that needs a package that is not installed."""
-    names = tuple(text.split(","))
-    unknown = [name for name in names if name not in DTYPES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(DTYPES)}")
+    names = _names(text, DTYPES)
     for name in names:
         dtype_by_name(name)
+    return names
+
+
+def _names(text: str, known: Iterable[str]) -> list[str]:
+    """Names separated by commas, of those that are known."""
+    names, known = text.split(","), tuple(known)
+    if unknown := [name for name in names if name not in known]:
+        close = did_you_mean(unknown[0], known)
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is not one of {', '.join(known)}{close}")
     return names
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from ..support.names import Names, as_names
 from .adoption import Adoption
 from .case import Case
 from .contracts import CONTRACTS
@@ -13,7 +14,7 @@ from .contracts.judging import judge_case
 from .conventions import state_conventions
 from .diagnosis import Ask, diagnose
 from .diagnosis.progress import silent
-from .dtypes import DTYPES, askable, computable
+from .dtypes import computable, known
 from .leading import ask_as_supported
 from .report import CaseReport, ContractReport, Diagnosis, Observed, Report
 from .subjects import Answer, Subject
@@ -28,38 +29,37 @@ _SYMBOLS = ("s", "x", "y", "dx", "dy")
 def check(
     subject: Subject,
     *,
-    dtypes: Iterable[str] | None = None,
-    contract: str | None = None,
+    dtypes: Names | None = None,
+    contract: Names | None = None,
     inner: str | None = None,
     forward_only: bool = False,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> Report:
-    """Ask a subject every case of its contracts (or of one of them) in these dtypes, and judge the answers.
+    """Ask a subject every case of its contracts (or of those named) in these dtypes, and judge the answers.
 
-    dtypes: all of DTYPES by default, without bfloat16 if ml_dtypes is not installed. inner: a key of INNER, a coarser
-    precision that the user allows. forward_only: judge the values alone; gradients need not be answered, and are
-    ignored where they are. on_case(target, case id, cases done, total cases) is called before each case; and
-    before each step of a diagnosis, with what is being done and with its own numbers.
+    dtypes: a name or several; all of DTYPES by default, without bfloat16 if ml_dtypes is not installed. inner: a key of
+    INNER, a coarser precision that the user allows. forward_only: judge the values alone; gradients need not be
+    answered, and are ignored where they are. on_case(target, case id, cases done, total cases) is called before each
+    case; and before each step of a diagnosis, with what is being done and with its own numbers.
     Raises ValueError for an unknown dtype or inner, and MissingExtraError for bfloat16 without ml_dtypes.
     """
-    dtypes = askable() if dtypes is None else tuple(dtypes)
-    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
-        raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
+    dtypes, wanted = known(dtypes), None if contract is None else as_names(contract)
     if inner is not None and inner not in INNER:
         raise ValueError(f"inner is {inner!r}, expected one of {', '.join(INNER)}")
     adoption: Adoption | None = getattr(subject, "adoption", None)  # only layers are adopted
-    names = [name for name in subject.contracts if contract in (None, name)]
+    names = [name for name in subject.contracts if wanted is None or name in wanted]
     if not names and (layers := getattr(subject, "layers", ())):
         return Report(subject.name, problem=f"has layers and no functions: check one of {', '.join(layers)}")
     if not names:
-        return Report(subject.name, problem=f"has no {contract} (it has: {', '.join(subject.contracts)})")
+        lacks, has = " or ".join(wanted or ()), ", ".join(subject.contracts)
+        return Report(subject.name, problem=f"has no {lacks} (it has: {has})")
     asked_so = partial(replace, inner=inner, forward_only=forward_only)
     question = (lambda case: case) if adoption is None else adoption.question
     cases_of = {
         name: [question(asked_so(case)) for dtype in dtypes for case in CONTRACTS[name].cases(dtype)] for name in names
     }
     total, done = sum(map(len, cases_of.values())), 0
-    contracts = [] if adoption is None or contract is not None else [_facts(adoption)]
+    contracts = [] if adoption is None or wanted is not None else [_facts(adoption)]
     for name, cases in cases_of.items():
         if forward_only and (reason := CONTRACTS[name].no_forward):
             absent = tuple(CaseReport(case.id, case.dtype, "absent", reason) for case in cases)

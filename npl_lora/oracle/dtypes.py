@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ..support.extras import require
+from ..support.names import Names, as_names
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -13,6 +14,14 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 def askable() -> tuple[str, ...]:
     """Those that cases can be drawn in here."""
     return DTYPES if find_spec("ml_dtypes") else DTYPES[:-1]
+
+
+def known(dtypes: Names | None) -> tuple[str, ...]:
+    """The dtypes that a caller names, one or several; None: all that cases can be drawn in here. Raises ValueError."""
+    names = askable() if dtypes is None else as_names(dtypes)
+    if unknown := [name for name in names if name not in DTYPES]:
+        raise ValueError(f"dtypes has {', '.join(map(repr, unknown))}, expected some of {', '.join(DTYPES)}")
+    return names
 
 
 def dtype_by_name(name: str) -> np.dtype:

@@ -123,6 +123,27 @@ def test_dtype_asks_only_these(tmp_path):
     assert {case["dtype"] for case in report["contracts"]["lora_linear"]["cases"]} == {"float32", "float16"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--contract", "lora_merge,rope"), ("--contract", "lora_merge", "--contract", "rope")],
+    ids=["list", "twice"],
+)
+def test_contract_asks_all_that_are_named(tmp_path, words, capsys):
+    body = "".join(f"def {name}(case):\n    return {{}}\n" for name in ("lora_merge", "rope", "rms_norm"))
+    file = tmp_path / "report.json"
+    words = (*words, "--dtype", "float32", "--dtype", "float16", "--json", str(file))
+    assert main(["check", str(write(tmp_path, body)), *words]) == 1
+    report = json.loads(file.read_text())
+    assert list(report["contracts"]) == ["lora_merge", "rope"]
+    assert {case["dtype"] for case in report["contracts"]["rope"]["cases"]} == {"float32", "float16"}
+
+
+def test_a_contract_that_is_named_and_not_there_is_an_error(tmp_path, capsys):
+    file = write(tmp_path, "def lora_merge(case):\n    return {}\n")
+    assert main(["check", str(file), "--contract", "lora_merge,rope"]) == 2
+    assert "has no function named rope (there are: lora_merge)" in capsys.readouterr().out
+
+
 def without_ml_dtypes(*words):
     code = "import sys\nsys.modules['ml_dtypes'] = None\nfrom npl_lora.cli import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.run([sys.executable, "-c", code, "check", *words], capture_output=True, text=True)
@@ -256,7 +277,8 @@ def test_a_program_is_asked_its_values_alone(tmp_path):
         ),
         (["self", "--dtype", "float8"], "'float8' is not one of float64, float32, float16"),
         (["self", "--timeout", "-1"], "'-1' is not a positive number of seconds"),
-        (["self", "--contract", "lora_nothing"], "lora_nothing"),
+        (["self", "--contract", "rope,lora_nothing"], "'lora_nothing' is not one of lora_linear"),
+        (["self", "--contract", "lora_merg"], "did you mean lora_merge?"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_exit_2(words, sentence, capsys):

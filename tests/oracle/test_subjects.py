@@ -770,6 +770,7 @@ def test_a_program_answers_through_files(command, case, tmp_path, monkeypatch):
     )
     mine = command(PROGRAM + "print(2_000_000 * 'chatter')\n" + ANSWER)
     assert mine.contracts == ("lora_linear",)
+    assert CommandSubject(mine.name, ["rope", "lora_linear"]).contracts == ("rope", "lora_linear")
     answer = mine.ask(fortran)
     assert list(answer.outputs[0]) == sorted(answer.outputs[0])
     outputs = {name: answer.outputs[0][name] for name in ("y", "dx", "dA", "dB")}

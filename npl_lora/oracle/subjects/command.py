@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from ...support.extras import MissingExtraError, require
+from ...support.names import Names, as_names
 from ..case import Case
 from . import Answer, TargetError
 from .children import OutputTail, append_line, describe_exit, kill_group
@@ -27,14 +28,14 @@ class CommandSubject:
     Raises TargetError if the program does not exist, if a placeholder is missing, or without safetensors.
     """
 
-    def __init__(self, command: str, contract: str, timeout: float = 60.0) -> None:
+    def __init__(self, command: str, contract: Names, timeout: float = 60.0) -> None:
         try:
             self._safetensors = require("safetensors.numpy", "files", "--exec")
             require("ml_dtypes", "files", "--exec")  # safetensors can read bfloat16 once it is imported
         except MissingExtraError as error:
             raise TargetError(str(error)) from None
         self.name = command
-        self.contracts: tuple[str, ...] = (contract,)
+        self.contracts = as_names(contract)
         self._timeout = timeout
         self._words = _split(command)
 

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from ...support.names import Names
 from ..case import Case
 from . import Answer
 from .in_process import ask
@@ -15,7 +16,7 @@ class ObjectSubject:
     Raises TargetError, one sentence, if there is nothing to ask.
     """
 
-    def __init__(self, thing: Any, contract: str | None = None) -> None:
+    def __init__(self, thing: Any, contract: Names | None = None) -> None:
         self.name = getattr(thing, "__name__", type(thing).__name__)
         loaded = load_object(thing, self.name, contract)
         self.contracts = tuple(loaded.functions)

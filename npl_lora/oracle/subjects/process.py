@@ -6,6 +6,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ...support.names import Names, as_names
 from ..adoption import Adoption
 from ..case import Case
 from . import Answer, TargetError
@@ -22,7 +23,7 @@ _TRIES = 2  # consecutive failed restarts before giving up
 
 
 class ProcessSubject:
-    """target: a file, importable code or a shipped library. contract: the only contract to ask for, if given.
+    """target: a file, importable code or a shipped library. contract: the only ones to ask for, if given.
 
     timeout: seconds for each case. load_timeout: seconds for importing the target. adoption: what was found, if the
     target is a layer. layers: the names of the layers, if it is a module without functions; each is a target of its
@@ -30,10 +31,14 @@ class ProcessSubject:
     """
 
     def __init__(
-        self, target: str, contract: str | None = None, timeout: float = 60.0, load_timeout: float = 300.0
+        self,
+        target: str,
+        contract: Names | None = None,
+        timeout: float = 60.0,
+        load_timeout: float = 300.0,
     ) -> None:
         self.name = target
-        self._contract = contract
+        self._contract = "" if contract is None else ",".join(as_names(contract))
         self._timeout = timeout
         self._load_timeout = load_timeout
         self._worker: Conversation | None = None

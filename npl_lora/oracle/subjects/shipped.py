@@ -1,5 +1,6 @@
 """Opens a target by its name. Subjects that ship with the package: self and the libraries."""
 
+from ...support.names import Names
 from ..libraries.table import LIBRARIES
 from . import Subject, TargetError
 from .process import ProcessSubject
@@ -24,8 +25,11 @@ def layers_of(subject: Subject) -> list[str]:
     return [f"{subject.name}:{name}" for name in getattr(subject, "layers", ())]
 
 
-def open_subject(target: str, contract: str | None = None, timeout: float = 60.0) -> Subject:
-    """Open a shipped subject, a file or importable code. Raises TargetError, one sentence, if it cannot be checked."""
+def open_subject(target: str, contract: Names | None = None, timeout: float = 60.0) -> Subject:
+    """Open a shipped subject, a file or importable code, for all its contracts or those that are named.
+
+    Raises TargetError, one sentence, if it cannot be checked.
+    """
     if target == "self":
         return SelfSubject()
     if target in LIBRARIES and (sentence := LIBRARIES[target].obstacle()):

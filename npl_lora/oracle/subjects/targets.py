@@ -7,11 +7,12 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ...support.names import Names, as_names
 from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer, takes_arrays
 from ..libraries.table import LIBRARIES
 from ..one_line import describe_with_place
@@ -31,37 +32,40 @@ class Loaded:
     layers: tuple[str, ...] = ()
 
 
-def load(target: str, contract: str | None) -> Loaded:
-    """Load a target. Raises TargetError, one sentence, if it has no functions."""
-    _check_contract(contract)
+def load(target: str, contract: Names | None) -> Loaded:
+    """Load a target, for all its contracts or those that are named. Raises TargetError, one sentence, if it lacks one
+    of these, or has no functions."""
+    wanted = _wanted(contract)
     source, name = _resolve(target)
-    return _loaded(source, name, target, contract)
+    return _loaded(source, name, target, wanted)
 
 
-def load_object(thing: Any, name: str, contract: str | None) -> Loaded:
+def load_object(thing: Any, name: str, contract: Names | None) -> Loaded:
     """The same for an object of this process, which sentences call by this name."""
-    _check_contract(contract)
-    return _loaded(thing, name, name, contract)
+    return _loaded(thing, name, name, _wanted(contract))
 
 
-def _check_contract(contract: str | None) -> None:
-    if contract is not None and contract not in CONTRACTS:
-        raise TargetError(f"{contract} is not a contract; the contracts are {_contract_names()}")
+def _wanted(contract: Names | None) -> tuple[str, ...]:
+    wanted = () if contract is None else as_names(contract)
+    for name in wanted:
+        if name not in CONTRACTS:
+            close = did_you_mean(name, CONTRACTS)
+            raise TargetError(f"{name} is not a contract; the contracts are {_contract_names()}{close}")
+    return wanted
 
 
-def _loaded(source: Any, name: str, target: str, contract: str | None) -> Loaded:
-    loaded = _adopted(source, target) or Loaded(_written(source, name, target, contract))
+def _loaded(source: Any, name: str, target: str, wanted: tuple[str, ...]) -> Loaded:
+    loaded = _adopted(source, target) or Loaded(_written(source, name, target, wanted))
     functions = loaded.functions
-    if contract in functions:
-        return Loaded({contract: functions[contract]}, loaded.adoption)
-    if contract is None and functions:
-        return loaded
+    missing = [contract for contract in wanted if contract not in functions]
+    if functions and not missing:
+        return replace(loaded, functions={name: functions[name] for name in functions if name in (wanted or functions)})
     if not functions and isinstance(source, ModuleType) and (layers := _layers_of(source)):
         _refuse_misspelt(target, misspelt(source, parameter="case"))
         return Loaded({}, layers=layers)
-    wanted = contract or f"after a contract ({_contract_names()})"
+    lacks = " or ".join(missing) or f"after a contract ({_contract_names()})"
     others = f" (there are: {', '.join(functions)})" if functions else ""
-    raise TargetError("; ".join((f"{target} has no function named {wanted}{others}", *misspelt(source, functions))))
+    raise TargetError("; ".join((f"{target} has no function named {lacks}{others}", *misspelt(source, functions))))
 
 
 def _refuse_misspelt(target: str, sentences: list[str]) -> None:
@@ -94,14 +98,14 @@ def _offers(source: Any, name: str) -> bool:
     return inspect.getattr_static(source, name, None) is not None
 
 
-def _written(source: Any, name: str, target: str, contract: str | None) -> dict[str, Function]:
+def _written(source: Any, name: str, target: str, wanted: tuple[str, ...]) -> dict[str, Function]:
     """The functions that take a case."""
     if inspect.isclass(source):
         source = _instance(source, target)
     functions = _functions_of(source, target)
-    if functions and contract is None:
+    if functions and not wanted:
         _refuse_misspelt(target, misspelt(source, functions))
-    return functions or (_single_function(source, name, target, contract) if callable(source) else {})
+    return functions or (_single_function(source, name, target, wanted) if callable(source) else {})
 
 
 def _contract_names() -> str:
@@ -137,9 +141,9 @@ def _is_borrowed(source: Any, function: Function) -> bool:
     return False
 
 
-def _single_function(function: Function, name: str, target: str, contract: str | None) -> dict[str, Function]:
-    """A single function, for the given contract or the contract that it is named after."""
-    for candidate in (contract, name, getattr(function, "__name__", None)):
+def _single_function(function: Function, name: str, target: str, wanted: tuple[str, ...]) -> dict[str, Function]:
+    """A single function, for the one contract that is wanted or the contract that it is named after."""
+    for candidate in (*(wanted if len(wanted) == 1 else ()), name, getattr(function, "__name__", None)):
         if candidate in CONTRACTS:
             return {candidate: function}
     raise TargetError(

@@ -1,4 +1,4 @@
-"""The child process in which a Python subject runs: python -m npl_lora.oracle.subjects.worker TARGET [CONTRACT].
+"""The child process in which a Python subject runs: python -m npl_lora.oracle.subjects.worker TARGET [CONTRACTS].
 
 A subject may hang, crash, print or change its inputs. None of this affects the check. Standard input and output are
 first moved to private descriptors, so nothing that a subject prints can get between the frames.
@@ -18,10 +18,10 @@ from .targets import load
 def main() -> None:
     """Load the target, send the contracts it implements, then answer one case after another until the pipe ends."""
     questions, answers = _private_pipes()
-    target, contract = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+    target, contracts = sys.argv[1], sys.argv[2].split(",") if len(sys.argv) > 2 else None
     sys.argv[:] = [target]  # what the target would see if run by itself
     try:
-        loaded = load(target, contract)
+        loaded = load(target, contracts)
     except TargetError as error:
         write_frame(answers, {"problem": str(error)}, {})
         return

@@ -1,15 +1,16 @@
 """Writing the vectors: a case, its right answers, what is allowed, and what the manifest says of them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...support.names import Names, as_names
 from ..case import Case, widen
 from ..contracts import CONTRACTS
-from ..dtypes import askable
+from ..dtypes import known
 from ..faults import FAULTS
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.statistics import Distribution
@@ -27,20 +28,20 @@ class VectorsError(Exception):
 def write_vectors(
     folder: Path,
     *,
-    contract: str | None = None,
-    dtypes: Iterable[str] | None = None,
+    contract: Names | None = None,
+    dtypes: Names | None = None,
     caught_by: Callable[[Case], list[str]] = _caught_by,
     on_case: Callable[[str, str, int, int], None] | None = None,
 ) -> int:
-    """Write every case of every contract (or of one) in these dtypes (all that cases can be drawn in here)
+    """Write every case of every contract (or of those named) in these dtypes (all that cases can be drawn in here)
     into a new or empty folder; return how many.
 
     caught_by(case) -> the names of the faults of the catalogue that the case shows, for the manifest's flags.
     on_case(target, case id, cases done, cases in all) is called before each case.
     Raises VectorsError where the files cannot be written, and MissingExtraError without mpmath.
     """
-    dtypes = askable() if dtypes is None else tuple(dtypes)
-    names = [name for name in CONTRACTS if contract in (None, name)]
+    dtypes, wanted = known(dtypes), CONTRACTS if contract is None else as_names(contract)
+    names = [name for name in CONTRACTS if name in wanted]
     cases = [case for name in names for dtype in dtypes for case in CONTRACTS[name].cases(dtype)]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,25 @@ def test_an_object_is_checked_and_prints_as_the_command_does():
     assert repr(reports) == str(reports)
 
 
+def test_a_string_is_one_name():
+    by_string, by_list = (
+        npl_lora.check(wrong, contract=contract, dtypes=dtypes).reports[0].as_json()
+        for contract, dtypes in (("rope", "float32"), (["rope"], ["float32", "float32"]))
+    )
+    assert by_string == by_list
+    assert {case["dtype"] for case in by_string["contracts"]["rope"]["cases"]} == {"float32"}
+    with pytest.raises(ValueError, match=r"^dtypes has 'float8', expected some of float64, "):
+        npl_lora.check(wrong, contract="rope", dtypes="float8")
+
+
+def test_several_contracts_may_be_asked():
+    class Mine:
+        lora_merge = lora_linear = rope = staticmethod(wrong)
+
+    (report,) = npl_lora.check(Mine(), contract=["rope", "lora_merge"], dtypes="float32").reports
+    assert [contract.contract for contract in report.contracts] == ["lora_merge", "rope"]
+
+
 def test_it_shows_itself_as_a_page_in_a_notebook():
     page = npl_lora.check(wrong, contract="lora_linear", dtypes=["float64"])._repr_html_()
     assert page.lstrip().startswith("<")
