@@ -22,10 +22,11 @@ such as layer/start.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, update_wrapper
+from typing import Any, TypeVar, cast
 
-from .oracle import CONTRACTS, Case, CaseReport
+from .oracle import CONTRACTS, Case, CaseReport, TargetError
+from .oracle.adoption import Adoption
 from .oracle.check import LAYER, ask_and_judge, layer_facts, observe
 from .oracle.diagnosis import Diagnosis, diagnose
 from .oracle.dtypes import known
@@ -42,23 +43,28 @@ _MARK = "_npl_lora_conforms"
 
 @dataclass(frozen=True)
 class Conforms:
-    """The cases that a function is asked: a contract, in these dtypes; with forward_only, its values alone."""
+    """The cases that a function is asked: a contract, in these dtypes; with forward_only, its values alone. inner: what
+    a second `conforms` below this one asks."""
 
     contract: str
     dtypes: tuple[str, ...]
     forward_only: bool = False
+    inner: "Conforms | None" = None
 
     def cases(self) -> list[Case]:
-        """Every case of the contract, one dtype after another."""
+        """Every case of the contract, one dtype after another; those of the inner ones before them."""
         cases = [case for dtype in self.dtypes for case in CONTRACTS[self.contract].cases(dtype)]
-        return [replace(case, forward_only=self.forward_only) for case in cases]
+        before = [] if self.inner is None else self.inner.cases()
+        own = (replace(case, forward_only=self.forward_only) for case in cases)
+        return list({case.id: case for case in (*before, *own)}.values())
 
 
 def conforms(contract: str, *, dtypes: Names | None = None, forward_only: bool = False) -> Callable[[F], F]:
     """Have pytest ask the function every case of the contract, in these dtypes (default: all that can be asked here).
 
-    forward_only: judge the values alone; gradients need not be answered, and are ignored where they are.
-    Raises ValueError for an unknown contract or dtype, and for forward_only where a contract has no values alone.
+    forward_only: judge the values alone; gradients need not be answered, and are ignored where they are. Of two
+    decorators on one function, both ask. Raises ValueError for an unknown contract or dtype, and for forward_only where
+    a contract has no values alone; TypeError for what is no function of one case.
     """
     dtypes = known(dtypes)
     if contract not in CONTRACTS:
@@ -67,10 +73,29 @@ def conforms(contract: str, *, dtypes: Names | None = None, forward_only: bool =
         raise ValueError(f"forward_only is True, expected False: {reason}")
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, Conforms(contract, dtypes, forward_only))
+        _check_signature(function)
+        inner = inspect.getattr_static(function, _MARK, None)
+        if inspect.ismethod(function):  # of an object: it cannot hold the mark itself
+            function = cast(F, update_wrapper(partial(function), function))
+        setattr(function, _MARK, Conforms(contract, dtypes, forward_only, inner))
         return function
 
     return mark
+
+
+def _check_signature(function: Function) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # none can be read
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"{name}{signature} cannot be asked: conforms takes a function of one case, and knows no fixtures, no"
+            " parametrize and no methods of test classes; write such a function, outside of any class, that calls yours"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -83,15 +108,15 @@ class Checked:
 
 
 class LayerTests:
-    """The cases and facts that a layer is asked. Calling it answers a case."""
+    """The cases that a layer is asked, and the facts if it is adopted."""
 
     def __init__(self, layer: Any, dtypes: tuple[str, ...], strict: bool) -> None:
         self._subject = ObjectSubject(layer)
         self._dtypes = dtypes
-        facts = layer_facts(self._subject.adoption) if self._subject.adoption is not None else ()
-        convention = getattr(self._subject.adoption, "convention", "")
-        stated = CaseReport("layer/convention/any", "any", "fail" if convention and strict else "pass", convention)
-        self._facts = {report.id: report for report in (*facts, stated)}
+        if self._subject.layers:
+            raise TargetError(f"{self._subject.name} has layers: give one of {', '.join(self._subject.layers)}")
+        facts = () if self._subject.adoption is None else _facts(self._subject.adoption, strict)
+        self._facts = {report.id: report for report in facts}
 
     def cases(self) -> list[Case]:
         """Every fact, then every case of every contract that the layer has."""
@@ -108,11 +133,18 @@ class LayerTests:
         return _check(self._subject.ask, case)
 
 
+def _facts(adoption: Adoption, strict: bool) -> tuple[CaseReport, ...]:
+    """What is asked of an adopted layer besides the contracts, and whether its scale may be what it is."""
+    verdict = "fail" if adoption.convention and strict else "pass"
+    return *layer_facts(adoption), CaseReport("layer/convention/any", "any", verdict, adoption.convention)
+
+
 def conforms_layer(layer: Any, *, dtypes: Names | None = None, strict: bool = False) -> LayerTests:
     """Have pytest check a layer as it was written: a class, or a function that builds one. Assign it to a name.
 
-    dtypes: default, all that can be asked here. strict: another scale than alpha / r fails. Raises ValueError for an
-    unknown dtype, and TargetError, one sentence, for what is no layer that can be adopted.
+    A module or an object with functions named after contracts is asked the cases of each. dtypes: default, all that can
+    be asked here. strict: another scale than alpha / r fails. Raises ValueError for an unknown dtype, and TargetError,
+    one sentence, for what is no layer that can be adopted.
     """
     return LayerTests(layer, known(dtypes), strict)
 

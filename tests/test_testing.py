@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,56 @@ def test_the_function_stays_what_it_was():
     assert conforms("lora_merge", dtypes=["float32"])(mine) is mine
     assert [case.dtype for case in asked(mine).cases()] == ["float32"] * cases("lora_merge")
     assert asked(len) is None
-    assert {case.dtype for case in asked(conforms("lora_merge", dtypes="float16")(mine)).cases()} == {"float16"}
+    assert {case.dtype for case in asked(conforms("rope", dtypes="float16")(lambda case: {})).cases()} == {"float16"}
+
+
+def test_the_method_of_an_object_is_asked(pytester):
+    source = RIGHT + (
+        "\n    class Mine:\n        def merge(self, case):\n            return right(case)\n"
+        "    mine = conforms('lora_merge', dtypes='float32')(Mine().merge)\n"
+    )
+    run(pytester, source).assert_outcomes(passed=cases("lora_merge"))
+
+
+def test_two_decorators_ask_both_contracts(pytester):
+    source = RIGHT + (
+        "\n    @conforms('lora_merge', dtypes='float32')\n    @conforms('rms_norm', dtypes='float64')\n"
+        "    def mine(case):\n        return right(case)\n"
+    )
+    done = run(pytester, source, "-v")
+    done.assert_outcomes(passed=cases("lora_merge") + cases("rms_norm"))
+    done.stdout.fnmatch_lines(["*::mine[[]rms_norm/*/float64] PASSED*", "*::mine[[]lora_merge/*/float32] PASSED*"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@conforms('lora_merge')\n    def mine(case, tmp_path):\n        return {}\n",
+        "@pytest.mark.parametrize('k', [1, 2])\n    @conforms('lora_merge')\n    def mine(case, k):\n        pass\n",
+        "class TestMine:\n        @conforms('lora_merge')\n        def test_mine(self, case):\n            return {}\n",
+        "@conforms('lora_merge')\n    def mine():\n        return {}\n",
+    ],
+    ids=["fixture", "parametrize", "test class", "nothing"],
+)
+def test_what_is_no_function_of_one_case_is_refused(pytester, source):
+    done = run(pytester, f"{RIGHT}\n    import pytest\n    {source}")
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["*TypeError: *mine(*) cannot be asked: conforms takes a function of one case, and *"])
+
+
+def test_an_object_that_answers_cases_is_asked_them_and_nothing_else():
+    tests = conforms_layer(types.SimpleNamespace(lora_merge=lambda case: {}), dtypes="float32")
+    assert [case.id for case in tests.cases()] == [case.id for case in CONTRACTS["lora_merge"].cases("float32")]
+
+
+def test_a_module_of_layers_is_refused_with_their_names():
+    """Its tests would be none."""
+    base = type("Module", (), {"__module__": "torch.nn"})
+    init = {"__init__": lambda self, in_features, out_features, rank: None, "__module__": "mine"}
+    module = types.ModuleType("mine")
+    module.LoRALinear = type("LoRALinear", (base,), init)
+    with pytest.raises(TargetError, match=r"^mine has layers: give one of LoRALinear$"):
+        conforms_layer(module)
 
 
 def test_an_unknown_contract_or_dtype_is_refused():
