@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..oracle import CONTRACTS, DTYPES, Report, TargetError, check, open_subject, overall
+from ..oracle import CONTRACTS, Report, TargetError, check, open_subject, overall
 from ..oracle.deviations import excuse
-from ..oracle.dtypes import askable, dtype_by_name
+from ..oracle.dtypes import askable, missing
 from ..oracle.page import page
 from ..oracle.power import Counts, false_alarms, misses, summary
 from ..oracle.subjects import Subject
 from ..oracle.subjects.command import CommandSubject
 from ..oracle.subjects.shipped import SHIPPED, SLOW, default_targets, layers_of, obstacles
-from ..support.extras import MissingExtraError
 from ..support.ranks import Ranks, join_ranks
 from . import _arguments
 from ._errors import CommandError, end_together
@@ -120,11 +119,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command and not arguments.targets:
         screen.print_not_checked(obstacles())
     if arguments.dtype is None:
-        screen.print_not_checked(_missing_dtypes())
+        screen.print_not_checked(missing())
     if arguments.json_file is not None:
         write_text(arguments.json_file, reports_as_json(reports))
     if arguments.html_file is not None:
-        write_text(arguments.html_file, page(reports))
+        write_text(arguments.html_file, page(reports, missing() if arguments.dtype is None else ()))
     verdict = overall(reports)
     return 1 if arguments.strict and verdict == "convention" else EXIT_STATUS[verdict]
 
@@ -186,14 +185,3 @@ def _check_one(subject: Subject, arguments: argparse.Namespace, on_case: "OnCase
         )
     finally:
         subject.close()
-
-
-def _missing_dtypes() -> list[str]:
-    """For each dtype that needs a package that is not installed, the sentence that says so."""
-    sentences = []
-    for name in DTYPES:
-        try:
-            dtype_by_name(name)
-        except MissingExtraError as error:
-            sentences.append(str(error))
-    return sentences

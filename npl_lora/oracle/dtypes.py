@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ..support.extras import require
+from ..support.extras import MissingExtraError, require
 from ..support.names import Names, as_names
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -14,6 +14,17 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 def askable() -> tuple[str, ...]:
     """Those that cases can be drawn in here."""
     return DTYPES if find_spec("ml_dtypes") else DTYPES[:-1]
+
+
+def missing() -> list[str]:
+    """For each dtype that needs a package that is not installed, the sentence that says so."""
+    sentences = []
+    for name in DTYPES:
+        try:
+            dtype_by_name(name)
+        except MissingExtraError as error:
+            sentences.append(str(error))
+    return sentences
 
 
 def known(dtypes: Names | None) -> tuple[str, ...]:

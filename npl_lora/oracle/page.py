@@ -26,9 +26,10 @@ svg { border: 1px solid #ccc; background: #eee; }
 """
 
 
-def page(reports: Iterable[Report]) -> str:
-    """The page, in HTML."""
-    body = "\n".join(_target(report) for report in reports)
+def page(reports: Iterable[Report], not_checked: Iterable[str] = ()) -> str:
+    """The page, in HTML. not_checked: sentences on what was not."""
+    notes = [f'<p class="absent">not checked: {escape(sentence)}</p>' for sentence in not_checked]
+    body = "\n".join([*(_target(report) for report in reports), *notes])
     head = f'<meta charset="utf-8"><title>npl-lora check</title><style>{_STYLE}</style>'
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n<h1>npl-lora check</h1>\n{body}\n</body></html>\n'

@@ -1,5 +1,8 @@
 """npl_lora.check in Python and notebooks."""
 
+import subprocess
+import sys
+
 import pytest
 
 import npl_lora
@@ -23,6 +26,17 @@ def test_an_object_is_checked_and_prints_as_the_command_does():
     assert reports.verdict == "fail"
     assert str(reports).startswith("wrong  fail\nlora_linear: ")
     assert repr(reports) == str(reports)
+
+
+def test_a_dtype_that_cannot_be_asked_here_is_said():
+    code = (
+        "import sys\nsys.modules['ml_dtypes'] = None\nimport npl_lora\nf = lambda case: {}\n"
+        "all_of_them, one = (npl_lora.check(f, contract='rope', dtypes=d) for d in (None, 'float64'))\n"
+        "print(all_of_them, 'bfloat16' in all_of_them._repr_html_(), 'bfloat16' in str(one) + one._repr_html_())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = "not checked: bfloat16 needs ml_dtypes: pip install 'npl-lora[files]'"
+    assert done.stdout.endswith(f"\n{said} True False\n"), done.stdout + done.stderr
 
 
 def test_a_string_is_one_name():
