@@ -65,13 +65,15 @@ def test_a_quarter_off_anywhere_fails(seed, dtype, data):
     """Every output of every contract, multiplied by 5/4, is seen; in bfloat16, 8 times as coarse as float16, by 3/2.
 
     (dA_q and dB_k of a masked float16 block are the softest: 12 standard deviations of float16 there come to a fifth of
-    their norm. So they do through a whole block of bfloat16: there the shipped cases have to do, see below.)
+    their norm. So they do through a whole block of bfloat16: there the shipped cases have to do, see below. The loss of
+    certain labels is a difference of numbers near 1024, where half precision's units are 1/2 and more.)
     """
     contract = data.draw(st.sampled_from(NUMBERS))
     case = draw_case(contract, data.draw(st.sampled_from(list(CONTRACTS[contract].draws))), seed, dtype)
     for name, right in right_of(case).items():
         soft = dtype == "float16" and contract == "lora_attention" and name[-2:] in ("_q", "_k")
         soft |= dtype == "bfloat16" and contract in ("lora_attention", "lora_mlp")
+        soft |= dtype in ("float16", "bfloat16") and "certain-label" in case.id and name == "loss"
         if np.any(right.value) and not soft:
             wrong = (1.5 if dtype == "bfloat16" else 1.25) * right.value
             assert judge_output(right, wrong).verdict == "fail", (case.id, name)
