@@ -115,7 +115,7 @@ def test_every_library_has_its_file_and_its_extra_with_pinned_versions():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for name, row in LIBRARIES.items():
         assert find_spec(row.module) is not None
-        pinned = {re.fullmatch(r"([a-z-]+)(\[cpu\])?==[0-9.]+", package)[1] for package in extras[name]}
+        pinned = {re.fullmatch(r"([a-z0-9-]+)(\[cpu\])?==[0-9.]+", package)[1] for package in extras[name]}
         assert pinned == set(row.distributions)
     assert extras["matrix"] == [f"npl-lora[{','.join(LIBRARIES)}]"]
     assert sorted(name for name, row in LIBRARIES.items() if row.verdicts) == FILES

@@ -32,7 +32,10 @@ pytestmark = [
 ]
 
 RECORDED = json.loads((Path(npl_lora.__file__).parents[1] / "examples" / "conformance.json").read_text())
-OPTIONS = {"torchtune": (), "keras": (), "mlx": (), "torch-compiled": ("--dtype", "float32")}  # which takes minutes
+ELSEWHERE = {"peft", "loralib"}  # in test_libraries.py
+OPTIONS = {
+    name: ("--dtype", "float32") if library.slow else () for name, library in LIBRARIES.items() if name not in ELSEWHERE
+}
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
