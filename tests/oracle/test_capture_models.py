@@ -492,6 +492,22 @@ def test_randomness_that_no_mask_on_x_explains_is_named(folder, forward, why):
     assert judged(folder, "layer.1")[1].verdict == "pass"
 
 
+def test_where_nothing_is_judged_the_reason_is_that_of_the_layer_that_has_it(folder):
+    drawing = spoiled(lambda m, x, s: m.linear(x) + s * (m.dropout(x @ m.A) @ m.B))
+    layers = nn.ModuleList([own.Course(10, 8), drawing(linear(), dropout=0.4)])
+    watched = model(layers, call=lambda layers, x: layers[1](x))
+    with pytest.raises(RuntimeError, match=r"^layer.1 was not judged, because its dropout"), capture(watched, folder):
+        train(watched)
+
+
+def test_an_earlier_list_of_the_unjudged_is_not_kept(folder):
+    folder.mkdir()
+    (folder / "not_judged.json").write_text('{"old": "old was not judged"}')
+    with capture(watched := model(own.Course(10, 8)), folder):
+        train(watched)
+    assert unjudged(folder) == []
+
+
 def test_tied_factors_are_named(folder):
     first, second = own.Wrapper(linear(10)), own.Wrapper(linear(10))
     second.A = first.A

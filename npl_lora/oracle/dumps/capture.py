@@ -77,14 +77,16 @@ def capture(model: Any, folder: str | Path, layers: Iterable[str] | None = None)
     recorded = [recorder for recorder in recorders if recorder.was_called or recorder.was_gone_around]
     lost = {recorder.name: recorder.problem or _NOT_CALLED for recorder in recorders if recorder not in recorded}
     if not recorded:
-        why = next((recorder.problem for recorder in recorders if recorder.problem), "")
-        ran = f"none of the {len(recorders)} LoRA layers ran inside capture with gradients enabled"
-        raise RuntimeError(f"{next(iter(lost))} was not judged, because {why}" if why else ran)
+        for recorder in recorders:
+            if recorder.problem:
+                raise RuntimeError(f"{recorder.name} was not judged, because {recorder.problem}")
+        raise RuntimeError(f"none of the {len(recorders)} LoRA layers ran inside capture with gradients enabled")
     folder.mkdir(parents=True, exist_ok=True)
     for recorder in recorded:
         save_file(recorder.contents(), folder / f"{recorder.name}.safetensors", recorder.metadata(autocast))
     not_judged = {**{layer.name: layer.why for layer in unread}, **lost}
     sentences = {name: f"{name} was not judged, because {why}" for name, why in not_judged.items()}
+    (folder / NOT_JUDGED).unlink(missing_ok=True)  # of an earlier step
     if sentences:
         (folder / NOT_JUDGED).write_text(json.dumps(sentences, indent=1) + "\n", encoding="utf-8")
     _warn([recorder.name for recorder in recorded if recorder.was_gone_around], not_judged)
