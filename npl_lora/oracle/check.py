@@ -83,7 +83,8 @@ def check(
         diagnosis = diagnose(observed, _asking(subject), watch)
         contracts.append(ContractReport(name, tuple(reports), diagnosis, failing))
     found, convention = ((), "") if adoption is None else (adoption.found, adoption.convention)
-    whole = Report(subject.name, tuple(contracts), forward_only=forward_only, found=found, convention=convention)
+    values_alone = forward_only or (adoption is not None and adoption.values_alone)
+    whole = Report(subject.name, tuple(contracts), forward_only=values_alone, found=found, convention=convention)
     return whole if adoption is None else state_conventions(whole)
 
 

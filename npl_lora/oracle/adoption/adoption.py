@@ -29,6 +29,11 @@ class Adoption:
     exact: bool = True
     square: bool = False
 
+    @property
+    def values_alone(self) -> bool:
+        """Whether it has no backward, so that its values alone are asked."""
+        return "dA" in self.without.get("lora_linear", ())
+
     def question(self, case: Case) -> Case:
         """The case as the layer can be asked it: without outputs that it does not have, with a square weight if it
         takes no other, and with the layer's own scale if nobody can hand it another."""

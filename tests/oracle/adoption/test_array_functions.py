@@ -46,6 +46,7 @@ def test_only_y_is_asked():
     asked = [case for case in report_on(right).contracts[0].cases if case.verdict != "absent"]
     assert asked
     assert all(list(case.outputs) == ["y"] for case in asked)
+    assert report_on(right).verdict_in_words == "pass, forward only"
 
 
 def test_an_integer_division_is_named():
