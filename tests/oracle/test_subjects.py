@@ -491,6 +491,53 @@ def test_a_target_that_names_no_function_is_one_sentence(loaded, attribute, cont
     assert "\n" not in str(caught.value)
 
 
+CLASSES = """
+import json
+class Linear:
+    def __init__(self, W, A, B): pass
+class Merged: pass
+"""
+ARRAYS = "def lora(x, W, A, B, alpha, r): return x\ndef helper(t): return t\nclass Linear: pass\n"
+OBJECTS = """
+class Mine:
+    def __init__(self, wide): pass
+    def lora_linear(self, case): return {}
+wide, narrow = Mine(True), Mine(False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "attribute", "sentence"),
+    [
+        (
+            CLASSES,
+            "",
+            "no layer of a framework that is known here (keras, torch, mlx, flax, equinox): Linear, Merged; such",
+        ),
+        (CLASSES, "Merged", "known here (keras, torch, mlx, flax, equinox): Merged; such a class needs functions of a"),
+        (CLASSES, "Linear", "'W', 'A', and 'B'; no layer of a framework that is known here"),
+        (ARRAYS, "", "; check mine.py:lora"),
+        (OBJECTS, "", "; check mine.py:wide or mine.py:narrow"),
+        (OBJECTS.partition("wide, ")[0], "", "; check mine.py:Mine"),
+        ("def f(a): return a\nx = 3\n_y = 4\n", "", "; it has f, x"),
+    ],
+)
+def test_a_target_that_names_no_function_is_told_what_there_is(loaded, tmp_path, attribute, source, sentence):
+    with pytest.raises(TargetError) as caught:
+        loaded(source, attribute)
+    said = str(caught.value).replace(f"{tmp_path}/", "")
+    assert sentence in said
+    assert said.endswith(sentence) or not sentence.startswith("; ")
+
+
+def test_the_class_of_a_framework_is_not_said_to_be_of_none(loaded):
+    """Here nobody's constructor, but torch's layer all the same."""
+    source = "class Module: __module__ = 'torch.nn'\nclass Encoder(Module):\n    def __init__(self, depth): pass\n"
+    with pytest.raises(TargetError, match="has no function named after a contract") as caught:
+        loaded(source)
+    assert "no layer" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [

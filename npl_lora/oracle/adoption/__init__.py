@@ -31,7 +31,7 @@ from .merging import find_merging
 from .sentences import conventions, found, scale_fact
 from .wanted import PROBE, NotAdoptedError
 
-__all__ = ["Adoption", "NotAdoptedError", "adopt", "is_layer", "is_lora_layer", "takes_arrays"]
+__all__ = ["FRAMEWORKS", "Adoption", "NotAdoptedError", "adopt", "is_layer", "is_lora_layer", "takes_arrays"]
 
 # {module: name of the class that all its layers have as a base, the file here, and what that offers}. Nothing of a
 # framework is imported that is not loaded.
@@ -43,6 +43,7 @@ _FRAMEWORKS = {
     "flax.nnx": ("Module", "flax_nnx_layers", "NNXLayers"),
     "equinox": ("Module", "equinox_layers", "EquinoxLayers"),
 }
+FRAMEWORKS = tuple(dict.fromkeys(home.partition(".")[0] for home in _FRAMEWORKS))
 _SIZED_BY_X = ("keras", "flax.linen")  # a layer may learn the size of its input from its first call
 
 

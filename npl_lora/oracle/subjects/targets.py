@@ -17,6 +17,7 @@ from ..adoption import Adoption, NotAdoptedError, adopt, is_layer, is_lora_layer
 from ..libraries.table import LIBRARIES
 from ..one_line import describe_with_place
 from . import CONTRACTS, TargetError
+from .hints import hint, no_layer, offers_cases
 from .spelling import did_you_mean, misspelt
 
 Function = Callable[..., Any]
@@ -65,7 +66,8 @@ def _loaded(source: Any, name: str, target: str, wanted: tuple[str, ...]) -> Loa
         return Loaded({}, layers=layers)
     lacks = " or ".join(missing) or f"after a contract ({_contract_names()})"
     others = f" (there are: {', '.join(functions)})" if functions else ""
-    raise TargetError("; ".join((f"{target} has no function named {lacks}{others}", *misspelt(source, functions))))
+    said = misspelt(source, functions) or ([] if functions else [hint(source, target)])
+    raise TargetError("; ".join(filter(None, (f"{target} has no function named {lacks}{others}", *said))))
 
 
 def _refuse_misspelt(target: str, sentences: list[str]) -> None:
@@ -76,7 +78,7 @@ def _refuse_misspelt(target: str, sentences: list[str]) -> None:
 
 def _adopted(source: Any, target: str) -> Loaded | None:
     """A layer of a framework, adopted; None for what answers cases by itself."""
-    if isinstance(source, ModuleType) or any(_offers(source, name) for name in CONTRACTS):
+    if isinstance(source, ModuleType) or offers_cases(source):
         return None
     if getattr(source, "__name__", None) in CONTRACTS and not is_layer(source) and not takes_arrays(source):
         return None
@@ -91,11 +93,6 @@ def _layers_of(module: ModuleType) -> tuple[str, ...]:
     """The names of the classes in a module that are LoRA layers, in their order."""
     own = ((name, kind) for name, kind in vars(module).items() if getattr(kind, "__module__", "") == module.__name__)
     return tuple(name for name, kind in own if inspect.isclass(kind) and is_lora_layer(kind))
-
-
-def _offers(source: Any, name: str) -> bool:
-    """Whether a class or object has a function named after a contract. Runs none of its code."""
-    return inspect.getattr_static(source, name, None) is not None
 
 
 def _written(source: Any, name: str, target: str, wanted: tuple[str, ...]) -> dict[str, Function]:
@@ -156,7 +153,9 @@ def _instance(kind: type, target: str) -> Any:
     try:
         return kind()
     except Exception as error:  # a stranger's class may raise anything
-        raise TargetError(f"{target}: {kind.__name__}() raised {describe_with_place(error)}") from None
+        said = f"{target}: {kind.__name__}() raised {describe_with_place(error)}"
+        needs = "" if offers_cases(kind) else no_layer([kind])
+        raise TargetError("; ".join(filter(None, (said, needs)))) from None
 
 
 def _resolve(target: str) -> tuple[Any, str]:
