@@ -13,6 +13,7 @@ import pytest
 import record_readme
 
 import npl_lora
+from npl_lora.oracle import CONTRACTS
 
 ROOT = Path(npl_lora.__file__).parents[1]
 README = "README.md"
@@ -167,6 +168,15 @@ def test_the_tests_of_the_page_pass(page, folder):
     assert "13 passed, 9 deselected" in done.stdout
 
 
+@pytest.mark.parametrize("page", ["npl_lora/oracle/README.md"])
+def test_the_case_that_is_asked_by_hand_is_right(page, folder):
+    *ids, y, dx, dA, dB = shell(["python one_case.py"], folder, PYTHONPATH=str(ROOT)).splitlines()
+    assert ids == [case.id for case in CONTRACTS["lora_linear"].cases("float32")]
+    for name, line in zip(("y", "dx", "dA", "dB"), (y, dx, dA, dB), strict=True):
+        assert line.split()[0] == name
+        assert 0.0 < float(line.split()[1]) < 1e-4  # float32's rounding of numbers near 1
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(("page", "command"), all_commands(torch=True))
 def test_the_commands_that_need_torch_run(page, command, folder):
@@ -265,8 +275,8 @@ def test_the_readme_is_short():
 
 def test_every_room_has_commands_and_files():
     assert set(files("npl_lora/oracle/README.md")) == {
-        "mine.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py", "one_step.py", "own_step.py",
-        "deviations.toml",
+        "mine.py", "one_case.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py", "one_step.py",
+        "own_step.py", "deviations.toml",
     }  # fmt: skip
     assert len(commands("npl_lora/oracle/README.md")) == 8
     assert text(README).count("\npython3 -m venv ") == 2  # .ci/run runs both
