@@ -275,10 +275,10 @@ def test_the_readme_is_short():
 
 def test_every_room_has_commands_and_files():
     assert set(files("npl_lora/oracle/README.md")) == {
-        "mine.py", "one_case.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py", "one_step.py",
-        "own_step.py", "deviations.toml",
+        "mine.py", "settings.py", "one_case.py", "engine.py", "test_mine.py", "test_our_layer.py", "program.py",
+        "one_step.py", "own_step.py", "deviations.toml",
     }  # fmt: skip
-    assert len(commands("npl_lora/oracle/README.md")) == 8
+    assert len(commands("npl_lora/oracle/README.md")) == 9
     assert text(README).count("\npython3 -m venv ") == 2  # .ci/run runs both
 
 
