@@ -87,6 +87,21 @@ def test_a_fault_is_not_named_that_an_output_refutes_which_failed_by_the_measure
     assert found.ids == ("N9",)
 
 
+def test_another_order_is_told_in_cases_with_any_number_of_axes():
+    def shuffled(case):
+        y = plain(case)["y"]
+        order = np.random.default_rng(3).permutation(y.shape[-1])
+        return {**plain(case), "y": y[..., order]}
+
+    assert diagnosis("lora_linear", shuffled).says.startswith("y has its slices along axis -1 in another order (")
+
+
+@pytest.mark.slow
+def test_small_errors_are_not_described_by_what_leaves_most_of_them():
+    """Losses are few numbers. In half precision, a factor of K = 1 or an offset is within what is allowed of them."""
+    assert "losses is" not in diagnosis("train_steps", with_fault("train_steps", "S5/dB", ["losses"]), "float16").says
+
+
 def test_the_outputs_that_are_right_are_told():
     found = diagnosis("lora_linear", lambda case: {**plain(case), "y": unscaled(case)["y"]})
     assert found.says.startswith("y: ")

@@ -165,12 +165,23 @@ def _other_order(t: np.ndarray) -> np.ndarray:
 
 def _permuted(observations: Sequence[Wrong]) -> str | None:
     """The right slices in another order along one axis."""
-    for axis in range(observations[0].got.ndim):
-        orders = [_order(one, axis) if axis < one.got.ndim else None for one in observations]
+    for axis in _axes(observations):
+        orders = [_order(one, axis) for one in observations]
         if all(order is not None for order in orders):
-            order = ", ".join(map(str, orders[0] or ()))
-            return f"has its slices along axis {axis} in another order ({order} in {observations[0].case.id})"
+            order, along = ", ".join(map(str, orders[0] or ())), _name(axis, observations)
+            return f"has its slices along {along} in another order ({order} in {observations[0].case.id})"
     return None
+
+
+def _axes(observations: Sequence[Wrong]) -> range:
+    """The axes that the output has in every case, counted from the end: tokens may have one axis or several."""
+    return range(-min(one.got.ndim for one in observations), 0)
+
+
+def _name(axis: int, observations: Sequence[Wrong]) -> str:
+    """ "axis 1", or "axis -1" where the cases have different numbers of axes."""
+    ndims = {one.got.ndim for one in observations}
+    return f"axis {axis + ndims.pop() if len(ndims) == 1 else axis}"
 
 
 def _order(one: Wrong, axis: int) -> list[int] | None:
@@ -187,11 +198,11 @@ def _order(one: Wrong, axis: int) -> list[int] | None:
 
 def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
     """got = c_i right along one axis: rows, columns or heads with factors of their own."""
-    for axis in range(observations[0].got.ndim):
-        slices = [_slice_factors(one, axis) if axis < one.got.ndim else None for one in observations]
+    for axis in _axes(observations):
+        slices = [_slice_factors(one, axis) for one in observations]
         if all(factors is not None for factors in slices):
-            first = ", ".join(number(c) for c in (slices[0] or [])[:6])
-            return f"has a factor of its own for every index of axis {axis} ({first} ... in {observations[0].case.id})"
+            first, along = ", ".join(number(c) for c in (slices[0] or [])[:6]), _name(axis, observations)
+            return f"has a factor of its own for every index of {along} ({first} ... in {observations[0].case.id})"
     return None
 
 
@@ -211,11 +222,11 @@ def _slice_factors(one: Wrong, axis: int) -> list[float] | None:
 
 def _confined(observations: Sequence[Wrong]) -> str | None:
     """Wrong in some slices of an axis and right in all others."""
-    for axis in range(observations[0].got.ndim):
-        places = [_places(one, axis) if axis < one.got.ndim else None for one in observations]
+    for axis in _axes(observations):
+        places = [_places(one, axis) for one in observations]
         if all(places):
             where = _positions(observations, places, axis)
-            return f"is wrong {where} of axis {axis} only, and right elsewhere"
+            return f"is wrong {where} of {_name(axis, observations)} only, and right elsewhere"
     return None
 
 
