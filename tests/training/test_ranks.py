@@ -208,7 +208,7 @@ def test_the_matrix_is_the_same(monkeypatch, tmp_path, capsys):
 
     def written(name, ranks=ALONE):
         file = tmp_path / f"{name}-{ranks.rank}.json"
-        status = matrix._run(argparse.Namespace(markdown_file=None, json_file=file), ranks)
+        status = matrix._run(argparse.Namespace(names=[], markdown_file=None, json_file=file), ranks)
         return status, file.read_text() if file.exists() else None
 
     alone = written("alone")
