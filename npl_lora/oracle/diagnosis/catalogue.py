@@ -19,7 +19,7 @@ from ..faults import FAULTS, Fault, wrong_answer
 from ..faults.fault import wrong_value
 from ..faults.relevant import relevant_to
 from ..report import Observed
-from ..tolerance.judge import right_answer
+from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 from .compare import UNANSWERED, changes, error_ratio, is_nearer, predict, quick_distance
@@ -214,8 +214,15 @@ def _narrowed(
 
 def _is_nearer(faults: tuple[Fault, ...], one: Observed) -> bool:
     """Whether every wrong output is much nearer to what these faults give than to what is right."""
-    wrong = {n: t for n, t in _wrong_outputs(faults, one).items() if isinstance(t, np.ndarray)} if one.outputs else {}
-    return all(is_nearer(output, one, name) for name, output in wrong.items() if _has_wrong_numbers(one, name))
+    if one.outputs is None:
+        return True
+    for name, output in _wrong_outputs(faults, one).items():
+        right = one.right.get(name)
+        if isinstance(right, Right) and isinstance(output, np.ndarray) and _has_wrong_numbers(one, name):
+            got = one.outputs[name].astype(np.float64)
+            if got.shape == right.shape == output.shape and not is_nearer(got - output, got - right.value):
+                return False
+    return True
 
 
 def _shows(fault: Fault, observed: Sequence[Observed]) -> bool:

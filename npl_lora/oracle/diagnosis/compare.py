@@ -103,14 +103,9 @@ def error_ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
         return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))
 
 
-def is_nearer(predicted: np.ndarray, one: Observed, name: str) -> bool:
-    """Whether what came back is much nearer to the prediction than to the right answer: small errors are within what is
-    allowed of both."""
-    right, got = one.right[name], (one.outputs or {})[name].astype(np.float64)
-    if isinstance(right, Distribution):
-        return True
-    with np.errstate(all="ignore"):
-        left, error = got - predicted, got - right.value
+def is_nearer(left: np.ndarray, error: np.ndarray) -> bool:
+    """Whether what an explanation leaves of an error is much less than the error: small ones are within what is
+    allowed of many numbers."""
     known = np.isfinite(left) & np.isfinite(error)
     return bool(np.linalg.norm(left[known]) <= _NEARER * np.linalg.norm(error[known]))
 

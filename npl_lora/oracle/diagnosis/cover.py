@@ -341,6 +341,11 @@ def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
     return float(np.sum(np.square(ratio[np.isfinite(ratio)])))
 
 
+def _is_nearer(predicted: np.ndarray, one: Observed, name: str) -> bool:
+    right, got = one.right[name], (one.outputs or {})[name].astype(np.float64)
+    return not isinstance(right, Right) or is_nearer(got - predicted, got - right.value)
+
+
 def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> dict[str, Right]:
     """Those outputs that it gives within what is allowed for an implementation that is wrong in this way."""
     if not names or one.outputs is None:
@@ -351,8 +356,4 @@ def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> 
     except UNANSWERED:
         return {}
     near = {name: right for name in names if isinstance(right := predicted[name], Right)}
-    return {
-        name: right
-        for name, right in near.items()
-        if error_ratio(right, one.outputs[name]) <= 1.0 and is_nearer(right.value, one, name)
-    }
+    return {n: r for n, r in near.items() if error_ratio(r, one.outputs[n]) <= 1.0 and _is_nearer(r.value, one, n)}

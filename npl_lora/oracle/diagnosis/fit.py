@@ -62,7 +62,7 @@ def _offset(observations: Sequence[Wrong]) -> str | None:
     for one in observations:
         error = one.got - one.right.value
         c = float(np.mean(error))
-        if error.size < 2 or np.any(np.abs(error - c) > one.slack):
+        if error.size < 2 or not one.explained(one.right.value + c):
             return None
         offsets.append(c)
     if max(offsets) - min(offsets) > 1e-6 * max(map(abs, offsets)):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..case import Case
 from ..tolerance.judge import Right
+from .compare import is_nearer
 
 
 @dataclass(frozen=True)
@@ -29,5 +30,7 @@ class Wrong:
         return np.where(self.right.size == 0, np.max(self.right.allowed, initial=0.0), self.right.allowed)
 
     def explained(self, value: np.ndarray, factor: float = 1.0) -> bool:
-        """Whether value is what came back, within what is allowed for numbers of its size."""
-        return bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * self.slack))
+        """Whether value is what came back, within what is allowed for numbers of its size, and much nearer to it than
+        the right answer is."""
+        within = bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * self.slack))
+        return within and is_nearer(self.got - value, self.got - self.right.value)
