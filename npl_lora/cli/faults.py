@@ -44,7 +44,7 @@ def add_command(commands: _arguments.Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the list or the explanation, and return the exit status."""
     require("rich", "cli", "the command line")
-    faults = relevant_to(arguments.contract) if arguments.contract else list(FAULTS)
+    faults = _relevant(arguments.contract) if arguments.contract else list(FAULTS)
     if arguments.id is None:
         _list(faults)
         return 0
@@ -55,11 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _no_such(id_: str, contract: str | None, faults: list[Fault]) -> str:
+def _relevant(contracts: list[str]) -> list[Fault]:
+    """The faults that can show in one of these contracts, in the catalogue's order."""
+    names = {fault.name for contract in contracts for fault in relevant_to(contract)}
+    return [fault for fault in FAULTS if fault.name in names]
+
+
+def _no_such(id_: str, contracts: list[str] | None, faults: list[Fault]) -> str:
     """One sentence, with the ids that come closest."""
     names = list(dict.fromkeys(name for fault in faults for name in (fault.id, fault.name)))
     near = difflib.get_close_matches(id_.upper(), names)
-    place = f"the catalogue has no fault {id_!r}" + (f" that can show in {contract}" if contract else "")
+    place = f"the catalogue has no fault {id_!r}" + (f" that can show in {' or '.join(contracts)}" if contracts else "")
     return place + (f"; did you mean {' or '.join(near)}?" if near else "; `npl-lora faults` lists them all")
 
 

@@ -42,6 +42,12 @@ def test_a_contract_lists_the_faults_that_can_show_in_it(capsys):
     assert listed == {fault.name for fault in relevant_to("lora_merge")}
 
 
+def test_two_contracts_list_the_faults_of_either(capsys):
+    lines = output_of(capsys, "--contract", "lora_merge,rope")
+    listed = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert listed == {fault.name for contract in ("lora_merge", "rope") for fault in relevant_to(contract)}
+
+
 def test_a_fault_is_explained_with_all_its_variants(capsys):
     assert output_of(capsys, "S5") == [
         "S  Scale: The scale s = alpha / r is missing, applied twice, or computed from the wrong numbers.",
