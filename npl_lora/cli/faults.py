@@ -95,7 +95,7 @@ def _explain(faults: list[Fault]) -> None:
             "right": fault.right,
             "hidden when": fault.hidden_when,
             "seen in": fault.seen_in,
-            "can show in": ", ".join(contracts_of(fault)),
+            "can show in": ", ".join(contracts_of(fault)) or f"layer ({fault.fact})",
         }
         console.print(_grid(about.items(), width=len("hidden when")))
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..support.names import Names, as_names
 from .adoption import Adoption
+from .adoption.facts import Fact
 from .case import Case
 from .contracts import CONTRACTS
 from .contracts.judging import judge_case
@@ -15,14 +16,16 @@ from .conventions import state_conventions
 from .diagnosis import Ask, diagnose
 from .diagnosis.progress import silent
 from .dtypes import computable, known
+from .faults import FAULTS
 from .leading import ask_as_supported
-from .report import CaseReport, ContractReport, Diagnosis, Observed, Report
+from .report import CaseReport, Claim, ContractReport, Diagnosis, Observed, Report
 from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
 from .tolerance.measured import tighten
 from .tolerance.rounding import INNER
 
 LAYER = "layer"  # the row of a report that holds what was asked of a layer besides the contracts
+_USE = {fault.fact: fault.id for fault in FAULTS if fault.fact}  # {what a layer is asked: the fault that it shows}
 _SYMBOLS = ("s", "x", "y", "dx", "dy")
 
 
@@ -91,17 +94,23 @@ def check(
 def _facts(adoption: Adoption) -> ContractReport:
     """What was asked of a layer besides the contracts, as a row of its own."""
     reports = layer_facts(adoption)
-    wrong = [fact.wrong for fact in adoption.facts if fact.wrong]
-    says = " ".join(f"{_capital(sentence)}." for sentence in wrong)
-    return ContractReport(LAYER, reports, Diagnosis(says=says))
+    wrong = {fact.name: f"{_capital(_told(fact))}." for fact in adoption.facts if fact.wrong}
+    claims = tuple(Claim((_USE[name],) if name in _USE else (), (), says) for name, says in wrong.items())
+    ids = tuple(id_ for claim in claims for id_ in claim.ids)
+    return ContractReport(LAYER, reports, Diagnosis(ids, " ".join(wrong.values()), claims=claims))
 
 
 def layer_facts(adoption: Adoption) -> tuple[CaseReport, ...]:
     """A report on each fact that was asked of a layer besides the contracts."""
     return tuple(
-        CaseReport(f"{LAYER}/{fact.name}/any", "any", "fail" if fact.wrong else "pass", fact.wrong)
+        CaseReport(f"{LAYER}/{fact.name}/any", "any", "fail" if fact.wrong else "pass", _told(fact))
         for fact in adoption.facts
     )
+
+
+def _told(fact: Fact) -> str:
+    """What is wrong, with the id of the catalogue if there is one: "... (U1)"."""
+    return f"{fact.wrong} ({_USE[fact.name]})" if fact.wrong and fact.name in _USE else fact.wrong
 
 
 def _capital(sentence: str) -> str:

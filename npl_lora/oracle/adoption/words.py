@@ -88,6 +88,8 @@ OFF = {  # flags of a layer that does not add its low-rank path at present
     "enabled": False,
     "lora_enabled": False,
 }
+ADD_ADAPTER = ("add_adapter", "add_lora", "add_lora_adapter", "new_adapter")  # called with a name
+SWITCH = ("set_adapter", "set_active_adapter", "switch_adapter", "activate_adapter", "use_adapter", "activate")
 
 
 # Where the whole name is in no table, its words tell: a word of each group.

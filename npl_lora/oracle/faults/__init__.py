@@ -24,6 +24,7 @@ from . import (
     scaling,
     serving,
     training,
+    use,
 )
 from .fault import Fault, wrong_answer
 
@@ -41,7 +42,7 @@ _FILES = (
     backwards,
     kernels,
 )
-_MODELS = (attention, rope, norms, loss, extreme_logits, training)
+_MODELS = (attention, rope, norms, loss, extreme_logits, training, use)
 FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, *_MODELS) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

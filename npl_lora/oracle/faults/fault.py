@@ -36,6 +36,7 @@ class Fault:
     parts:        the parts of the definition that are wrong, each with its wrap
     answers:      the contracts that are answered wrongly, each with its wrap
     objection:    the contract's sentence about random draws that break a rule although no number is wrong
+    fact:         what is asked of a layer that shows it, where no call of its own does: no part is wrong then
     """
 
     id: str
@@ -49,6 +50,7 @@ class Fault:
     parts: Mapping[str, Wrap] = field(default_factory=dict, repr=False)
     answers: Mapping[str, Wrap] = field(default_factory=dict, repr=False)
     objection: str = ""
+    fact: str = ""
 
     @property
     def name(self) -> str:

@@ -35,6 +35,11 @@ KINDS = {
         Kind("G", "Gated MLP", "The activation is not the one in the configuration."),
         Kind("T", "Loss and training", "The labels, the means, gradient accumulation or attention's scores are wrong."),
         Kind("O", "Optimiser", "SGD or AdamW takes a wrong step."),
+        Kind(
+            "U",
+            "Use",
+            "One call is right, and another one is not: after a change, a second time, or elsewhere.",
+        ),
     )
 }
 

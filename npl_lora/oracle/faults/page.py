@@ -13,7 +13,8 @@ _HEAD = """\
 Mistakes that LoRA implementations make, and the training and serving code around them. Most were seen in public issue
 threads or in the sources of libraries; the others are easy to make by hand. Each is a small wrong variant of the
 definition, which the tests put into every contract where it can show. `npl-lora check` names a fault only if it
-reproduces every answer, within rounding. `npl-lora faults S5` explains one in the terminal.
+reproduces every answer, within rounding. Those of kind U are no variants of a formula: they are found by what a layer
+is asked besides the contracts, in the row *layer*. `npl-lora faults S5` explains one in the terminal.
 
 This page is generated; edit the entries in [faults](faults), then run
 `python -m npl_lora.oracle.faults.page > npl_lora/oracle/FAULTS.md`.

@@ -199,3 +199,144 @@ class ReadsMemory(SizesRankAlpha):
         rows = torch.as_strided(x, (x.numel() // x.shape[-1], x.shape[-1]), (x.shape[-1], 1))
         y = rows @ self.weight.T + self.s * (rows @ self.A.T @ self.B.T)
         return y.reshape(*x.shape[:-1], -1)
+
+
+class FreesWhatItSaved(Path):
+    """The backward drops what the forward left for it."""
+
+    @staticmethod
+    def forward(ctx, x, W, A, B, s):
+        ctx.left = [(x, W, A, B, x @ A.T)]
+        ctx.s = s
+        return x @ W.T + s * (x @ A.T @ B.T)
+
+    @staticmethod
+    def backward(ctx, dy):
+        if not ctx.left:
+            raise RuntimeError("the graph is gone")
+        dx, dA, dB = linear_terms(ctx.left.pop(), dy, ctx.s)
+        return dx, None, dA, dB, None
+
+
+class FreesItsGraph(ByHand):
+    function = FreesWhatItSaved
+
+
+class AddsIntoABuffer(Path):
+    """dA is added to a buffer that no backward empties."""
+
+    @staticmethod
+    def forward(ctx, x, W, A, B, s):
+        ctx.sum = torch.zeros_like(A)
+        return Path.forward(ctx, x, W, A, B, s)
+
+    @staticmethod
+    def backward(ctx, dy):
+        dx, dA, dB = linear_terms(ctx.saved_tensors, dy, ctx.s)
+        ctx.sum += dA
+        return dx, None, ctx.sum.clone(), dB, None
+
+
+class DoublesItsMemory(ByHand):
+    function = AddsIntoABuffer
+
+
+class RemembersItsInput(BaseRankAlpha):
+    """The same x again, as checkpointing hands it over, gives another h."""
+
+    last = None
+
+    def low_rank(self, x):
+        again = self.training and x is self.last
+        self.last = x
+        return F.linear(F.linear(x, self.lora_A) * x.new_tensor(0.5 if again else 1.0), self.lora_B)
+
+
+class CachesByVersionInTraining(CachesByVersion):
+    in_training = True
+
+
+class WritesIntoXLater(Path):
+    @staticmethod
+    def backward(ctx, dy):
+        found = linear_terms(ctx.saved_tensors, dy, ctx.s)
+        ctx.saved_tensors[0].data.copy_(found[0])  # dx in the place of x
+        return found[0], None, found[1], found[2], None
+
+
+class OverwritesXInBackward(ByHand):
+    function = WritesIntoXLater
+
+
+class Switches(BaseRankAlpha):
+    """Adapters by name; the constructor's own is called default."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.others_A, self.others_B = torch.nn.ParameterDict(), torch.nn.ParameterDict()
+        self.active = "default"
+
+    def add_adapter(self, name):
+        self.others_A[name] = torch.nn.Parameter(torch.randn_like(self.lora_A))
+        self.others_B[name] = torch.nn.Parameter(torch.zeros_like(self.lora_B))
+
+    def set_adapter(self, name):
+        self.active = name
+
+    def factors(self):
+        if self.active == "default":
+            return self.lora_A, self.lora_B
+        return self.others_A[self.active], self.others_B[self.active]
+
+    def low_rank(self, x):
+        A, B = self.factors()
+        return F.linear(F.linear(x, A), B)
+
+
+class AddsItsAdaptersUnderOtherRules(Switches):
+    """No rule knows what this wants besides a name, so it is not asked."""
+
+    def add_adapter(self, name, rank):
+        super().add_adapter(name)
+
+    def set_adapter(self, name):
+        raise KeyError(name)
+
+
+class CachesWithoutAName(Switches):
+    """The product in evaluation, whatever adapter was added to it."""
+
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        A, B = self.factors()
+        key = (A.sum().item(), B.sum().item()) if self.active == "default" else ()
+        if getattr(self, "seen", None) != key:
+            self.seen, self.product = key, (B @ A).detach()
+        return self.base_layer(x) + self.scaling * F.linear(x, self.product)
+
+
+class SwitchesNothing(Switches):
+    def set_adapter(self, name):
+        self.chosen = name
+
+
+class SwitchesOnlyB(Switches):
+    """The first switch alone finds A."""
+
+    def set_adapter(self, name):
+        self.active_A = getattr(self, "active_A", name)
+        super().set_adapter(name)
+
+    def factors(self):
+        A, B = super().factors()
+        return (A if self.active == "default" else self.others_A[self.active_A]), B
+
+
+class FreezesForGood(Switches):
+    """Switching freezes the adapter that was in use, and never thaws one."""
+
+    def set_adapter(self, name):
+        for t in self.factors() if self.active not in ("default", name) else ():
+            t.requires_grad_(False)
+        super().set_adapter(name)

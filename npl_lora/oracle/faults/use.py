@@ -1,0 +1,88 @@
+"""Faults that one clean call cannot show, of layers that are asked as they are. Nothing of the definition is wrong, so
+they have neither parts nor answers: each is what a fact of the layer's row finds (adoption/torch_states.py)."""
+
+from .fault import Fault
+
+FAULTS = [
+    Fault(
+        "U1",
+        says="after A or B was changed in place, y or the gradients are not those of the new numbers",
+        wrong="y = x W^T + s (x A_old^T) B_old^T",
+        right="y = x W^T + s (x A^T) B^T",
+        hidden_when="A and B are never changed after the first call",
+        seen_in="layers that keep B A, by version, by pointer or by nothing",
+        fact="changed-in-place",
+    ),
+    Fault(
+        "U2",
+        says="a second backward through the same graph raises, or gives other gradients",
+        wrong="dA_second = c dA_first",
+        right="dA_second = dA_first",
+        hidden_when="backward is called once for each forward",
+        seen_in="hand-written backward passes that use a saved tensor's memory again",
+        fact="second-backward",
+    ),
+    Fault(
+        "U3",
+        says="the layer overwrites x or dy, which another branch may hold too",
+        wrong="x_after = c x",
+        right="x_after = x",
+        hidden_when="nothing else uses x and dy",
+        seen_in="unslothai/unsloth#304, #895; hand-written backward passes that save memory",
+        fact="inputs-kept",
+    ),
+    Fault(
+        "U4",
+        says="called twice in one graph, the layer's gradients are not the sums of both calls'",
+        wrong="dA = 2 dA(x_2)",
+        right="dA = dA(x_1) + dA(x_2)",
+        hidden_when="the layer is called once for each backward",
+        seen_in="layers that keep on themselves what their backward needs",
+        fact="called-twice",
+    ),
+    Fault(
+        "U5",
+        says="eval() and train() in turn change what the layer computes",
+        wrong="W_after = W + s B A",
+        right="W_after = W",
+        hidden_when="the layer is never evaluated between two steps",
+        seen_in="Baijiong-Lin/LoRA-Torch#10; espnet/espnet#5722",
+        fact="train-and-eval",
+    ),
+    Fault(
+        "U6",
+        says="under torch.autocast the layer raises, or its numbers are far off",
+        wrong="y = x W^T, where the dtypes differ",
+        right="y = x W^T + s (x A^T) B^T",
+        hidden_when="everything has one dtype",
+        seen_in="unslothai/unsloth#7020",
+        fact="autocast",
+    ),
+    Fault(
+        "U7",
+        says="with an x that is not contiguous in memory the layer raises, or its numbers are wrong",
+        wrong="x is read row by row, whatever its strides are",
+        right="x is read by its strides",
+        hidden_when="x is contiguous",
+        seen_in="kernels of other ops: MrNeRF/optimized-fused-ssim#1, pytorch/pytorch#69997",
+        fact="not-contiguous",
+    ),
+    Fault(
+        "U8",
+        says="under gradient checkpointing the layer raises, or its gradients are wrong",
+        wrong="the second forward computes with what the first one left",
+        right="the second forward computes what the first one did",
+        hidden_when="no part of the model is checkpointed",
+        seen_in="huggingface/peft#2826; Comfy-Org/ComfyUI#15846",
+        fact="checkpointed",
+    ),
+    Fault(
+        "U9",
+        says="after switching to another adapter, y or the gradients are not those of that adapter",
+        wrong="y = L_1(x)",
+        right="y = L_2(x)",
+        hidden_when="there is one adapter alone",
+        seen_in="leejet/stable-diffusion.cpp#1307; caches of B A without the adapter's name",
+        fact="switching",
+    ),
+]
