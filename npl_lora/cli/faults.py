@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 SUMMARY = "List the faults that check can name, or explain one."
 
 _DESCRIPTION = """\
-Each fault of the catalogue was seen in a public issue or in published code.
+Most faults of the catalogue were seen in public issues or published code.
 check names one when it reproduces every answer that it was given."""
 
 _EXAMPLES = """\
 npl-lora faults
 npl-lora faults S5
+npl-lora faults bias
 npl-lora faults --contract lora_merge"""
 
 _EXIT_STATUS = """\
@@ -36,7 +38,12 @@ def add_command(commands: _arguments.Commands) -> None:
     parser = _arguments.add_parser(
         commands, "faults", SUMMARY, _DESCRIPTION, examples=_EXAMPLES, exit_status=_EXIT_STATUS
     )
-    parser.add_argument("id", metavar="ID", nargs="?", help='explain this fault: "S5", or one variant: "S5/dB"')
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        help='explain this fault, "S5", or one variant, "S5/dB"; or list a kind, "S", or those that have a word',
+    )
     _arguments.add_contract(parser)
     parser.set_defaults(run=run)
 
@@ -48,11 +55,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.id is None:
         _list(faults)
         return 0
-    matches = [fault for fault in faults if arguments.id in (fault.id, fault.name)]
-    if not matches:
+    if matches := [fault for fault in faults if arguments.id in (fault.id, fault.name)]:
+        _explain(matches)
+    elif found := [fault for fault in faults if _has(fault, arguments.id)]:
+        _list(found)
+    else:
         raise CommandError(_no_such(arguments.id, arguments.contract, faults))
-    _explain(matches)
     return 0
+
+
+def _has(fault: Fault, word: str) -> bool:
+    """Whether the fault is of this kind, or has this word in what is said of it."""
+    text = f"{fault.says} {fault.wrong} {fault.right} {fault.hidden_when}"
+    return word == fault.id[0] or (
+        len(word) > 2 and re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
+    )
 
 
 def _relevant(contracts: list[str]) -> list[Fault]:

@@ -72,6 +72,15 @@ def test_a_fault_is_explained_with_all_its_variants(capsys):
     ]
 
 
+def test_a_kind_or_a_word_lists_those_that_have_it(capsys):
+    assert {line.split()[0][0] for line in output_of(capsys, "M") if line.startswith("  ")} == {"M"}
+    lines = output_of(capsys, "bias")
+    listed = {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "}
+    of_bias = {fault.name for fault in FAULTS if "bias" in f"{fault.says} {fault.wrong} {fault.right}".lower()}
+    assert "M18" in listed & of_bias
+    assert len(listed) < len(FAULTS) / 10
+
+
 def test_every_variant_can_be_explained(capsys):
     for fault in FAULTS:
         lines = output_of(capsys, fault.name)
