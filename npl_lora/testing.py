@@ -27,10 +27,10 @@ from typing import Any, TypeVar, cast
 
 from .oracle import CONTRACTS, Case, CaseReport, TargetError
 from .oracle.adoption import Adoption
-from .oracle.check import LAYER, ask_and_judge, layer_facts, observe
+from .oracle.check import ask_and_judge, layer_facts, observe
 from .oracle.diagnosis import Diagnosis, diagnose
 from .oracle.dtypes import known
-from .oracle.report import NOTHING
+from .oracle.report import LAYER, NOTHING
 from .oracle.subjects import Answer
 from .oracle.subjects.in_process import Function, ask
 from .oracle.subjects.objects import ObjectSubject

@@ -18,13 +18,12 @@ from .diagnosis.progress import silent
 from .dtypes import computable, known
 from .faults import FAULTS
 from .leading import ask_as_supported
-from .report import CaseReport, Claim, ContractReport, Diagnosis, Observed, Report
+from .report import LAYER, CaseReport, Claim, ContractReport, Diagnosis, Observed, Report
 from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
 from .tolerance.measured import tighten
 from .tolerance.rounding import INNER
 
-LAYER = "layer"  # the row of a report that holds what was asked of a layer besides the contracts
 _USE = {fault.fact: fault.id for fault in FAULTS if fault.fact}  # {what a layer is asked: the fault that it shows}
 _SYMBOLS = ("s", "x", "y", "dx", "dy")
 
@@ -88,7 +87,7 @@ def check(
     found, convention = ((), "") if adoption is None else (adoption.found, adoption.convention)
     values_alone = forward_only or (adoption is not None and adoption.values_alone)
     whole = Report(subject.name, tuple(contracts), forward_only=values_alone, found=found, convention=convention)
-    return whole if adoption is None else state_conventions(whole)
+    return state_conventions(whole) if found else whole
 
 
 def _facts(adoption: Adoption) -> ContractReport:

@@ -11,6 +11,7 @@ from .case import Case
 from .tolerance.judge import OutputVerdict, Right
 from .tolerance.statistics import Distribution
 
+LAYER = "layer"  # the row of a report that holds what was asked of a layer besides the contracts
 _DTYPE = {"any": ""}  # what is asked in one dtype alone
 
 

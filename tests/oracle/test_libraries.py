@@ -18,6 +18,7 @@ import npl_lora
 from npl_lora import ops
 from npl_lora.oracle import CONTRACTS, DTYPES, Case
 from npl_lora.oracle.dtypes import dtype_by_name
+from npl_lora.oracle.faults import FAULTS
 from npl_lora.oracle.libraries.known import loralib, peft
 from npl_lora.oracle.libraries.table import LIBRARIES
 from npl_lora.oracle.subjects.shipped import default_targets
@@ -49,9 +50,15 @@ def test_with_no_target_everything_installed_is_checked(reports):
 @pytest.mark.parametrize("library", BEARS)
 def test_the_verdicts_are_the_recorded_ones(reports, library):
     contracts = reports[library]["contracts"]
-    assert set(contracts) == BEARS[library]
+    assert set(contracts) == BEARS[library] | {"layer"}
     got = {case["id"]: case["verdict"] for contract in contracts.values() for case in contract["cases"]}
     assert got == {case: LIBRARIES[library].verdict(case)[0] for case in got}
+
+
+@pytest.mark.parametrize(("library", "without"), [("peft", set()), ("loralib", {"layer/switching/any"})])
+def test_a_layer_is_asked_what_one_clean_call_cannot_show(reports, library, without):
+    asked = {case["id"] for case in reports[library]["contracts"]["layer"]["cases"]}
+    assert {f"layer/{fault.fact}/any" for fault in FAULTS if fault.fact} - asked == without
 
 
 def test_the_float32_loss_is_off_by_float32s_rounding_and_no_more(reports):

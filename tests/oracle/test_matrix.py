@@ -20,7 +20,7 @@ from npl_lora.oracle.libraries.library import Library, Reason
 from npl_lora.oracle.libraries.matrix import cell, column, document, known_throughout, matrix, remarks, summary, table
 from npl_lora.oracle.libraries.record import update_record
 from npl_lora.oracle.libraries.table import LIBRARIES
-from npl_lora.oracle.report import CaseReport, ContractReport, Report
+from npl_lora.oracle.report import LAYER, CaseReport, ContractReport, Report
 from npl_lora.oracle.subjects import TargetError
 from npl_lora.oracle.subjects.shipped import open_subject
 
@@ -90,6 +90,17 @@ def test_a_failure_that_is_not_known_is_said(verdict, status):
     whole = matrix({"loralib": column(report(("a", verdict)), Library("loralib", ()))})
     assert known_throughout(whole) == status
     assert f"| lora_linear | {verdict} " in table(whole)
+
+
+def test_what_a_layer_is_asked_is_a_row_of_the_table_and_not_of_the_readme():
+    (contract,) = report(("a", "pass")).contracts
+    layer = ContractReport(LAYER, (CaseReport("layer/saved/any", "any", "pass", ""),))
+    whole = matrix({"loralib": column(Report("loralib", (layer, contract)), Library("loralib", ()))})
+    assert "| layer | pass 1/1 |" in table(whole)
+    assert "*layer* is what" in table(whole)
+    assert "layer |" not in summary(whole)
+    without = matrix({"loralib": column(report(("a", "pass")), Library("loralib", ()))})
+    assert "layer" not in table(without)
 
 
 def test_every_verdict_has_a_reason_and_every_pattern_a_case():

@@ -41,6 +41,7 @@ def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
         "calls": _calls,
         "step": _step,
         "evaluation": _evaluation,
+        "changed-in-place": _changed_in_place,
     }
     asked["merging"] = _merging
     asked = {**asked, **more}
@@ -204,7 +205,7 @@ def _calls(layer: Layer) -> Iterator[str]:
     assert W is not None
     rng = np.random.default_rng(1)
     for _, path in _factors(layer):
-        framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
+        _write_normal(layer, built, path, rng)
     before, kind, x = framework.read(built, W.path), framework.tensors(built)[W.path].kind, _input(layer)
     first = framework.value(built, x)
     if framework.tensors(built).get(W.path) is None or framework.tensors(built)[W.path].kind != kind:
@@ -223,7 +224,7 @@ def _step(layer: Layer) -> Iterator[str]:
     assert W is not None
     rng, x = np.random.default_rng(2), _input(layer)
     for _, path in _factors(layer):
-        framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
+        _write_normal(layer, built, path, rng)
     paths = [path for _, path in _factors(layer)]
     if not any(framework.tensors(built)[path].trained for path in paths):
         return  # which is said of the parameters
@@ -246,16 +247,43 @@ def _evaluation(layer: Layer) -> Iterator[str]:
     built, without, framework, x = layer.fresh(dropout=0.5), layer.fresh(), layer.framework, _input(layer)
     rng = np.random.default_rng(3)
     for _, path in _factors(layer):
-        framework.write(built, path, rng.normal(size=framework.tensors(built)[path].shape).astype(np.float32))
-    roles, there = layer.roles, framework.tensors(without)
-    paths = [roles.A.path, roles.B.path, roles.m, *roles.biases, *([] if roles.W is None else [roles.W.path])]
-    for path in filter(there.get, filter(None, paths)):
-        framework.write(without, path, framework.read(built, path).astype(np.float32))
+        _write_normal(layer, built, path, rng)
+    _copy_numbers(layer, built, without)
     right = framework.value(without, x)
     if not np.allclose(framework.evaluate(built, x), right, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(right)))):
         yield "dropout acts in evaluation too, or evaluation adds another low-rank path"
     if not layer.own_dropout and np.array_equal(framework.value(built, x, own_dropout=True), right):
         yield f"the parameter {layer.constructor.parameter('dropout')} has no effect in training"
+
+
+def _changed_in_place(layer: Layer) -> Iterator[str]:
+    """After A or B was changed, y is that of the new numbers. (torch has more ways to change them: torch_states.)"""
+    framework, x, rng = layer.framework, _input(layer), np.random.default_rng(6)
+    for name, path in _factors(layer):
+        built, right = layer.fresh(), layer.fresh()
+        for other in (layer.roles.A.path, layer.roles.B.path):
+            _write_normal(layer, built, other, rng)
+        framework.evaluate(built, x)
+        framework.value(built, x)  # last, since a layer may have merged for the evaluation
+        _write_normal(layer, built, path, rng)
+        _copy_numbers(layer, built, right)
+        for mode, call in {"": framework.value, " in evaluation": framework.evaluate}.items():
+            y = call(right, x)
+            if not np.allclose(call(built, x), y, rtol=_START, atol=_START * float(np.max(np.abs(y)))):
+                yield f"after {name} was changed, y{mode} is not that of the new {name}"
+
+
+def _write_normal(layer: Layer, built: Any, path: str, rng: np.random.Generator) -> None:
+    shape = layer.framework.tensors(built)[path].shape
+    layer.framework.write(built, path, rng.normal(size=shape).astype(np.float32))
+
+
+def _copy_numbers(layer: Layer, of: Any, to: Any) -> None:
+    """Give one layer the numbers of another."""
+    roles, framework = layer.roles, layer.framework
+    paths = [roles.A.path, roles.B.path, roles.m, *roles.biases, *([] if roles.W is None else [roles.W.path])]
+    for path in filter(framework.tensors(to).get, filter(None, paths)):
+        framework.write(to, path, framework.read(of, path).astype(np.float32))
 
 
 def _merging(layer: Layer) -> Iterator[str]:

@@ -20,6 +20,14 @@ from .known import keras as known
 from .torch_tools import Outputs, leaf, tensor
 
 
+def lora_layer(in_features: int, out_features: int, rank: int, alpha: float, bias: bool) -> Any:
+    """A new keras.layers.Dense with enable_lora."""
+    layer = keras.layers.Dense(out_features, use_bias=bias)
+    layer.build((None, in_features))
+    layer.enable_lora(rank, lora_alpha=alpha)
+    return layer
+
+
 def lora_linear(case: Case) -> Outputs:
     """keras.layers.Dense with enable_lora."""
     if "mask" in case:

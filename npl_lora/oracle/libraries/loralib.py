@@ -13,6 +13,11 @@ from .known import loralib as known
 from .torch_tools import GivenMask, Outputs, assign, differentiate, differentiate_dropout, dtype_of, run_steps
 
 
+def lora_layer(in_features: int, out_features: int, rank: int, alpha: float, dropout: float, bias: bool) -> Any:
+    """A new loralib.Linear."""
+    return loralib.Linear(in_features, out_features, r=rank, lora_alpha=alpha, lora_dropout=dropout, bias=bias)
+
+
 def lora_linear(case: Case) -> Outputs:
     """loralib.Linear."""
     layer = _linear(case)

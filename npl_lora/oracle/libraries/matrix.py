@@ -13,10 +13,15 @@ from typing import Any
 
 from ... import __version__
 from ..contracts import CONTRACTS
-from ..report import CaseReport, ContractReport, Report
+from ..report import LAYER, CaseReport, ContractReport, Report
 from .library import Library, Reason
 
 _WORDS = ("fail", "fault", "convention", "pass", "absent")  # a cell has the first of these that one of its cases has
+_LAYER_ROW = (
+    "*layer* is what the library's linear layer is asked besides its numbers, as any adopted layer is: how it starts, "
+    "what is trained and saved, whether y follows when A or B change. Those of PyTorch are asked about autocast, "
+    "checkpointing and the like too, and PEFT's about switching adapters."
+)
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
@@ -92,21 +97,23 @@ def known_throughout(data: dict[str, Any]) -> bool:
 
 
 def summary(data: dict[str, Any]) -> str:
-    """The table in Markdown. Its numbers refer to the reasons, which `table` lists."""
-    return "\n".join(_grid(data)) + "\n"
+    """The table in Markdown, contracts alone. Its numbers refer to the reasons, which `table` lists."""
+    return "\n".join(_grid(data, tuple(CONTRACTS))) + "\n"
 
 
 def table(data: dict[str, Any]) -> str:
     """The table in Markdown, the numbered reasons below it, and the versions."""
     reasons = [f"{number}. **{kind}**: {sentence}." for (kind, sentence), (number, _) in _numbers(data).items()]
-    return "\n".join([*_grid(data), "", *reasons, "", _versions_sentence(data)]) + "\n"
+    adopted = any(LAYER in column["contracts"] for column in data["libraries"].values())
+    grid = [*_grid(data, (LAYER, *CONTRACTS)), *(["", _LAYER_ROW] if adopted else [])]
+    return "\n".join([*grid, "", *reasons, "", _versions_sentence(data)]) + "\n"
 
 
-def _grid(data: dict[str, Any]) -> list[str]:
-    """The lines of the table: one row for each contract that a library answers."""
+def _grid(data: dict[str, Any], rows: Iterable[str]) -> list[str]:
+    """The lines of the table: of these rows, those that a library answers."""
     libraries, numbers = data["libraries"], _numbers(data)
     lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
-    for contract in CONTRACTS:
+    for contract in rows:
         cells = [column["contracts"].get(contract) for column in libraries.values()]
         if not any(cells):
             continue

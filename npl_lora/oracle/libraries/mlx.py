@@ -29,6 +29,12 @@ from .known import mlx as known
 Outputs = dict[str, Any]
 
 
+def lora_layer(in_features: int, out_features: int, rank: int, scale: float, dropout: float, bias: bool) -> Any:
+    """A new LoRALinear of mlx-lm."""
+    base = nn.Linear(in_features, out_features, bias=bias).freeze()
+    return LoRALinear.from_base(base, r=rank, scale=scale, dropout=dropout)
+
+
 def lora_linear(case: Case) -> Outputs:
     """mlx-lm's LoRALinear."""
     layer = _linear(LoRALinear, case)

@@ -55,6 +55,16 @@ class _Holder(torch.nn.Module):
         self.layer = layer
 
 
+def lora_layer(in_features: int, out_features: int, rank: int, alpha: float, dropout: float, bias: bool) -> Any:
+    """A new peft.tuners.lora.Linear, which more adapters can be added to."""
+    holder = _Holder(torch.nn.Linear(in_features, out_features, bias=bias))
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=["layer"])
+    inject_adapter_in_model(config, holder)
+    layer: Any = holder.layer
+    layer.add_adapter = lambda name: inject_adapter_in_model(config, holder, adapter_name=name)
+    return layer
+
+
 def lora_linear(case: Case) -> Outputs:
     """peft.tuners.lora.Linear on torch.nn.Linear."""
     layer = _linear(case)

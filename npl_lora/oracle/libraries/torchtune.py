@@ -19,6 +19,9 @@ from .torch_tools import GivenMask, Outputs, assign, differentiate, dtype_of, mi
 _ACTIVATIONS = {"silu": torch.nn.SiLU(), "gelu": torch.nn.GELU(), "gelu_tanh": torch.nn.GELU(approximate="tanh")}
 
 
+lora_layer = LoRALinear  # its constructor takes what a layer's does
+
+
 def lora_linear(case: Case) -> Outputs:
     """torchtune's LoRALinear."""
     layer = _linear(LoRALinear, case)

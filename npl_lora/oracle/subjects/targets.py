@@ -56,7 +56,8 @@ def _wanted(contract: Names | None) -> tuple[str, ...]:
 
 
 def _loaded(source: Any, name: str, target: str, wanted: tuple[str, ...]) -> Loaded:
-    loaded = _adopted(source, target) or Loaded(_written(source, name, target, wanted))
+    adopted = _adopted(source, target)
+    loaded = adopted or Loaded(_written(source, name, target, wanted), _of_library(target, source, wanted))
     functions = loaded.functions
     missing = [contract for contract in wanted if contract not in functions]
     if functions and not missing:
@@ -87,6 +88,14 @@ def _adopted(source: Any, target: str) -> Loaded | None:
     except NotAdoptedError as error:
         raise TargetError(f"{target} was not adopted: {error}") from None
     return None if adopted is None else Loaded(*adopted)
+
+
+def _of_library(target: str, source: Any, wanted: tuple[str, ...]) -> Adoption | None:
+    """What holds of a library's linear layer besides the contracts, which the library's module answers itself."""
+    if target not in LIBRARIES or wanted or not hasattr(source, "lora_layer"):
+        return None
+    adopted = adopt(source.lora_layer)
+    return None if adopted is None else Adoption((), facts=adopted[1].facts)
 
 
 def _layers_of(module: ModuleType) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ EXPECTED = {
         "FactorsWithBias": ("pass", "A A.kernel (in, r)"),
         "PathAlone": ("convention", "s = scale, not alpha / r"),
         "DropoutAfterB": ("pass", "Dropout acts after B"),
+        "KeepsItsProduct": ("fail", "after A was changed, y in evaluation is not that of the new A"),
     },
     "layers_mlx": {
         **COMMON,
@@ -53,6 +54,7 @@ EXPECTED = {
         "OnBase": ("convention", "s = scale, not alpha / r"),
         "PathAlone": ("pass", "A path.A (r, in)"),
         "DropoutAfterB": ("pass", "Dropout acts after B"),
+        "KeepsItsProduct": ("fail", "after A was changed, y in evaluation is not that of the new A"),
     },
     "layers_flax_linen": {
         **COMMON,
