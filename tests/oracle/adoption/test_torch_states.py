@@ -58,3 +58,9 @@ def test_one_clean_call_shows_nothing(name):
     contracts = {one.contract: one.verdict for one in checked("torch_stateful", name).reports[0].contracts}
     assert contracts.pop("layer") == "fail"
     assert contracts["lora_linear"] == "pass"
+
+
+def test_the_ids_are_in_the_json():
+    layer = checked("torch_stateful", "CachesForGood").reports[0].as_json()["contracts"]["layer"]
+    assert layer["diagnosis"] == ["U1"]
+    assert [claim["ids"] for claim in layer["claims"]] == [["U1"]]
