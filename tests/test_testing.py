@@ -93,6 +93,7 @@ def test_the_traceback_of_what_was_raised_begins_at_the_function(pytester):
     done.stdout.no_fnmatch_line("*npl_lora/*.py*")
 
 
+@pytest.mark.slow
 def test_pdb_stops_where_the_function_raised(pytester):
     pytester.makepyfile(RAISES)
     done = pytester.run(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from light import light
 from oracle.variants import plain
 
 from npl_lora.ops import Pullback
@@ -136,20 +137,26 @@ def test_an_edit_that_no_fault_stands_for_is_told_without_an_id(wrap, words):
 
 @pytest.mark.parametrize(
     ("contract", "parts", "words"),
-    [
-        (
-            "lora_mlp",
-            dict(glu=with_arguments(gate=lambda a: np.clip(a.gate, -0.75, 0.75))),
-            "gate were clipped at 0.75",
-        ),
-        (
-            "lora_mlp",
-            dict(glu=with_arguments(up=lambda a: 2.0 * np.tanh(a.up / 2.0))),
-            "up were soft-capped at 2 in glu",
-        ),
-        ("lora_attention", dict(rope=with_arguments(theta=lambda a: 1.3 * a.theta)), "theta were 1.3 times as large"),
-        ("train_steps", dict(sgd=with_arguments(lr=lambda a: a.lr + 1 / 32)), "lr were larger by 0.03125 in sgd"),
-    ],
+    light(
+        [
+            ("train_steps", dict(sgd=with_arguments(lr=lambda a: a.lr + 1 / 32)), "lr were larger by 0.03125 in sgd"),
+            (
+                "lora_mlp",
+                dict(glu=with_arguments(gate=lambda a: np.clip(a.gate, -0.75, 0.75))),
+                "gate were clipped at 0.75",
+            ),
+            (
+                "lora_mlp",
+                dict(glu=with_arguments(up=lambda a: 2.0 * np.tanh(a.up / 2.0))),
+                "up were soft-capped at 2 in glu",
+            ),
+            (
+                "lora_attention",
+                dict(rope=with_arguments(theta=lambda a: 1.3 * a.theta)),
+                "theta were 1.3 times as large",
+            ),
+        ]
+    ),
 )
 def test_the_degree_of_a_mistake_is_found_where_the_answer_is_not_linear_in_it(contract, parts, words):
     found = diagnosis(contract, with_parts(contract, **parts))
