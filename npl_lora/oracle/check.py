@@ -11,7 +11,7 @@ from .adoption import Adoption
 from .adoption.facts import Fact
 from .case import Case
 from .contracts import CONTRACTS
-from .contracts.judging import judge_case
+from .contracts.judging import bounds, judge_case
 from .conventions import state_conventions
 from .diagnosis import Ask, diagnose
 from .diagnosis.progress import silent
@@ -21,7 +21,6 @@ from .leading import ask_as_supported
 from .report import LAYER, CaseReport, Claim, ContractReport, Diagnosis, Observed, Report
 from .subjects import Answer, Subject
 from .tolerance.judge import right_answer
-from .tolerance.measured import tighten
 from .tolerance.rounding import INNER
 
 _USE = {fault.fact: fault.id for fault in FAULTS if fault.fact}  # {what a layer is asked: the fault that it shows}
@@ -153,13 +152,12 @@ def observe(cases: Iterable[Case], answers: Iterable[Answer], reports: Iterable[
     for case, answer, report in present:
         contract, outputs = CONTRACTS[case.contract], answer.outputs[0] if answer.outputs else None
         case = case if contract.settle is None else contract.settle(case, outputs or {})
-        case = replace(case, exact=False)  # with a fault, the numbers need not be integers
+        case = replace(case, exact=False) if case.exact else case  # with a fault, the numbers need not be integers
         outputs = outputs and computable(outputs)
         failed = tuple(name for name, output in report.outputs.items() if output.verdict == "fail")
         objections = () if contract.settle is None else _objections(report)
-        right = right_answer(case, contract.answer)
-        judged_by = tighten(case, right, contract.answer) if failed else {}
-        observed.append(Observed(case, right, outputs, failed, objections, judged_by))
+        right, measured = (right_answer(case, contract.answer), {}) if contract.judge is not None else bounds(case)
+        observed.append(Observed(case, right, outputs, failed, objections, measured if failed else {}))
     return observed
 
 
