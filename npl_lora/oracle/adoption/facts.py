@@ -53,7 +53,7 @@ def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
 
 def statements(layer: Layer) -> list[str]:
     """What is worth knowing and no fault."""
-    said = [_trained(layer)]
+    said = [_trained(layer), _trained_biases(layer)]
     there = layer.framework.tensors(layer.fresh())
     fixed = [name for name, path in _factors(layer) if not there[path].trained and there[path].kind != "plain"]
     if len(fixed) == 1:
@@ -303,6 +303,17 @@ def _trained(layer: Layer) -> str:
     names = "A and B" if layer.roles.m is None else "A, B and m"
     note = "" if trained <= factors else f" {names} are {factors:,}: freezing the rest is left to the caller."
     return f"Trained: {trained:,} of {total:,} parameters {where}.{note}"
+
+
+def _trained_biases(layer: Layer) -> str:
+    """PEFT trains none unless its config says so."""
+    if not layer.takes_bias or layer.roles.W is None:
+        return ""
+    there = layer.framework.tensors(layer.build(layer.probe.but(bias=True)))
+    trained = [path for path in layer.roles.biases if path in there and there[path].trained]
+    if not trained or there[layer.roles.W.path].trained:
+        return ""
+    return f"{_and(trained)} {_are(trained)} trained, and W is frozen; PEFT trains no bias by default."
 
 
 def _factors(layer: Layer) -> list[tuple[str, str]]:

@@ -41,7 +41,7 @@ EXPECTED = {
         "Untransposed": NOT_ADOPTED,
         "FrozenFactors": ("fail", "neither A nor B is trained: trainable is False"),
         "OnLayer": ("pass", "W original_layer.kernel (in, out); A A.kernel (in, r)"),
-        "FactorsWithBias": ("pass", "A A.kernel (in, r)"),
+        "FactorsWithBias": ("pass", "trained, and W is frozen; PEFT trains no bias by default"),
         "PathAlone": ("convention", "s = scale, not alpha / r"),
         "DropoutAfterB": ("pass", "Dropout acts after B"),
         "KeepsItsProduct": ("fail", "after A was changed, y in evaluation is not that of the new A"),

@@ -69,7 +69,7 @@ FORMS = [
     ("DrawsItsOwnMask", "pass", ["no dropout mask can be handed to it"]),
     ("DropoutOnColumnsOfA", "pass", ["Dropout acts on the columns of A, where PEFT has it on x."]),
     ("FreezesNothing", "pass", ["A and B are 4,096: freezing the rest is left to the caller."]),
-    ("TrainsItsBias", "pass", []),
+    ("TrainsItsBias", "pass", [" is trained, and W is frozen; PEFT trains no bias by default."]),
     ("StartsAsHanded", "pass", ["W is changed so that the start is the base that was handed over, as PiSSA does."]),
     ("NormalA", "pass", ["A starts with a standard deviation of about 1 at in = 400, r = 50"]),
     ("StartsWithAZero", "pass", ["A starts at zero, where PEFT has B at zero."]),
