@@ -163,9 +163,10 @@ def autocast(probe: Probe) -> Iterator[str]:
 
 
 def not_contiguous(probe: Probe) -> Iterator[str]:
-    """An x that is not contiguous in memory gives the same."""
+    """An x that is not contiguous in memory gives the same: its axes lie there in the reverse order, as after a
+    transpose, so that no view can join the first ones."""
     x = probe.x().detach()
-    strided = torch.stack((x, x), dim=-1)[..., 0]
+    strided = x.permute(*reversed(range(x.ndim))).contiguous().permute(*reversed(range(x.ndim)))
     if x.is_floating_point():
         strided.requires_grad_()
     if wrong := differing(probe.gradients(probe.layer(), strided), probe.gradients(probe.layer(), probe.x())):

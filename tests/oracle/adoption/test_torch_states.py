@@ -36,6 +36,8 @@ WRONG = [
     ("SwitchesNothing", "Switching to another adapter has no effect (U9)."),
     ("SwitchesOnlyB", "After switching to another adapter, y in evaluation, y, dx, dA and dB are wrong (U9)."),
     ("FreezesForGood", "After switching to another adapter, dA and dB are wrong (U9)."),
+    ("ViewsItsInput", "not-contiguous: RuntimeError: view size is not compatible"),
+    ("ViewsItsInput", "(U7)"),
     ("ReadsMemory", "With an x that is not contiguous, y, dx, dA and dB are wrong (U7)."),
 ]
 

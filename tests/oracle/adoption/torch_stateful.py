@@ -201,6 +201,13 @@ class ReadsMemory(SizesRankAlpha):
         return y.reshape(*x.shape[:-1], -1)
 
 
+class ViewsItsInput(SizesRankAlpha):
+    """A view of x as rows, which only a contiguous x has."""
+
+    def forward(self, x):
+        return super().forward(x.view(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+
 class FreesWhatItSaved(Path):
     """The backward drops what the forward left for it."""
 
