@@ -4,6 +4,7 @@
     constructor     a class's signature, by roles; config: an object that answers whatever is asked of it
     shapes          which tensor is W, A, B
     law             the scale as a law of alpha and r, by probing
+    sibling         the low-rank path that a wrapper is handed: a class beside it
     layer           the layer with all of this; answers: what it answers to the cases of each contract
     facts           what holds besides numbers: the start, what is trained and saved, what a call leaves as it was
     framework       what a framework must offer; torch_layers and its like: one file each

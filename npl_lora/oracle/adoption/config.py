@@ -22,7 +22,7 @@ class AnyConfig(dict[str, Any]):
         if name.startswith("__"):
             raise AttributeError(name)
         role = role_of(name)
-        if role is not None and role != "config":
+        if role not in (None, "config", "path"):  # the last two are objects that hold the rest
             return object.__getattribute__(self, "_answer")(role)
         if name.startswith(_SWITCHES):
             return name in _ON

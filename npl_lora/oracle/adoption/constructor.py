@@ -26,6 +26,7 @@ class Constructor:
         self.roles = _roles(self._parameters)
         self.exchanged = False  # whether in and out mean each other
         self.base_is_weight = False  # whether what is named like a layer is a weight
+        self.sibling: Constructor | None = None  # of the low-rank path that it is handed
         self._asked_elsewhere: dict[str, str] = {}
 
     @property
@@ -54,7 +55,7 @@ class Constructor:
     def builds_a_layer(self) -> bool:
         """Whether the parameters are those of a LoRA layer: a rank (or its factors) and something to adapt."""
         sized = self.has("base", "weight", "size", "config") or (self.has("in", "ids") and self.has("out", "width"))
-        return sized and self.has("rank", "config", "A") and not self.unknown
+        return sized and self.has("rank", "config", "A", "path") and not self.unknown
 
     @property
     def unknown(self) -> list[str]:
@@ -99,6 +100,8 @@ class Constructor:
             role = "weight"
         if role in ("A", "B") and "Tensor" in annotation:
             role = f"{role} tensor"
+        if role == "path" and self.sibling is not None:
+            return self.sibling.build(wanted)
         if role in self._parts:
             return self._parts[role](wanted)
         value = self._plain_value(role, wanted)
@@ -144,6 +147,7 @@ def _single(pair: tuple[int, int]) -> int | tuple[int, int]:
 
 
 _TEXT = ("str", "<class 'str'>")
+_PLAIN = (*_TEXT, "bool", "<class 'bool'>", "int", "<class 'int'>", "float", "<class 'float'>")
 _SWITCHES = ("is_", "use_", "enable", "merge", "train_")
 
 
@@ -184,6 +188,8 @@ def _role(parameter: inspect.Parameter) -> str | None:
     if role in ("scale", "bias", "alpha") and (isinstance(parameter.default, str) or annotation in _TEXT):
         return None  # a choice among words
     if role in ("A", "B") and "Module" not in annotation and parameter.default is not parameter.empty:
+        return None
+    if role == "path" and (not required or annotation in _PLAIN):
         return None
     an_array = any(word in annotation.lower() for word in ("tensor", "array"))
     a_layer = any(word in annotation for word in ("Module", "Linear"))

@@ -18,6 +18,7 @@ from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
 from .refusal import refusal
 from .shapes import Held, Roles, Shapes, find_roles, square_roles
+from .sibling import find_sibling
 from .wanted import PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
 
 _LARGEST_RANK = 129  # that is looked for, where the constructor takes none
@@ -30,6 +31,8 @@ class Layer:
     def __init__(self, framework: Framework, constructor: Constructor) -> None:
         self.framework = framework
         self.constructor = constructor
+        if constructor.has("path"):
+            constructor.sibling = find_sibling(framework, constructor)
         self.kind = kind_of(constructor)
         self.fixed_rank: int | None = None
         self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()

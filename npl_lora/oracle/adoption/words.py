@@ -33,6 +33,7 @@ _ROLES = {
     "config": "config args cfg lora_config lora_cfg layer_config peft_config conf hparams",
     "A": "w_a linear_a lora_a a_layer lora_down down down_proj a_linear a_proj",
     "B": "w_b linear_b lora_b b_layer lora_up up up_proj b_linear b_proj",
+    "path": "lora lora_layer lora_module lora_path lora_adapter adapter adapter_layer",
     "ids": "num_embeddings num_embedding vocab_size n_vocab vocab vocabulary_size num_tokens n_tokens num_embed"
     " n_embeddings",
     "width": "embedding_dim embedding_dims embedding_size emb_dim emb_size embed_size embed_width d_emb",

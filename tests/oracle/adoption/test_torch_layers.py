@@ -24,6 +24,7 @@ FORMS = [
     ("FactorsAsModules", "convention", ["A linear_a.weight (r, in); B linear_b.weight (out, r)"]),
     ("FactorsNamedByALetter", "pass", ["A A.weight (r, in); B B.weight (out, r); s = alpha / r."]),
     ("AdapterAddedLater", "pass", ["A lora_A.default (r, in); B lora_B.default (out, r); s = lora_alpha / r."]),
+    ("HandedAPath", "pass", ["A lora.A (in, r); B lora.B (r, out); s = alpha / r."]),
     ("RankByItsLastWord", "pass", ["s = weight_alpha / r."]),
     ("PathThatAddsTheBasesOutput", "pass", ["The class is the low-rank path alone"]),
     ("OwnAlphaAndDropout", "convention", ["s = 16 / r, not alpha / r: this at r = 8 is alpha = 16 in PEFT."]),

@@ -202,6 +202,15 @@ class PathOnly(nn.Module):
         return self.scale * (x @ self.A @ self.B)
 
 
+class HandedAPath(nn.Module):
+    def __init__(self, original_linear, lora_layer):
+        super().__init__()
+        self.linear, self.lora = original_linear.requires_grad_(False), lora_layer
+
+    def forward(self, x):
+        return self.linear(x) + self.lora(x)
+
+
 class PathThatAddsTheBasesOutput(PathOnly):
     def forward(self, x, original_output):
         return original_output + super().forward(x)
