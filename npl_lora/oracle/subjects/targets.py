@@ -6,6 +6,7 @@ import inspect
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,5 +236,14 @@ def _load_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a stranger's file may raise anything
-        raise TargetError(f"{path} cannot be loaded: {describe_with_place(error)}") from None
+        raise TargetError(f"{path} cannot be loaded: {describe_with_place(error)}{_backend(error)}") from None
     return module
+
+
+def _backend(error: Exception) -> str:
+    """Keras wants TensorFlow unless it is told otherwise, and says so nowhere."""
+    frames = traceback.walk_tb(error.__traceback__)
+    in_keras = any(str(frame.f_globals.get("__name__", "")).startswith("keras.") for frame, _ in frames)
+    if isinstance(error, ModuleNotFoundError) and error.name == "tensorflow" and in_keras:
+        return "; Keras runs on torch or JAX with KERAS_BACKEND=torch or jax"
+    return ""

@@ -149,3 +149,12 @@ def test_keras_on_both_backends(backend):
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": backend})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Right  pass" in done.stdout
+
+
+def test_keras_without_tensorflow_says_what_to_set(tmp_path):
+    (tmp_path / "mine.py").write_text("import keras\n")
+    words = [sys.executable, "-m", "npl_lora", "check", str(tmp_path / "mine.py")]
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    done = subprocess.run(words, capture_output=True, text=True, env={**environment, "KERAS_HOME": str(tmp_path)})
+    assert done.returncode == 2
+    assert "KERAS_BACKEND=torch or jax" in done.stdout + done.stderr
