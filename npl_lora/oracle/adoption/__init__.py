@@ -102,8 +102,9 @@ def _home(thing: Any) -> str | None:
 def _home_of_build(call: Any) -> str | None:
     """The framework of the layer that a function builds: the loaded one whose parts make it build one."""
     loaded = [home for home in _FRAMEWORKS if home in sys.modules]
-    if not callable(call) or not Constructor(call, {}).builds_a_layer:
-        return None
+    constructor = Constructor(call, {}) if callable(call) else None
+    if constructor is None or not constructor.builds_a_layer or (constructor.has("weight") and constructor.has("A")):
+        return None  # of W, A and B alone it is a merge, and no layer's
     return next((home for home in loaded if _builds(call, home)), "torch" if "torch" in loaded else None)
 
 

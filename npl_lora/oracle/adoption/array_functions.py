@@ -39,6 +39,11 @@ class ArrayFunction:
         """The parameter that plays this role; "" if none does."""
         return next((name for name, played in self.roles.items() if played == role), "")
 
+    def needs(self, role: str) -> bool:
+        """Whether it takes this, and has no default for it."""
+        name = self.name_of(role)
+        return bool(name) and inspect.signature(self.call).parameters[name].default is inspect.Parameter.empty
+
     def given(self, arrays: Mapping[str, np.ndarray], strength: float, rank: int) -> dict[str, Any]:
         """{role: value} for what it takes. A whole strength goes in as it is annotated."""
         numbers = {"alpha": strength, "scale": 1.0 if self.name_of("alpha") else strength, "rank": rank}
@@ -81,7 +86,9 @@ def _answer(function: ArrayFunction, law: Law, case: Case) -> Outputs:
     strength = float(config["alpha"])
     if law.kind == "convention" and law.parameter:
         strength = law.strength(RIGHT.scale(config), rank)
-    arrays = {name: case[name] for name in ("x", "W", "A", "B", "b", "mask") if name in case}
+    neutral = {"b": np.zeros_like(case["W"][:, 0]), "mask": np.ones_like(case["x"])}  # where there must be one
+    arrays = {name: t for name, t in neutral.items() if function.needs(name)}
+    arrays |= {name: case[name] for name in ("x", "W", "A", "B", "b", "mask") if name in case}
     return _PASSES[function.home](function, arrays, case["dy"], strength, rank)
 
 

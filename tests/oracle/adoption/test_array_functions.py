@@ -20,6 +20,14 @@ def path_alone(x, lora_A, lora_B, alpha, rank):
     return (x @ lora_A.T) @ lora_B.T * (alpha // rank)
 
 
+def bias_and_mask_needed(x, W, b, A, B, scale, mask):
+    return x @ W.T + b + scale * ((x * mask) @ A.T @ B.T)
+
+
+def merge_alone(W, A, B, alpha, r):
+    return W + alpha / r * B @ A
+
+
 def raises(x, W, A, B):
     return x @ W.T + x @ (B @ A)
 
@@ -33,6 +41,7 @@ def report_on(function):
     [
         (right, "pass", "W (out, in); A (r, in); B (out, r); s = alpha / r"),
         (stored_the_other_way, "convention", "w (in, out); a (in, r); b (r, out); s = scale"),
+        (bias_and_mask_needed, "convention", "W (out, in); A (r, in); B (out, r); s = scale"),
         (path_alone, "fail", "lora_A (r, in); lora_B (out, r)"),
     ],
 )
@@ -40,6 +49,16 @@ def test_a_function_is_adopted(function, verdict, words):
     report = report_on(function)
     assert report.verdict == verdict
     assert words in report.found[0]
+
+
+def test_what_a_function_cannot_do_without_is_neutral_where_a_case_has_none():
+    (contract,) = report_on(bias_and_mask_needed).contracts
+    assert {case.verdict for case in contract.cases} == {"pass"}
+
+
+def test_a_merge_is_no_builder_of_layers():
+    with pytest.raises(TargetError, match="not the name of a contract"):
+        ObjectSubject(merge_alone)
 
 
 def test_only_y_is_asked():
