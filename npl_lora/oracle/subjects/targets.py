@@ -79,8 +79,10 @@ def _refuse_misspelt(target: str, sentences: list[str]) -> None:
 
 
 def _adopted(source: Any, target: str) -> Loaded | None:
-    """A layer of a framework, adopted; None for what answers cases by itself."""
-    if isinstance(source, ModuleType) or offers_cases(source):
+    """A layer of a framework or a function of arrays, adopted; None for what answers cases by itself."""
+    if isinstance(source, ModuleType):
+        source = _only_function_of_arrays(source)
+    if source is None or offers_cases(source):
         return None
     if getattr(source, "__name__", None) in CONTRACTS and not is_layer(source) and not takes_arrays(source):
         return None
@@ -89,6 +91,13 @@ def _adopted(source: Any, target: str) -> Loaded | None:
     except NotAdoptedError as error:
         raise TargetError(f"{target} was not adopted: {error}") from None
     return None if adopted is None else Loaded(*adopted)
+
+
+def _only_function_of_arrays(module: ModuleType) -> Any:
+    """The lora_linear of a module, if it takes arrays in place of a case and is all that answers a contract there."""
+    named = [name for name in CONTRACTS if callable(vars(module).get(name))]
+    function = vars(module).get("lora_linear")
+    return function if named == ["lora_linear"] and takes_arrays(function) else None
 
 
 def _of_library(target: str, source: Any, wanted: tuple[str, ...]) -> Adoption | None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import npl_lora
 from npl_lora.oracle import TargetError, check
 from npl_lora.oracle.adoption import takes_arrays
 from npl_lora.oracle.subjects.objects import ObjectSubject
@@ -80,3 +81,13 @@ def test_a_function_that_cannot_be_called_is_no_fault():
 @pytest.mark.parametrize("call", [lambda case: case, lambda x, W, A, B, eps: x, lambda x, W: x, dict, 3])
 def test_what_is_no_function_of_arrays(call):
     assert not takes_arrays(call)
+
+
+def test_a_file_whose_function_is_named_after_the_contract_and_takes_arrays(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def lora_linear(x, W, A, B, scale, bias=None):\n"
+        "    y = x @ W.T + scale * (x @ A.T) @ B.T\n"
+        "    return y if bias is None else y + bias\n"
+    )
+    (report,) = npl_lora.check(tmp_path / "mine.py", dtypes="float64").reports
+    assert (report.verdict_in_words, report.contracts[-1].verdict) == ("convention, forward only", "pass")
