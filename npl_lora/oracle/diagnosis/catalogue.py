@@ -220,7 +220,7 @@ def _is_nearer(faults: tuple[Fault, ...], one: Observed) -> bool:
         right = one.right.get(name)
         if isinstance(right, Right) and isinstance(output, np.ndarray) and _has_wrong_numbers(one, name):
             got = one.outputs[name].astype(np.float64)
-            if got.shape == right.shape == output.shape and not is_nearer(got - output, got - right.value):
+            if got.shape == right.shape == output.shape and not is_nearer(got, output, right.value):
                 return False
     return True
 

@@ -103,11 +103,12 @@ def error_ratio(predicted: Right | Distribution, got: np.ndarray) -> float:
         return float(np.max(np.where(error == 0, 0.0, error / predicted.allowed), initial=0.0))
 
 
-def is_nearer(left: np.ndarray, error: np.ndarray) -> bool:
-    """Whether what an explanation leaves of an error is much less than the error: small ones are within what is
-    allowed of many numbers."""
-    known = np.isfinite(left) & np.isfinite(error)
-    return bool(np.linalg.norm(left[known]) <= _NEARER * np.linalg.norm(error[known]))
+def is_nearer(got: np.ndarray, predicted: np.ndarray, right: np.ndarray) -> bool:
+    """Whether what came back is much nearer to a prediction than to what is right: small errors are within what is
+    allowed of many numbers. What is not finite is no small error, and was compared before."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        left, error = got - predicted, got - right
+        return not np.isfinite(error).all() or bool(np.linalg.norm(left) <= _NEARER * np.linalg.norm(error))
 
 
 def overflown(expected: np.ndarray, got: np.ndarray) -> np.ndarray:

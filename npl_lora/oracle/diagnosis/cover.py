@@ -343,7 +343,7 @@ def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
 
 def _is_nearer(predicted: np.ndarray, one: Observed, name: str) -> bool:
     right, got = one.right[name], (one.outputs or {})[name].astype(np.float64)
-    return not isinstance(right, Right) or is_nearer(got - predicted, got - right.value)
+    return not isinstance(right, Right) or is_nearer(got, predicted, right.value)
 
 
 def _reproduced(hypothesis: Hypothesis, one: Observed, names: Sequence[str]) -> dict[str, Right]:

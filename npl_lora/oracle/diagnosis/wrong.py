@@ -33,4 +33,4 @@ class Wrong:
         """Whether value is what came back, within what is allowed for numbers of its size, and much nearer to it than
         the right answer is."""
         within = bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * self.slack))
-        return within and is_nearer(self.got - value, self.got - self.right.value)
+        return within and is_nearer(self.got, value, self.right.value)
