@@ -37,7 +37,7 @@ JUDGED = [
     ("AnswersATuple", "pass", "s = alpha / r."),
     ("AnswersNone", "fail", "it raised TypeError: forward returned None, expected a tensor."),
     ("AnswersAList", "fail", "it raised TypeError: forward returned a list, expected a tensor."),
-    ("ChangesItsInput", "fail", "x is overwritten: a branch that uses it after the call gets other numbers."),
+    ("ChangesItsInput", "fail", "x is overwritten: a branch that uses it after the call gets other numbers (U3)."),
     ("NotFinite", "fail", "A or B is not finite at the start."),
 ]
 
