@@ -13,7 +13,7 @@ from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 from .merging import Merging, find_merging, weight_after
 from .refusal import refusal
-from .training import stay_within_dtype
+from .training import stay_within_float16
 from .wanted import Wanted
 
 Outputs = dict[str, Any]
@@ -61,8 +61,8 @@ def one_pass(layer: Layer, case: Case) -> Outputs:
 
 def train_steps(layer: Layer, case: Case) -> Outputs:
     """losses, A_after, B_after, W_after: the framework's own optimiser steps on A and B."""
-    if not stay_within_dtype(case):
-        raise NotImplementedError(f"its own scale takes the steps out of {case.dtype}")
+    if not stay_within_float16(case):
+        raise NotImplementedError("its own scale takes the steps out of float16")
     filled = layer.filled(layer.wanted_for(case), case.arrays, case.dtype)
     roles, framework = layer.roles, layer.framework
     there = framework.tensors(filled)

@@ -32,7 +32,7 @@ def more(call: Callable[..., Any], training: bool, key: Any = None) -> dict[str,
 
 def first(y: Any, kind: type) -> Any:
     """y; the only one of a tuple. Raises TypeError unless it is an array of this kind."""
-    y = only_tensor(y, kind)
+    y = only_array(y, kind)
     if not isinstance(y, kind):
         raise TypeError(f"its call returned {'None' if y is None else 'a ' + type(y).__name__}, expected an array")
     return y
@@ -44,7 +44,7 @@ def no_padding_idx(wanted: Wanted) -> None:
         raise NotImplementedError("has no padding_idx")
 
 
-def only_tensor(y: Any, kind: type) -> Any:
+def only_array(y: Any, kind: type) -> Any:
     """The first of a tuple, where the others are no arrays. Raises NotAdoptedError for several: any could be y."""
     if not isinstance(y, tuple) or not y:
         return y

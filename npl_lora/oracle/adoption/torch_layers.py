@@ -15,7 +15,7 @@ from torch import nn
 
 from ..case import Case
 from ..libraries.torch_tools import run_steps, tensor
-from .calls import only_tensor
+from .calls import only_array
 from .constructor import Constructor
 from .framework import Based, Pass, Tensor
 from .shapes import Held
@@ -241,7 +241,7 @@ def _dtype(wanted: Wanted) -> torch.dtype:
 def call(layer: nn.Module, x: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
     """y; the first of a tuple. Raises NotAdoptedError for what cannot be called with x and what is given alone."""
     y = layer(x, **needed_by_call(layer, given), **given)
-    y = only_tensor(y, torch.Tensor)
+    y = only_array(y, torch.Tensor)
     if not isinstance(y, torch.Tensor):
         raise TypeError(f"forward returned {'None' if y is None else 'a ' + type(y).__name__}, expected a tensor")
     return y

@@ -62,10 +62,10 @@ def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAUL
 
 
 def _numbers_are_right(observed: Sequence[Observed]) -> bool:
-    return all_reproduced((), observed) and not any(_has_wrong_numbers(one, n) for one in observed for n in one.failed)
+    return all_reproduced((), observed) and not any(_is_beyond_its_bar(one, n) for one in observed for n in one.failed)
 
 
-def _has_wrong_numbers(one: Observed, name: str) -> bool:
+def _is_beyond_its_bar(one: Observed, name: str) -> bool:
     """Whether some number is beyond the bar by which the output failed."""
     if name not in one.failed or name not in one.right or name not in (one.outputs or {}):
         return False
@@ -193,7 +193,7 @@ def _reproducing(
         for _, faults in map(near.__getitem__, sorted(nearest))
         if all_reproduced(faults, observed)
         and all(_shows(fault, observed) for fault in faults)
-        and all(_is_nearer(faults, one) for one in observed)
+        and all(_are_nearer(faults, one) for one in observed)
     ]
 
 
@@ -212,13 +212,13 @@ def _narrowed(
     return candidates
 
 
-def _is_nearer(faults: tuple[Fault, ...], one: Observed) -> bool:
+def _are_nearer(faults: tuple[Fault, ...], one: Observed) -> bool:
     """Whether every wrong output is much nearer to what these faults give than to what is right."""
     if one.outputs is None:
         return True
     for name, output in _wrong_outputs(faults, one).items():
         right = one.right.get(name)
-        if isinstance(right, Right) and isinstance(output, np.ndarray) and _has_wrong_numbers(one, name):
+        if isinstance(right, Right) and isinstance(output, np.ndarray) and _is_beyond_its_bar(one, name):
             got = one.outputs[name].astype(np.float64)
             if got.shape == right.shape == output.shape and not is_nearer(got, output, right.value):
                 return False

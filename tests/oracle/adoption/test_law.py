@@ -11,7 +11,7 @@ from npl_lora.oracle.adoption.adoption import Adoption
 from npl_lora.oracle.adoption.facts import Fact
 from npl_lora.oracle.adoption.law import Law, dora_scale, find_law, low_rank_scale
 from npl_lora.oracle.adoption.sentences import convention, scale_fact
-from npl_lora.oracle.adoption.training import stay_within_dtype
+from npl_lora.oracle.adoption.training import stay_within_float16
 from npl_lora.oracle.case import Case
 from npl_lora.oracle.contracts import CONTRACTS
 
@@ -191,13 +191,13 @@ def test_steps_that_leave_float16_with_a_large_scale_are_told():
     own = Adoption((), scales={r: 16 / r for r in RANKS})
     for dtype in ("float64", "float32", "float16"):
         for case in CONTRACTS["train_steps"].cases(dtype):
-            assert stay_within_dtype(case)
+            assert stay_within_float16(case)
             with np.errstate(over="ignore", invalid="ignore"):
                 after = CONTRACTS["train_steps"].answer(own.question(case).arrays, own.question(case).config)
             finite = all(np.isfinite(array).all() for array in after.values())
-            assert finite or not stay_within_dtype(own.question(case)), case.id
-    assert not all(stay_within_dtype(own.question(case)) for case in CONTRACTS["train_steps"].cases("float16"))
-    assert all(stay_within_dtype(own.question(case)) for case in CONTRACTS["train_steps"].cases("float32"))
+            assert finite or not stay_within_float16(own.question(case)), case.id
+    assert not all(stay_within_float16(own.question(case)) for case in CONTRACTS["train_steps"].cases("float16"))
+    assert all(stay_within_float16(own.question(case)) for case in CONTRACTS["train_steps"].cases("float32"))
 
 
 @pytest.mark.parametrize("contract", ["lora_linear", "lora_merge", "lora_dropout", "train_steps"])
