@@ -36,7 +36,7 @@ NOT_SHOWN = {
     (contract, fault.name)
     for contract in CONTRACTS.keys() - {"lora_linear", "lora_dropout", *PROJECTIONS}  # which alone have a mask
     for fault in relevant_to(contract)
-    if fault.name in ("D1", "D1/linear", "D2", "D2/unscaled", "D3", "D7")
+    if fault.name in ("D1", "D1/linear", "D2", "D2/unscaled", "D2/twice", "D3", "D7")
 }
 NOT_SHOWN |= {("train_steps", name) for name in ("S6", "B9", "B10")}
 NOT_SHOWN |= {

@@ -20,6 +20,10 @@ def _dx_with_unscaled_mask(dx, a):
     return a.dy @ a.W + low.__array_namespace__().where(a.mask != 0, low, low * 0.0)
 
 
+def _dx_with_mask_twice(dx, a):
+    return dx if a.mask is None else a.dy @ a.W + a.mask * a.mask * unmasked_low_rank_dx(a)
+
+
 def _drop_in_evaluation(answer):
     def wrong(arrays, config, d):
         dropped = answer({**arrays, "mask": arrays["mask_eval"]}, config, d)
@@ -191,6 +195,16 @@ FAULTS = [
         hidden_when="p = 0",
         seen_in="foundation-model-stack/fms-acceleration#97",
         parts={"lora_linear": with_gradients(x=_dx_with_unscaled_mask)},
+    ),
+    Fault(
+        "D2",
+        variant="twice",
+        says="the dropout mask acts on dx twice",
+        wrong="dx = dy W + mask o mask o (s (dy B) A)",
+        right="dx = dy W + mask o (s (dy B) A)",
+        hidden_when="p = 0",
+        seen_in="hand-written backward passes",
+        parts={"lora_linear": with_gradients(x=_dx_with_mask_twice)},
     ),
     Fault(
         "D3",
