@@ -5,7 +5,7 @@ need not explain the other outputs: a layer may have a mistake in y alone. Nor n
 stand in one branch, such as that with dropout.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -21,6 +21,7 @@ from .degrees import fitted
 from .hypothesis import Hypothesis
 from .precision import Element
 from .progress import OnProgress, silent
+from .where import short_name
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
 EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
@@ -103,6 +104,7 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
     """
     answered = [one for one in observed if one.outputs is not None]
     wrong = frozenset(wrong_elements(answered))
+    value_name = CONTRACTS[answered[0].case.contract].value_name if answered else ""
     stages = [list(stage) for _, stage in groupby(sorted(hypotheses, key=_stage), key=_stage)]
     candidates: list[Explanation] = []
     leads: list[_Lead] = []
@@ -119,12 +121,12 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
                 tried += 1
             candidates += _explanations(near, answered)
             if any(e.elements == wrong for e in candidates):
-                return _choose(candidates, wrong)
+                return _choose(candidates, wrong, value_name)
         if trial.put_off and any((probe.case.id, trial.value_name) in e.elements for e in candidates):
             candidates += _explanations([h for one in trial.put_off for h in trial.compared(one)], answered)
         tried = 0
         left = wrong - frozenset().union(*(e.elements for e in candidates))
-    return _choose([*candidates, *_by_degree(leads, left, answered, on_progress)], wrong)
+    return _choose([*candidates, *_by_degree(leads, left, answered, on_progress)], wrong, value_name)
 
 
 def _by_degree(
@@ -176,18 +178,26 @@ def _stage(hypothesis: Hypothesis) -> int:
     return hypothesis.rank // 10
 
 
-def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element]) -> Cover:
-    """Take the best one for what is left, again and again; then drop those that what is left refutes."""
+def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element], value_name: str) -> Cover:
+    """Take the best one for what is left, again and again; then drop those that what is left refutes.
+
+    Gradients refute no edit that gives every wrong value: the backward may have a mistake more.
+    """
+    values = {element for element in wrong if element[1] == value_name}
     chosen: list[tuple[Explanation, list[Explanation]]] = []
     left = wrong
     while useful := [replace(e, elements=e.elements & left) for e in candidates if e.elements & left]:
         best = min(useful, key=lambda e: e.order)
         chosen.append((best, [e for e in useful if _is_rival(e, best)]))
         left -= best.elements
-    while refuted := next((e for e, _ in chosen if e.refuted & left), None):
+    while refuted := next((e for e, _ in chosen if e.refuted & left and not _gives(e, values)), None):
         chosen = [(e, rivals) for e, rivals in chosen if e is not refuted]
         left |= refuted.elements
     return Cover(chosen, left)
+
+
+def _gives(e: Explanation, values: Set[Element]) -> bool:
+    return e.hypothesis.fault is None and bool(values) and values <= e.elements
 
 
 def _is_rival(e: Explanation, best: Explanation) -> bool:
@@ -290,7 +300,8 @@ class _Trial:
 
 
 def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
-    elements, contradicted, shown, bits = set[Element](), set[Element](), set[Element](), [np.zeros(1)]
+    elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
+    bits: dict[tuple[str, str, str], np.ndarray] = {}
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis.answer, one)
@@ -300,12 +311,28 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
         for name, reproduced in _reproduced(hypothesis, one, near).items():
             elements.add((one.case.id, name))
-            bits.append(_bits(one, name, reproduced, hypothesis.fault is not None))
-    every = np.concatenate(bits)
-    enough = EVIDENCE if hypothesis.fault is None else _OF_FAULTS
-    if np.sum(every) - (np.max(every) if hypothesis.is_fitted else 0.0) < enough:  # a degree fits any one number
+            bits[short_name(one.case), one.case.dtype, name] = _bits(
+                one, name, reproduced, hypothesis.fault is not None
+            )
+    if _evidence(bits, hypothesis.is_fitted) < (EVIDENCE if hypothesis.fault is None else _OF_FAULTS):
         elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
+
+
+def _evidence(bits: Mapping[tuple[str, str, str], np.ndarray], is_fitted: bool) -> float:
+    """How unlikely it is to meet all these numbers by chance, in bits. bits: of a case's output in a dtype.
+
+    A degree fits any one number. Another dtype of the case holds the same number, so it counts once.
+    """
+    if not bits:
+        return 0.0
+    if not is_fitted:
+        return sum(float(np.sum(b)) for b in bits.values())
+    once: dict[tuple[str, str], np.ndarray] = {}
+    for (case, _, name), b in bits.items():
+        if np.sum(b) > np.sum(once.get((case, name), 0.0)):
+            once[case, name] = b
+    return sum(float(np.sum(b)) for b in once.values()) - max((float(np.max(b)) for b in once.values()), default=0.0)
 
 
 def _bits(one: Observed, name: str, reproduced: Right, is_fault: bool) -> np.ndarray:

@@ -23,9 +23,16 @@ def where(shows: Collection[Case], does_not: Collection[Case]) -> str:
     for clause in _common_to(shows):
         if not any(clause in set(_clauses(case)) for case in does_not):
             return clause
-    several = len({_dtype(case) for case in (*shows, *does_not)}) > 1
-    names = dict.fromkeys(f"{_short(case)}, {_dtype(case)}" if several else _short(case) for case in shows)
-    return f"in {listed(list(names))}"
+    return f"in {listed(_names(shows, does_not))}"
+
+
+def _names(shows: Collection[Case], does_not: Collection[Case]) -> list[str]:
+    """The names of cases, with a dtype where the same case does not show it in another one."""
+    others = {short_name(case) for case in does_not}
+    names = (
+        f"{short_name(case)}, {_dtype(case)}" if short_name(case) in others else short_name(case) for case in shows
+    )
+    return list(dict.fromkeys(names))
 
 
 def _common_to(cases: Collection[Case]) -> list[str]:
@@ -52,7 +59,7 @@ def _clauses(case: Case) -> Iterator[str]:
         yield f"with x of {case['x'].ndim} axes"
 
 
-def _short(case: Case) -> str:
+def short_name(case: Case) -> str:
     """The name within its contract, of a case whose id is contract/name/dtype."""
     names = case.id.split("/")
     return names[1] if len(names) == 3 else case.id
