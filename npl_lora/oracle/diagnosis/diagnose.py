@@ -23,6 +23,7 @@ from ..report import NOTHING, Claim, Diagnosis, Observed
 from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
+from .dora_norm import other_norms
 from .edits import PLACED
 from .hypotheses import hypotheses_for
 from .interrogate import interrogate
@@ -121,6 +122,8 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     several = covered.left or len(covered.chosen) > 1
     if several and not _is_drawn(observed) and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
+    if covered.left and (claim := other_norms(failing)):
+        return _joined([claim])
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
     described = _described(failing, covered.left, places)
     told = {name for claim in described for name in claim.outputs}
