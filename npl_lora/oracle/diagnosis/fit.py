@@ -15,8 +15,12 @@ from ..contracts import CONTRACTS
 from ..tolerance.judge import format_factor as number
 from . import expressions
 from .cover import EVIDENCE
-from .terms import low_rank_span, terms
+from .terms import known_factors, low_rank_span, terms
 from .wrong import Wrong
+
+_POWERS = {"times": 1.0, "divided by": -1.0, "times the square of": 2.0, "divided by the square of": -2.0}
+_TINY = np.finfo(np.float64).tiny
+_ROUNDS = 4.0  # half an eps each: the coefficients, times their condition, the products and the sum
 
 
 def explain(observations: Sequence[Wrong], small: bool = False, places: bool = True) -> str | None:
@@ -72,24 +76,27 @@ def _offset(observations: Sequence[Wrong]) -> str | None:
 
 def _terms(observations: Sequence[Wrong]) -> str | None:
     """got = sum of c_t term_t, where the right one is the sum of the terms."""
-    names = list(terms(observations[0].case, observations[0].name))
-    coefficients: dict[str, list[tuple[Case, float, float]]] = {name: [] for name in names}
+    coefficients: dict[str, list[tuple[Case, float, float]]] = {}
     for one in observations:
         values = terms(one.case, one.name)
-        if len(values) < 2 or any(name not in coefficients for name in values):
+        if len(values) < 2:
             return None
+        values = {name: value for name, value in values.items() if np.any(value)}
         columns = np.stack([value.ravel() for value in values.values()], axis=1)
         if not np.all(np.isfinite(columns)) or np.linalg.matrix_rank(columns) < columns.shape[1]:
             return None
         c, *_ = np.linalg.lstsq(columns, one.got.ravel(), rcond=None)
-        if not one.explained((columns @ c).reshape(one.got.shape), float(np.max(np.abs(c)))):
+        rounding = _ROUNDS * np.linalg.cond(columns) * np.finfo(np.float64).eps * (np.abs(columns) @ np.abs(c))
+        if not one.explained(
+            (columns @ c).reshape(one.got.shape), float(np.max(np.abs(c))), rounding.reshape(one.got.shape)
+        ):
             return None
         spread = np.linalg.norm(np.linalg.pinv(columns), axis=1) * float(np.max(one.right.allowed))
         for name, coefficient, error in zip(values, c, spread, strict=True):
-            coefficients[name].append((one.case, float(coefficient), 4.0 * float(error)))
+            coefficients.setdefault(name, []).append((one.case, float(coefficient), 4.0 * float(error)))
     clauses = []
     for name, fitted in coefficients.items():
-        if not fitted or all(abs(c - 1.0) <= error for _, c, error in fitted):
+        if all(abs(c - 1.0) <= error for _, c, error in fitted):
             continue
         expression = expressions.name_of(fitted)
         if expression == "0":
@@ -127,6 +134,24 @@ def _bits_in_span(one: Wrong, rows: np.ndarray, axis: int) -> float | None:
         return None
     bits = np.log2(np.maximum(np.abs(error) / np.where(slack > 0, slack, np.inf), 1.0))
     return float(np.sum(bits)) * free / error.shape[1]
+
+
+def _times_a_term(observations: Sequence[Wrong]) -> str | None:
+    """got = right times a power of something that the op computes on the way, or that it is given."""
+    known = [known_factors(one.case, one.got.shape) for one in observations]
+    for formula in known[0]:
+        if not all(formula in factors for factors in known):
+            continue
+        for says, power in _POWERS.items():
+            if all(_is_times(one, factors[formula] ** power) for one, factors in zip(observations, known, strict=True)):
+                return f"is the right one {says} {formula}"
+    return None
+
+
+def _is_times(one: Wrong, factors: np.ndarray) -> bool:
+    value = one.right.value * factors
+    scale = np.max(np.abs(value), initial=0.0) / max(float(np.max(np.abs(one.right.value), initial=0.0)), _TINY)
+    return bool(np.isfinite(value).all()) and one.explained(value, float(scale))
 
 
 def _exchanged(observations: Sequence[Wrong]) -> str | None:
@@ -251,6 +276,7 @@ EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
     _zero,
     _factor,
     _offset,
+    _times_a_term,
     _exchanged,
     _transposed,
     _permuted,

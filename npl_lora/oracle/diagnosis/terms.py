@@ -8,6 +8,8 @@ import numpy as np
 from ..case import Case, widen
 from ..contracts import CONTRACTS
 from ..definition import scale
+from .calls import record
+from .inner_terms import terms_of
 
 
 def terms(case: Case, output: str) -> dict[str, np.ndarray]:
@@ -20,6 +22,27 @@ def terms(case: Case, output: str) -> dict[str, np.ndarray]:
     if case.contract == "lora_linear" and output in ("dA", "dB"):
         return _tokens(case, output)
     return {}
+
+
+def known_factors(case: Case, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """{name: numbers that an output of this shape can be multiplied with}: inputs, and terms that the op computes.
+
+    Those of one axis lie along the only axis of the output that is as long.
+    """
+    calls = record(case).get(case.contract, ())
+    if not calls:
+        return {}
+    arguments = {n: t for n, t in calls[0].arguments.items() if isinstance(t, np.ndarray) and t.dtype.kind == "f"}
+    computed = {formula: t for formula, (_, t) in terms_of(case.contract, calls[0].arguments).items()}
+    along = {name: _along(t, shape) for name, t in {**arguments, **computed}.items()}
+    return {name: t for name, t in along.items() if t is not None}
+
+
+def _along(t: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    if t.shape == shape:
+        return t
+    axes = [axis for axis, n in enumerate(shape) if (n,) == t.shape]
+    return np.moveaxis(t.reshape(-1, *[1] * (len(shape) - 1)), 0, axes[0]) if len(axes) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ class Wrong:
         """What is allowed. Where the right answer has no terms, the largest that is allowed anywhere."""
         return np.where(self.right.size == 0, np.max(self.right.allowed, initial=0.0), self.right.allowed)
 
-    def explained(self, value: np.ndarray, factor: float = 1.0) -> bool:
+    def explained(self, value: np.ndarray, factor: float = 1.0, rounding: np.ndarray | float = 0.0) -> bool:
         """Whether value is what came back, within what is allowed for numbers of its size, and much nearer to it than
-        the right answer is."""
-        within = bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * self.slack))
+        the right answer is. rounding: what may be off because value was computed in float64."""
+        within = bool(np.all(np.abs(self.got - value) <= max(abs(factor), 1.0) * self.slack + rounding))
         return within and is_nearer(self.got, value, self.right.value)
