@@ -54,15 +54,22 @@ def array_changes(part: str, name: str, t: np.ndarray) -> Iterator[ArrayChange]:
     """What may happen to one array of a part. The first of a family stands for it: its direction is tried first."""
     if t.dtype.kind == "b":
         yield ArrayChange("were inverted", lambda a: a == False)  # noqa: E712 (an array)
+    if t.dtype.kind in "iu":
+        yield ArrayChange("were smaller by 1", _one_less, 1)
+        yield ArrayChange("were larger by 1", lambda a: a + 1, 1)
     if t.dtype.kind == "f":
         yield from _changes_of_numbers(t)
         if name == "mask":
             yield ArrayChange("were not divided by 1 - p", _ones_where_kept)
     if t.ndim > 1 and t.shape[-1] == t.shape[-2] > 1:
         yield ArrayChange("were transposed", lambda a: a.mT)
+    if t.ndim > 1 and t.shape[-1] > 1 and t.size > t.shape[-1]:
+        yield ArrayChange("were reshaped where it should be transposed", _read_transposed, 1)
     for axis in range(-1, -min(t.ndim, 4) - 1, -1):
         if t.shape[axis] > 1:
             yield from _changes_along(axis, t, axis_name(part, name, t.ndim, axis))
+    if t.ndim > 1 and t.dtype.kind == "f":
+        yield from _changes_along_the_first(t, axis_name(part, name, t.ndim, -t.ndim))
 
 
 def _changes_of_numbers(t: np.ndarray) -> Iterator[ArrayChange]:
@@ -99,6 +106,50 @@ def _changes_along(axis: int, t: np.ndarray, place: str) -> Iterator[ArrayChange
             if 0 <= i + step < n:
                 says = f"had at {there} the one {neighbour} it"
                 yield ArrayChange(says, partial(_neighbour, axis, index, step), 52, there if of_floats else "")
+
+
+def _changes_along_the_first(t: np.ndarray, place: str) -> Iterator[ArrayChange]:
+    """Along the first axis, wherever that is from the end: x may have any number of axes."""
+    n = t.shape[0]
+    if t.ndim > 2 and n > 1:
+        yield ArrayChange(
+            f"were divided by the number of {plural(place)}, its first axis", _over_the_first, 1, "a factor"
+        )
+    if n > 2:
+        for index in (0, -1):
+            which = "last" if index else "first"
+            yield ArrayChange(f"had its {which} {place} alone", partial(_alone, index), 1)
+
+
+def _over_the_first(t: Array) -> Array:
+    return t / t.shape[0] if t.ndim > 1 else t
+
+
+def _alone(index: int, t: Array) -> Array:
+    """t with zeros for all but one entry along its first axis."""
+    if t.ndim < 2:
+        return t
+    factors = np.zeros(t.shape)
+    factors[index] = 1.0
+    return t * factors
+
+
+def _read_transposed(t: Array) -> Array:
+    """The numbers of t (N, F) in the order in which they are stored, cut into F rows of N where t^T is meant."""
+    if t.ndim < 2:
+        return t
+    xp = t.__array_namespace__()
+    return xp.reshape(xp.reshape(t, (t.shape[-1], -1)).mT, t.shape)
+
+
+def rectified(t: Array) -> Array:
+    return t.__array_namespace__().where(t > 0, t, 0.0 * t)
+
+
+def _one_less(t: Array) -> Array:
+    """Not below 0. Numbers that are negative, as an ignored label may be, stay what they are."""
+    xp = t.__array_namespace__()
+    return xp.where(t > 0, t - 1, t)
 
 
 def _rooted(t: Array) -> Array:

@@ -32,12 +32,12 @@ from ..faults.wraps import with_arguments, with_gradients
 from ..tolerance.statistics import Distribution
 from .activations import OTHER_ACTIVATIONS, with_activation
 from .calls import Call, in_calls, record
-from .changes import GRADIENT_CHANGES, SCALAR_CHANGES, ArrayChange, array_changes, rolled
+from .changes import GRADIENT_CHANGES, SCALAR_CHANGES, ArrayChange, array_changes, rectified, rolled
 from .degrees import Change, degrees
 from .hypothesis import HALVES, Hypothesis, has_pullback, value_with_parts, with_parts
 from .inner_terms import terms_of, with_term
 from .low_rank_input import LOW_RANK_INPUTS, InputChange, with_low_rank_input
-from .result_wraps import handed_on, mean_over_tokens, with_cotangent, with_value
+from .result_wraps import handed_on, mean_over_tokens, with_both, with_cotangent, with_value
 from .traced import BACKWARD
 from .words import listed
 
@@ -214,9 +214,25 @@ def _edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
             for made in array_changes(part, "dy", call.value):
                 yield _edit("dy", made, with_cotangent, 0, "backward")
             yield Edit("the sum over tokens were a mean", with_cotangent(mean_over_tokens), 0, "backward")
+        if not inner:
+            yield from _factors_of_the_input(call)
         if inner:
             yield from _result_edits(call)
         yield from _term_edits(part, call, inner)
+
+
+def _factors_of_the_input(call: Call) -> Iterator[Edit]:
+    """A factor that the backward knows: a temperature, x in other units."""
+    first, *_ = call.arguments
+    if getattr(call.arguments[first], "dtype", np.dtype(bool)).kind == "f":
+        for says, factor in (("were doubled", 2.0), ("were halved", 0.5)):
+            yield _edit(
+                f"{first} and its gradient", ArrayChange(says, partial(_times, factor)), partial(with_both, first)
+            )
+
+
+def _times(factor: float, t: Array) -> Array:
+    return factor * t
 
 
 def _term_edits(part: str, call: Call, inner: bool) -> Iterator[Edit]:
@@ -226,6 +242,9 @@ def _term_edits(part: str, call: Call, inner: bool) -> Iterator[Edit]:
         for made in array_changes(part, "", t):
             if not inner or made.rank < _PLACED:
                 yield _edit(f"{_THE_TERM}{formula}", made, partial(with_term, terms), 0, half)
+        if not inner and not half and t.dtype.kind == "f":
+            made = ArrayChange("went through ReLU", rectified, 1)
+            yield _edit(f"{_THE_TERM}{formula}", made, partial(with_term, terms), 0)
     if part == "lora_linear":
         for made in array_changes(part, "x", call.arguments["x"]):
             if made.rank < _PLACED:
