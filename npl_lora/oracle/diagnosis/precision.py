@@ -10,6 +10,8 @@ A wrong formula may be off by little, too, and its errors then look like roundin
                errors of this size, inputs that differ by less than one rounding tell which it is.
 
 The first two need no second question. Errors that are small enough, but pass none of these tests, are not explained.
+Nor are those that also come where nothing rounds: in the exact cases of the suspected format. Integers times a scale
+are off there, for one, which elsewhere look like a coarse format.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -17,8 +19,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..case import Case, is_dropout_mask
+from ..case import Case, is_dropout_mask, widen
 from ..contracts import CONTRACTS
+from ..dtypes import askable, dtype_by_name
 from ..report import Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
@@ -37,6 +40,7 @@ _ROUNDINGS = 3.0  # by so many unit roundoffs inputs differ at most
 _LESS = 0.75  # where it is asked which of two formats it is: there the errors of this one are alike by 0 to 0.35,
 _FINER = 0.45  # and those of a coarser one by 0.5 or more
 _CASES = 4  # of each dtype, that are tried
+_A_FEW = 8.0  # roundings of the format, of the largest number: a wrong formula is off by more
 _SEED = 15
 
 Ask = Callable[[Case], Mapping[str, np.ndarray] | None]
@@ -69,6 +73,8 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
     names = {name for name in proved if 2 * proved.count(name) >= provable_names.count(name)}
     if not names:
         return None
+    if ask is not None and names & _off_where_nothing_rounds(format, failing[0].case, ask):
+        return None
     few = {name for one in failing for name in one.failed} - set(provable_names)
     if 2 * len(claims) > len(provable_names):
         names |= set(provable_names)
@@ -79,6 +85,24 @@ def proven(failing: Sequence[Observed], ask: Ask | None) -> Coarseness | None:
         if name in names | few and _is_coarser(format, one.case) and _within(one, name, format)
     }
     return Coarseness(format, truncate or _is_biased(failing, elements), frozenset(elements))
+
+
+def _off_where_nothing_rounds(format: Format, of: Case, ask: Ask) -> set[str]:
+    """The outputs that are off by about a rounding of this format in a case of such small whole numbers that all that
+    is computed on the way fits the format."""
+    off = set[str]()
+    contract = CONTRACTS[of.contract]
+    for case in contract.cases(format.as_dtype) if format.as_dtype in askable() else ():
+        if not case.exact:
+            continue
+        stored = {n: a if a.dtype.kind in "biu" else a.astype(dtype_by_name(of.dtype)) for n, a in case.arrays.items()}
+        asked = replace(case, id=of.id, dtype=of.dtype, arrays=stored)
+        got, right = ask(asked) or {}, contract.answer(widen(case), case.config)
+        for name in got.keys() & right.keys():
+            error, size = got[name].astype(np.float64) - right[name], np.max(np.abs(right[name]), initial=0.0)
+            if np.any(error) and np.max(np.abs(error)) <= size * _A_FEW * 2.0**-format.bits:
+                off.add(name)
+    return off
 
 
 def _is_biased(failing: Sequence[Observed], elements: Set[Element]) -> bool:
