@@ -115,6 +115,8 @@ def _changes_along_the_first(t: np.ndarray, place: str) -> Iterator[ArrayChange]
         yield ArrayChange(
             f"were divided by the number of {plural(place)}, its first axis", _over_the_first, 1, "a factor"
         )
+    yield ArrayChange("were in the reverse order along the first axis", _reversed_along_the_first, 1)
+    yield ArrayChange("had zeros in the last row of all", _without_the_last_row, 1)
     if n > 2:
         for index in (0, -1):
             which = "last" if index else "first"
@@ -123,6 +125,17 @@ def _changes_along_the_first(t: np.ndarray, place: str) -> Iterator[ArrayChange]
 
 def _over_the_first(t: Array) -> Array:
     return t / t.shape[0] if t.ndim > 1 else t
+
+
+def _reversed_along_the_first(t: Array) -> Array:
+    return _reversed(-t.ndim, t) if t.ndim > 1 else t
+
+
+def _without_the_last_row(t: Array) -> Array:
+    """t without the last token of the last batch row, and without the only one."""
+    factors = np.ones(t.shape)
+    factors.reshape(-1, t.shape[-1])[-1] = 0.0
+    return t * factors
 
 
 def _alone(index: int, t: Array) -> Array:

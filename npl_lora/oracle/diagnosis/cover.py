@@ -48,8 +48,14 @@ class Explanation:
 
     @property
     def order(self) -> tuple[int, bool, int, int]:
-        """Those that explain most come first, then known faults, then what least contradicts, then the simplest."""
-        return -len(self.elements), self.hypothesis.fault is None, self.against, self.hypothesis.rank
+        """Those that explain most come first, then known faults, then what least contradicts, then the simplest.
+
+        What changes an argument of the whole op and is contradicted nowhere comes before a fault that must stand in one
+        branch or output alone.
+        """
+        h = self.hypothesis
+        is_known = self.against == 0 and h.is_of_argument if h.fault is None else True
+        return -len(self.elements), not is_known, self.against, h.rank
 
     @property
     def against(self) -> int:
@@ -100,7 +106,7 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
     """The fewest hypotheses that explain as much as can be explained.
 
     The hypotheses come in stages of like rank, the simplest first. A stage is tried on one case, and what fits there is
-    compared with all. The search ends when one hypothesis explains everything.
+    compared with all. The search ends when one hypothesis explains everything, and not in one branch alone.
     """
     answered = [one for one in observed if one.outputs is not None]
     wrong = frozenset(wrong_elements(answered))
@@ -120,7 +126,8 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
                 near += trial.near(hypothesis)
                 tried += 1
             candidates += _explanations(near, answered)
-            if any(e.elements == wrong for e in candidates):
+            whole = [e for e in candidates if e.elements == wrong]
+            if any(e.against == 0 or e.hypothesis.fault is None for e in whole):
                 return _choose(candidates, wrong, value_name)
         if trial.put_off and any((probe.case.id, trial.value_name) in e.elements for e in candidates):
             candidates += _explanations([h for one in trial.put_off for h in trial.compared(one)], answered)

@@ -30,6 +30,7 @@ from .interrogate import interrogate
 from .one_shape import takes_one_shape
 from .precision import Ask
 from .progress import OnProgress, silent
+from .where import where
 from .wrong import Wrong
 
 
@@ -125,7 +126,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     if covered.left and (claim := other_norms(failing)):
         return _joined([claim])
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
-    described = _described(failing, covered.left, places)
+    described = _described(failing, covered, places)
     told = {name for claim in described for name in claim.outputs}
     claims += described
     wrong = {name for one in failing for name in one.failed}
@@ -159,12 +160,16 @@ def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[
     return interrogate(most, sentences.in_order(outputs, failing), ask)
 
 
-def _described(failing: Sequence[Observed], left: frozenset[cover.Element], places: bool) -> list[Claim]:
+def _described(failing: Sequence[Observed], covered: cover.Cover, places: bool) -> list[Claim]:
     """What the numbers of the outputs are like that nothing explains, and which are not finite."""
     claims = []
-    for name, wrongs in _wrongs(failing, left).items():
-        if sentence := fit.explain(_finest(wrongs), _could_all_be_rounding(name, failing), places):
-            claims.append(Claim((), (name,), f"{sentence}."))
+    told = frozenset().union(*(e.elements for e, _ in covered.chosen))
+    for name, wrongs in _wrongs(failing, covered.left).items():
+        if says := fit.explain(_finest(wrongs), _could_all_be_rounding(name, failing), places):
+            clause = where(
+                [wrong.case for wrong in wrongs], [one.case for one in failing if (one.case.id, name) in told]
+            )
+            claims.append(Claim((), (name,), f"{' '.join(filter(None, (name, clause, says)))}."))
     return claims + _not_finite(failing)
 
 

@@ -1,6 +1,6 @@
 """A fitted explanation of one wrong output: it describes the numbers, and names no fault.
 
-An explanation is a function. It gets one output in all the cases where it was wrong, and returns a sentence, or None if
+An explanation is a function. It gets one output in all the cases where it was wrong, and returns a clause, or None if
 it does not fit every one of them within what is allowed. The first that fits is taken. The list goes from the strictest
 form to the loosest.
 """
@@ -24,13 +24,13 @@ _ROUNDS = 4.0  # half an eps each: the coefficients, times their condition, the 
 
 
 def explain(observations: Sequence[Wrong], small: bool = False, places: bool = True) -> str | None:
-    """A sentence that starts with the output's name, or None. small: the errors could be rounding, so none is loose.
+    """A clause of which the output is the subject, or None. small: the errors could be rounding, so none is loose.
     places: whether an index may be told."""
     for explanation in EXPLANATIONS if small else (*EXPLANATIONS, *LOOSE):
         if explanation in PLACED and not places:
             continue
-        if sentence := explanation(observations):
-            return f"{observations[0].name} {sentence}"
+        if clause := explanation(observations):
+            return clause
     return None
 
 
@@ -52,12 +52,21 @@ def _factor(observations: Sequence[Wrong]) -> str | None:
         fitted.append((one.case, factor, float(np.sum(np.abs(value) * one.right.allowed)) / energy))
     if expression := expressions.name_of(fitted):
         return f"is {_times(expression)} the right one{_legend(expression)}"
+    if norm := _common_norm(observations):
+        return f"is scaled to the norm {norm:.6g}"
     factors, error = [f for _, f, _ in fitted], max(e * max(1.0, abs(f)) for _, f, e in fitted)
     same = max(factors) - min(factors) <= 2 * error
     if same:
         return f"is {number(fitted[0][1])} times the right one"
     case, factor, _ = fitted[0]
     return f"is a constant times the right one, another in every case ({number(factor)} in {case.id})"
+
+
+def _common_norm(observations: Sequence[Wrong]) -> float | None:
+    """The norm that the output has in every case, if it is one number, as clipping makes it."""
+    norms = [float(np.linalg.norm(one.got)) for one in observations]
+    error = max(float(np.linalg.norm(one.slack)) for one in observations)
+    return norms[0] if len(norms) > 1 and max(norms) - min(norms) <= error else None
 
 
 def _offset(observations: Sequence[Wrong]) -> str | None:
@@ -130,10 +139,38 @@ def _bits_in_span(one: Wrong, rows: np.ndarray, axis: int) -> float | None:
     """How unlikely it is that the error is by chance a combination of these rows, in bits; None if it is none."""
     error, slack = (np.moveaxis(t, axis, -1).reshape(-1, t.shape[axis]) for t in (one.got - one.right.value, one.slack))
     free = error.shape[1] - len(rows)
-    if free <= 0 or np.any(np.abs(error - error @ np.linalg.pinv(rows) @ rows) > 2.0 * slack):
+    if free <= 0:
+        return 0.0  # such rows span everything, so this case says nothing
+    if np.any(np.abs(error - error @ np.linalg.pinv(rows) @ rows) > 2.0 * slack):
         return None
     bits = np.log2(np.maximum(np.abs(error) / np.where(slack > 0, slack, np.inf), 1.0))
     return float(np.sum(bits)) * free / error.shape[1]
+
+
+def _plus_an_input(observations: Sequence[Wrong]) -> str | None:
+    """got = right + c input, as weight decay in a gradient is."""
+    for name in observations[0].case.arrays:
+        added = [found for one in observations if (found := _added(one, name))]
+        if len(added) < len(observations):
+            continue
+        factors, error = [c for c, _ in added], max(e for _, e in added)
+        if max(factors) - min(factors) <= 2.0 * error:
+            return f"has {number(factors[0])} times {name} added to it"
+        return f"has a multiple of {name} added to it ({number(factors[0])} in {observations[0].case.id})"
+    return None
+
+
+def _added(one: Wrong, name: str) -> tuple[float, float] | None:
+    """The multiple of an input that is added to the right output, and its error; None where that is not so."""
+    array = one.case.get(name)
+    if array is None or array.shape != one.got.shape or array.dtype.kind in "biu" or array.size < 2:
+        return None
+    t = array.astype(np.float64)
+    energy = float(np.sum(t * t))
+    c = float(np.sum((one.got - one.right.value) * t)) / energy if energy else 0.0
+    if not c or not one.explained(one.right.value + c * t, 1.0 + abs(c)):
+        return None
+    return c, float(np.linalg.norm(one.slack)) / energy**0.5
 
 
 def _times_a_term(observations: Sequence[Wrong]) -> str | None:
@@ -276,6 +313,7 @@ EXPLANATIONS: tuple[Callable[[Sequence[Wrong]], str | None], ...] = (
     _zero,
     _factor,
     _offset,
+    _plus_an_input,
     _times_a_term,
     _exchanged,
     _transposed,

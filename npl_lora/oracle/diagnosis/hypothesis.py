@@ -30,7 +30,8 @@ class Hypothesis:
     is_fitted: whether its degree was found from the numbers.
     value: the value of the contract's op alone, where that is less work. is_in_halves: whether another hypothesis has
     this mistake in the backward alone.
-    is_of_term: whether it is an edit of a term inside an op. site: the array that it changes.
+    is_of_term: whether it is an edit of a term inside an op. is_of_argument: of what goes into the contract's own op.
+    site: the array that it changes.
     family: hypotheses of one family move each output along much the same direction.
     """
 
@@ -44,6 +45,7 @@ class Hypothesis:
     value: AnswerFunction | None = field(default=None, repr=False)
     is_in_halves: bool = False
     is_of_term: bool = False
+    is_of_argument: bool = False
     site: str = ""
     family: str = ""
 
