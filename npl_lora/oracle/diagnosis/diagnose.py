@@ -51,9 +51,11 @@ def diagnose(
     on_progress(f"known faults of {failing[0].case.contract}", 0, 1)
     if matches := catalogue.single_matches(observed):
         return _known(matches, failing)
-    if ask is not None and (_is_drawn(observed) or not _repeats(failing[0].case, ask)):
-        ask = None  # the subject draws at random, so two answers cannot be compared
-    return _with_right_outputs(_in_parts(observed, failing, ask, on_progress, places), observed)
+    if ask is None or _is_drawn(observed):  # what is drawn at random cannot be compared with another answer
+        return _with_right_outputs(_in_parts(observed, failing, None, on_progress, places), observed)
+    unsteady = _unsteady(failing[0].case, ask)
+    found = _in_parts(observed, failing, ask if unsteady == [] else None, on_progress, places)
+    return _with_right_outputs(_with(sentences.of_unsteady(unsteady or (), failing[0].case), found), observed)
 
 
 def _is_drawn(observed: Sequence[Observed]) -> bool:
@@ -61,12 +63,12 @@ def _is_drawn(observed: Sequence[Observed]) -> bool:
     return CONTRACTS[observed[0].case.contract].judge is not None
 
 
-def _repeats(case: Case, ask: Ask) -> bool:
-    """Whether the subject answers the same question twice in the same way."""
+def _unsteady(case: Case, ask: Ask) -> list[str] | None:
+    """The outputs that differ between two answers to the same question; None where there are not two to compare."""
     first, second = ask(case), ask(case)
     if first is None or second is None or first.keys() != second.keys():
-        return False
-    return all(first[name].tobytes() == second[name].tobytes() for name in first)
+        return None
+    return [name for name in first if first[name].tobytes() != second[name].tobytes()]
 
 
 def _in_parts(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
+from ..case import Case
 from ..faults import Fault
 from ..report import Claim, Observed
 from .cover import Explanation, wrong_elements
@@ -46,6 +47,14 @@ def of_explanation(explanation: Explanation, rivals: Iterable[Explanation], answ
         return Claim(tuple(ids), outputs, f"{place} alone: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}.")
     says = f"{place}: {fault.says} ({fault.id}){_HALVES[hypothesis.half]}: {_formulas(fault)}."
     return Claim(tuple(ids), outputs, says + _not_told_from(f"{other.says}{_HALVES[half]}" for other, half in others))
+
+
+def of_unsteady(names: Sequence[str], case: Case) -> list[Claim]:
+    """That these outputs are not the same twice: a race, uninitialised memory, or numbers drawn at random."""
+    if not names:
+        return []
+    differ = "differs" if len(names) == 1 else "differ"
+    return [Claim((), tuple(names), f"{listed(tuple(names))} {differ} between two answers to {case.id}.")]
 
 
 def in_order(names: Collection[str], observed: Iterable[Observed]) -> tuple[str, ...]:
