@@ -25,7 +25,7 @@ from .where import short_name
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
 EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
-_OF_FAULTS = 20.0  # some hundred of these are known faults and their halves, 8 bits
+_OF_FAULTS = 18.0  # some two hundred of these are known faults and their halves, 8 bits, and they are likelier
 _BALL = (2.0 * np.pi * np.e) ** 0.5 / 2.0  # half the side of the box of a ball's volume, by its root mean square
 _LIKE = 0.7  # the cosine between two errors from which on the degree is looked for
 _SOMEWHAT_LIKE = 0.3  # and from which on others of a family are tried. Where all is linear, they have 0.7 or 1
@@ -359,9 +359,11 @@ def _bits(one: Observed, name: str, reproduced: Right, is_fault: bool) -> np.nda
     if not np.any(usable):
         return np.full(1, EVIDENCE if is_fault and not np.all(np.isfinite(got)) else 0.0)
     left = np.sqrt(np.mean(np.square((got - reproduced.value)[usable] / deviation[usable])))
-    width = _BALL * max(left, 0.5) * deviation
+    width = _BALL * left * deviation
     width = np.where(reproduced.allowed > 0, np.fmin(width, reproduced.allowed), width)[usable]
-    return np.asarray(np.log2(np.maximum(np.abs(got - right.value)[usable] / width, 1.0)))
+    error = np.abs(got - right.value)[usable]
+    width = np.maximum(width, PRECISIONS[one.case.dtype].store * np.maximum(error, np.abs(got[usable])))
+    return np.asarray(np.log2(np.where(error > width, error, 1.0) / np.where(error > width, width, 1.0)))
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:

@@ -262,7 +262,7 @@ def _factor_per_slice(observations: Sequence[Wrong]) -> str | None:
     """got = c_i right along one axis: rows, columns or heads with factors of their own."""
     for axis in _axes(observations):
         slices = [_slice_factors(one, axis) for one in observations]
-        if all(factors is not None for factors in slices):
+        if all(factors is not None for factors in slices) and _bits_beside_factors(observations, axis) >= EVIDENCE:
             first, along = ", ".join(number(c) for c in (slices[0] or [])[:6]), _name(axis, observations)
             return f"has a factor of its own for every index of {along} ({first} ... in {observations[0].case.id})"
     return None
@@ -280,6 +280,19 @@ def _slice_factors(one: Wrong, axis: int) -> list[float] | None:
             return None
         factors.append(c)
     return factors
+
+
+def _bits_beside_factors(observations: Sequence[Wrong], axis: int) -> float:
+    """How unlikely it is that factors of their own explain these errors by chance, in bits. Each factor fits any one
+    number, so the largest error of each slice is no evidence."""
+    evidence = 0.0
+    for one in observations:
+        error, slack = (
+            np.moveaxis(t, axis, 0).reshape(t.shape[axis], -1) for t in (one.got - one.right.value, one.slack)
+        )
+        bits = np.log2(np.maximum(np.abs(error) / np.where(slack > 0, slack, np.inf), 1.0))
+        evidence += float(np.sum(bits) - np.sum(np.max(bits, axis=1)))
+    return evidence
 
 
 def _confined(observations: Sequence[Wrong]) -> str | None:
