@@ -29,6 +29,7 @@ _OF_FAULTS = 18.0  # some two hundred of these are known faults and their halves
 _BALL = (2.0 * np.pi * np.e) ** 0.5 / 2.0  # half the side of the box of a ball's volume, by its root mean square
 _LIKE = 0.7  # the cosine between two errors from which on the degree is looked for
 _SOMEWHAT_LIKE = 0.3  # and from which on others of a family are tried. Where all is linear, they have 0.7 or 1
+READ_FROM = ("y", "y_again")  # the masks that a subject draws by itself
 _LEADS = 24  # so many are tried for an output
 _FIRST_STAGES = 2  # those that are tried on more than one case: known faults, and edits of an op as a whole
 
@@ -318,9 +319,8 @@ def _explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explan
         near = [name for name in shows if name in one.failed and quick_distance(predicted[name], one, name) < 1.0]
         for name, reproduced in _reproduced(hypothesis, one, near).items():
             elements.add((one.case.id, name))
-            bits[short_name(one.case), one.case.dtype, name] = _bits(
-                one, name, reproduced, hypothesis.fault is not None
-            )
+            found = _bits(one, name, reproduced, hypothesis.fault is not None)
+            bits[short_name(one.case), one.case.dtype, name] = np.append(found, -_bits_of_masks(one, name))
     if _evidence(bits, hypothesis.is_fitted) < (EVIDENCE if hypothesis.fault is None else _OF_FAULTS):
         elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
@@ -347,8 +347,8 @@ def _bits(one: Observed, name: str, reproduced: Right, is_fault: bool) -> np.nda
 
     Errors as large as these, which could have come out anywhere between -|error| and |error|, fill a box. Those that
     are met as nearly as the n numbers of this output are fill a ball, whose radius is what is left of the errors: it
-    has the volume of a box of sqrt(2 pi e) times the root mean square of that (Stirling). What is left counts as half
-    a standard deviation at least, for fewer numbers may be met better by luck.
+    has the volume of a box of sqrt(2 pi e) times the root mean square of that (Stirling). What came back was rounded
+    to its dtype, so no number tells more bits than that has.
 
     A number that is not finite is not met by chance, but many edits make one: it is evidence for a known fault alone.
     """
@@ -364,6 +364,12 @@ def _bits(one: Observed, name: str, reproduced: Right, is_fault: bool) -> np.nda
     error = np.abs(got - right.value)[usable]
     width = np.maximum(width, PRECISIONS[one.case.dtype].store * np.maximum(error, np.abs(got[usable])))
     return np.asarray(np.log2(np.where(error > width, error, 1.0) / np.where(error > width, width, 1.0)))
+
+
+def _bits_of_masks(one: Observed, name: str) -> np.ndarray:
+    """How many bits a mask has that was read from this output, at most. It may have been read so that they fit."""
+    is_read = CONTRACTS[one.case.contract].settle is not None and name in READ_FROM
+    return np.full(1, float((one.outputs or {})[name].size) if is_read else 0.0)
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:

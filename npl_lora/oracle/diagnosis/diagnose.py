@@ -20,9 +20,10 @@ from ..case import Case
 from ..contracts import CONTRACTS
 from ..faults import Fault
 from ..report import NOTHING, Claim, Diagnosis, Observed
-from ..tolerance.judge import Right
+from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
+from .cover import READ_FROM
 from .dora_norm import other_norms
 from .edits import PLACED
 from .hypotheses import hypotheses_for
@@ -111,16 +112,10 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         on_progress("pairs of known faults", 0, 1)
         if matches := catalogue.several_matches(observed):
             return _known(matches, [one for one in observed if one.failed and one.outputs is not None])
-        observed = [_readable(one) for one in observed]
-    answered = [one for one in observed if one.outputs is not None]
+    answered, covered = _covered([one for one in observed if one.outputs is not None], on_progress, places)
     failing = [one for one in answered if one.failed]
     if not failing:
         return NOTHING
-    hypotheses = hypotheses_for([one.case for one in cover.probes(answered)])
-    if places:
-        covered = cover.explain(hypotheses, answered, on_progress)
-    else:
-        covered = cover.explain((h for h in hypotheses if h.rank < PLACED), answered, on_progress).in_every_case()
     on_progress("pairs of known faults", 0, 1)
     several = covered.left or len(covered.chosen) > 1
     if several and not _is_drawn(observed) and (matches := catalogue.several_matches(observed)):
@@ -138,18 +133,40 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     return _joined(claims)
 
 
-def _readable(one: Observed) -> Observed:
-    """The outputs of a subject that draws its masks that can be compared one by one.
+def _covered(
+    answered: Sequence[Observed], on_progress: OnProgress, places: bool
+) -> tuple[Sequence[Observed], cover.Cover]:
+    """What was observed, and what explains it.
 
-    The masks are read from y and y_again. Where those are wrong, so may the masks be, and y_eval alone needs none.
+    The masks that a subject draws are read from y and y_again. Where nothing explains y, they may be anything. Then
+    they are read anew, without the gradients, which are not compared.
     """
-    if one.outputs is None or not {"y", "y_again"} & {name for _, name in cover.wrong_elements([one])}:
-        return one
-    name = "y_eval"
-    outputs = {name: one.outputs[name]} if name in one.outputs else None
-    return replace(
-        one, right={name: one.right[name]}, outputs=outputs, failed=tuple(n for n in one.failed if n == name)
-    )
+    covered = _cover(answered, on_progress, places)
+    if not _is_drawn(answered):
+        return answered, covered
+    if unread := {id for id, name in covered.left if name == "y"}:
+        answered = [_values_alone(one) if one.case.id in unread else one for one in answered]
+        covered = _cover(answered, on_progress, places)
+    return answered, replace(covered, left=frozenset(e for e in covered.left if e[1] not in READ_FROM))
+
+
+def _cover(answered: Sequence[Observed], on_progress: OnProgress, places: bool) -> cover.Cover:
+    if not (probes := cover.probes(answered)):
+        return cover.Cover([], frozenset())
+    hypotheses = hypotheses_for([one.case for one in probes])
+    if places:
+        return cover.explain(hypotheses, answered, on_progress)
+    return cover.explain((h for h in hypotheses if h.rank < PLACED), answered, on_progress).in_every_case()
+
+
+def _values_alone(one: Observed) -> Observed:
+    """The same without gradients, and with the masks that the values show by themselves."""
+    contract, outputs = CONTRACTS[one.case.contract], one.outputs or {}
+    values = {name: t for name, t in outputs.items() if name not in one.case.gradients(outputs)}
+    case = one.case if contract.settle is None else contract.settle(one.case, values)
+    right = {name: output for name, output in right_answer(case, contract.answer).items() if name in values}
+    failed = tuple(name for name in one.failed if name in values)
+    return replace(one, case=case, right=right, outputs=values, failed=failed)
 
 
 def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[Claim]:
