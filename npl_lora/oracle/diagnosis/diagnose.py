@@ -23,7 +23,7 @@ from ..report import NOTHING, Claim, Diagnosis, Observed
 from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
-from .cover import READ_FROM
+from .cover import EVIDENCE, READ_FROM
 from .dora_norm import other_norms
 from .edits import PLACED
 from .hypotheses import hypotheses_for
@@ -32,6 +32,7 @@ from .one_shape import takes_one_shape
 from .precision import Ask
 from .progress import OnProgress, silent
 from .where import where
+from .words import listed
 from .wrong import Wrong
 
 
@@ -124,12 +125,15 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         return _joined([claim])
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
     described = _described(failing, covered, places)
-    told = {name for claim in described for name in claim.outputs}
     claims += described
+    untold = {name for _, name in covered.left} - {name for claim in described for name in claim.outputs}
     wrong = {name for one in failing for name in one.failed}
     small = {name for name in wrong if _could_all_be_rounding(name, failing)}
-    if ask is not None and (unknown := {name for _, name in covered.left} - told - small):
-        claims += _answered(failing, unknown, ask)
+    if _is_drawn(observed):
+        claims += _of_another_mask(failing, untold)
+    elif ask is not None and untold - small:
+        claims += _answered(failing, untold - small, ask)
+    claims += _too_little(failing, untold - {name for claim in claims for name in claim.outputs})
     return _joined(claims)
 
 
@@ -190,6 +194,29 @@ def _described(failing: Sequence[Observed], covered: cover.Cover, places: bool) 
             )
             claims.append(Claim((), (name,), f"{' '.join(filter(None, (name, clause, says)))}."))
     return claims + _not_finite(failing)
+
+
+def _of_another_mask(failing: Sequence[Observed], outputs: Set[str]) -> list[Claim]:
+    """What is known of gradients that nothing explains: the mask that y shows does not give them."""
+    gradients = {name for one in failing for name in one.case.gradients(one.right)}
+    if not (names := sentences.in_order(outputs & gradients, failing)):
+        return []
+    verb = "is not the gradient" if len(names) == 1 else "are not the gradients"
+    return [Claim((), names, f"{listed(names)} {verb} for the mask that y was computed with.")]
+
+
+def _too_little(failing: Sequence[Observed], outputs: Set[str]) -> list[Claim]:
+    """Outputs of which so little is off that nothing could explain it with enough evidence."""
+    little = {name for name in outputs if _bits_beyond_rounding(failing, name) < EVIDENCE}
+    if not (names := sentences.in_order(little, failing)):
+        return []
+    return [Claim((), names, f"{listed(names)}: too little is off to tell why; in a finer dtype more of it shows.")]
+
+
+def _bits_beyond_rounding(failing: Sequence[Observed], name: str) -> float:
+    """How unlikely it is to meet all errors of an output by chance, each within a standard deviation, in bits."""
+    errors = [precision.errors_of(one, name) for one in failing if name in one.failed]
+    return sum(np.inf if e is None else float(np.sum(np.log2(np.maximum(np.abs(e), 1.0)))) for e in errors)
 
 
 def _could_all_be_rounding(name: str, failing: Sequence[Observed]) -> bool:

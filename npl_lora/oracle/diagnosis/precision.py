@@ -136,7 +136,7 @@ def largest(failing: Sequence[Observed]) -> list[Observed]:
 
 def provable(one: Observed) -> dict[str, np.ndarray]:
     """{output: its error} for the wrong outputs with enough numbers to compare patterns."""
-    errors = {name: _error(one, name) for name in one.failed}
+    errors = {name: errors_of(one, name) for name in one.failed}
     return {name: e for name, e in errors.items() if e is not None and np.count_nonzero(e) >= _ENOUGH}
 
 
@@ -200,7 +200,7 @@ def _doubles(one: Observed, name: str, error: np.ndarray, ask: Ask) -> bool:
     if outputs is None:
         return False
     again = replace(one, case=case, right=right_answer(case, CONTRACTS[case.contract].answer), outputs=outputs)
-    other = _error(again, name)
+    other = errors_of(again, name)
     return other is not None and bool(np.linalg.norm(other - error) <= 0.25 * np.linalg.norm(error))
 
 
@@ -215,7 +215,7 @@ def _has_size_of(format: Format, one: Observed, error: np.ndarray) -> bool:
     return bool(format.least <= bits < format.most)
 
 
-def _error(one: Observed, name: str) -> np.ndarray | None:
+def errors_of(one: Observed, name: str) -> np.ndarray | None:
     """got - right, in standard deviations of the dtype's own rounding, for the numbers that have one."""
     right, got = one.right.get(name), (one.outputs or {}).get(name)
     if not isinstance(right, Right) or got is None or got.shape != right.shape or got.dtype.kind != "f":
@@ -232,7 +232,7 @@ def _in_deviations(error: np.ndarray, right: Right) -> np.ndarray:
 
 def _within(one: Observed, name: str, format: Format) -> bool:
     """Whether all errors of an output are as small as this format's can be, with a reserve of one bit."""
-    error = _error(one, name)
+    error = errors_of(one, name)
     if error is None:
         return False
     own = PRECISIONS[one.case.dtype]
@@ -291,7 +291,7 @@ def _likeness(one: Observed, errors: Mapping[str, np.ndarray], size: float, ask:
             return {}
         again = replace(one, case=case, right=right_answer(case, CONTRACTS[case.contract].answer), outputs=outputs)
         for name, error in errors.items():
-            other = _error(again, name)
+            other = errors_of(again, name)
             if other is not None and other.shape == error.shape and _of_one_size(error, other):
                 alike[name].append(_alike(error, one.right[name], other, again.right[name]))
     return {name: float(np.mean(each)) for name, each in alike.items() if len(each) == _QUESTIONS}
