@@ -144,7 +144,7 @@ def cross_entropy(a, config, temperature=1.0):
     return {"loss": -np.sum(np.sum(np.where(one_hot > 0, logs, 0), axis=-1)[counts]) / n, "dlogits": dlogits}
 
 
-@mistake("cross_entropy", "a temperature", "every output: as if logits and its gradient were halved.")
+@mistake("cross_entropy", "a temperature", "every output: as if logits were halved (and its gradient accordingly).")
 def _(a, config):
     return cross_entropy(a, config, 2.0)
 

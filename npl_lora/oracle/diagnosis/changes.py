@@ -42,12 +42,14 @@ SCALAR_CHANGES: Mapping[str, Change] = {
 
 
 class ArrayChange(NamedTuple):
-    """says: the clause. family: changes of one family move the array along much the same direction."""
+    """says: the clause. family: changes of one family move the array along much the same direction. transpose: what a
+    gradient goes through on its way back through a linear change."""
 
     says: str
     change: Change
     rank: int = 0
     family: str = ""
+    transpose: Change | None = None
 
 
 def array_changes(part: str, name: str, t: np.ndarray) -> Iterator[ArrayChange]:
@@ -73,10 +75,9 @@ def array_changes(part: str, name: str, t: np.ndarray) -> Iterator[ArrayChange]:
 
 
 def _changes_of_numbers(t: np.ndarray) -> Iterator[ArrayChange]:
-    yield ArrayChange("were doubled", lambda a: 2.0 * a, 0, "a factor")
-    yield ArrayChange("were 0", lambda a: 0.0 * a, 0, "a factor")
-    yield ArrayChange("were halved", lambda a: a / 2.0, 0, "a factor")
-    yield ArrayChange("had the other sign", lambda a: -a, 0, "a factor")
+    for says, factor in (("were doubled", 2.0), ("were 0", 0.0), ("were halved", 0.5), ("had the other sign", -1.0)):
+        times = partial(_times, factor)
+        yield ArrayChange(says, times, 0, "a factor", times)
     yield ArrayChange("were larger by 1", lambda a: a + 1.0, 1)
     yield ArrayChange("were squared", lambda a: a * a, 1)
     yield ArrayChange("were rooted, sign kept", _rooted, 1)
@@ -90,18 +91,24 @@ def _changes_of_numbers(t: np.ndarray) -> Iterator[ArrayChange]:
 
 def _changes_along(axis: int, t: np.ndarray, place: str) -> Iterator[ArrayChange]:
     n, of_floats = t.shape[axis], t.dtype.kind == "f"
-    yield ArrayChange(f"were rolled forward by one {place}", partial(rolled, axis, 1), 1)
-    yield ArrayChange(f"were rolled back by one {place}", partial(rolled, axis, -1), 1)
+    forward, back, mirror, mean = (
+        *(partial(rolled, axis, by) for by in (1, -1)),
+        partial(_reversed, axis),
+        partial(_averaged, axis),
+    )
+    yield ArrayChange(f"were rolled forward by one {place}", forward, 1, "", back)
+    yield ArrayChange(f"were rolled back by one {place}", back, 1, "", forward)
     if n > 2:
-        yield ArrayChange(f"were in the reverse order by {place}", partial(_reversed, axis), 1)
+        yield ArrayChange(f"were in the reverse order by {place}", mirror, 1, "", mirror)
     if of_floats:
-        yield ArrayChange(f"were divided by the number of {plural(place)}", partial(_averaged, axis), 1, "a factor")
+        yield ArrayChange(f"were divided by the number of {plural(place)}", mean, 1, "a factor", mean)
     for i in dict.fromkeys([*range(min(n, _INDICES)), n - 1]):
         index = -1 if i == n - 1 else i
         there = place_name(place, index)
         if of_floats:
-            yield ArrayChange(f"lacked {there}", partial(weighted, axis, index, 0.0), 50, there)
-            yield ArrayChange(f"counted {there} twice", partial(weighted, axis, index, 2.0), 51, there)
+            for rank, says, weight in ((50, f"lacked {there}", 0.0), (51, f"counted {there} twice", 2.0)):
+                change = partial(weighted, axis, index, weight)
+                yield ArrayChange(says, change, rank, there, change)
         for step, neighbour in ((1, "after"), (-1, "before")):
             if 0 <= i + step < n:
                 says = f"had at {there} the one {neighbour} it"
@@ -113,14 +120,21 @@ def _changes_along_the_first(t: np.ndarray, place: str) -> Iterator[ArrayChange]
     n = t.shape[0]
     if t.ndim > 2 and n > 1:
         yield ArrayChange(
-            f"were divided by the number of {plural(place)}, its first axis", _over_the_first, 1, "a factor"
+            f"were divided by the number of {plural(place)}, its first axis",
+            _over_the_first,
+            1,
+            "a factor",
+            _over_the_first,
         )
-    yield ArrayChange("were in the reverse order along the first axis", _reversed_along_the_first, 1)
-    yield ArrayChange("had zeros in the last row of all", _without_the_last_row, 1)
+    yield ArrayChange(
+        "were in the reverse order along the first axis", _reversed_along_the_first, 1, "", _reversed_along_the_first
+    )
+    yield ArrayChange("had zeros in the last row of all", _without_the_last_row, 1, "", _without_the_last_row)
     if n > 2:
         for index in (0, -1):
             which = "last" if index else "first"
-            yield ArrayChange(f"had its {which} {place} alone", partial(_alone, index), 1)
+            alone = partial(_alone, index)
+            yield ArrayChange(f"had its {which} {place} alone", alone, 1, "", alone)
 
 
 def _over_the_first(t: Array) -> Array:
@@ -163,6 +177,10 @@ def _one_less(t: Array) -> Array:
     """Not below 0. Numbers that are negative, as an ignored label may be, stay what they are."""
     xp = t.__array_namespace__()
     return xp.where(t > 0, t - 1, t)
+
+
+def _times(factor: float, t: Array) -> Array:
+    return factor * t
 
 
 def _rooted(t: Array) -> Array:

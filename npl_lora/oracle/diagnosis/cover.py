@@ -5,7 +5,7 @@ need not explain the other outputs: a layer may have a mistake in y alone. Nor n
 stand in one branch, such as that with dropout.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -152,7 +152,13 @@ def _by_degree(
 
 
 def _explanations(hypotheses: Iterable[Hypothesis], answered: Sequence[Observed]) -> list[Explanation]:
-    return [e for hypothesis in hypotheses if (e := _explanation(hypothesis, answered)).elements]
+    return [e for h in hypotheses for one in _also_differentiated(h) if (e := _explanation(one, answered)).elements]
+
+
+def _also_differentiated(hypothesis: Hypothesis) -> Iterator[Hypothesis]:
+    yield hypothesis
+    if hypothesis.differentiated is not None:
+        yield replace(hypothesis.differentiated, is_fitted=hypothesis.is_fitted)
 
 
 @dataclass(frozen=True)

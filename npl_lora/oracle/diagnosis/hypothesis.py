@@ -33,6 +33,7 @@ class Hypothesis:
     is_of_term: whether it is an edit of a term inside an op. is_of_argument: of what goes into the contract's own op.
     site: the array that it changes.
     family: hypotheses of one family move each output along much the same direction.
+    differentiated: the same mistake where the gradients are those of what is computed then.
     """
 
     says: str
@@ -48,6 +49,7 @@ class Hypothesis:
     is_of_argument: bool = False
     site: str = ""
     family: str = ""
+    differentiated: "Hypothesis | None" = field(default=None, repr=False)
 
 
 def of_fault(contract: str, fault: Fault) -> Hypothesis:

@@ -7,7 +7,6 @@ import numpy as np
 from ...ops import Pullback
 from ...support.array import Array
 from ..definition import Wrap
-from ..faults.wraps import with_arguments, with_gradients
 from .degrees import Change
 
 
@@ -25,16 +24,6 @@ def with_cotangent(change: Change) -> Wrap:
             return y, Pullback(lambda dy, wrt: pullback(change(dy), wrt=wrt), y, pullback.inputs, pullback.frozen)
 
         return wrong
-
-    return wrap
-
-
-def with_both(name: str, change: Change) -> Wrap:
-    """The op with change(argument) for an argument, and change(gradient) for its gradient, as is right for a factor."""
-
-    def wrap(op: Any) -> Any:
-        changed = with_arguments(**{name: lambda a: change(getattr(a, name))})(op)
-        return with_gradients(**{name: lambda gradient, a: change(gradient)})(changed)
 
     return wrap
 
