@@ -214,6 +214,14 @@ def test_factors_of_their_own_explain_more_than_one_number_each(size, told):
     assert ("db has a factor of its own" in (says or "")) == told
 
 
+def test_a_constant_is_told_where_rounding_moves_it_in_each_case():
+    def answer(case):
+        outputs = CONTRACTS["rms_norm"].answer(widen(case), case.config)
+        return outputs | {"dw": outputs["dw"] + 0.0625}
+
+    assert "dw is off by 0.06" in diagnosis("rms_norm", answer, "float16").says
+
+
 def test_a_degree_that_is_found_from_one_number_explains_nothing():
     def answer(case):
         outputs = CONTRACTS["cross_entropy"].answer(widen(case), case.config)

@@ -70,17 +70,18 @@ def _common_norm(observations: Sequence[Wrong]) -> float | None:
 
 
 def _offset(observations: Sequence[Wrong]) -> str | None:
-    """got = right + c."""
-    offsets = []
-    for one in observations:
-        error = one.got - one.right.value
-        c = float(np.mean(error))
-        if error.size < 2 or not one.explained(one.right.value + c):
-            return None
-        offsets.append(c)
-    if max(offsets) - min(offsets) > 1e-6 * max(map(abs, offsets)):
+    """got = right + c. Large numbers in a coarse dtype may hardly show it."""
+    finest = min(observations, key=lambda one: float(np.mean(one.slack)))
+    errors = finest.got - finest.right.value
+    mean = float(np.mean(errors))
+    if errors.size < 2 or not finest.explained(finest.right.value + mean):
         return None
-    return f"is off by {number(offsets[0])} everywhere"
+    uncertain = float(np.mean(finest.slack)) / (4.0 * errors.size**0.5)  # three standard deviations of the mean
+    for c in (*(float(f"{mean:.{digits}g}") for digits in (1, 2, 3)), mean):
+        within = (np.abs(one.got - one.right.value - c) <= one.slack for one in observations)
+        if abs(c - mean) <= uncertain and all(map(np.all, within)):
+            return f"is off by {number(c)} everywhere"
+    return None
 
 
 def _terms(observations: Sequence[Wrong]) -> str | None:

@@ -94,7 +94,8 @@ def _with_low_rank_x(change: Change) -> Wrap:
 def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Edit]:
     if isinstance(value, np.ndarray):
         for made in array_changes(part, name, value):
-            yield _edit(name, made, partial(_with_argument, name), differentiated=partial(_through_argument, name))
+            differentiated = partial(_through_argument, name) if has_pullback(part) else None
+            yield _edit(name, made, partial(_with_argument, name), differentiated=differentiated)
         for other, array in call.arguments.items():
             if other != name and _are_alike(array, value):
                 yield Edit(f"{name} were {other}", with_arguments(**{name: partial(_taken, other)}), 1)
