@@ -118,17 +118,10 @@ def _changes_along(axis: int, t: np.ndarray, place: str) -> Iterator[ArrayChange
 def _changes_along_the_first(t: np.ndarray, place: str) -> Iterator[ArrayChange]:
     """Along the first axis, wherever that is from the end: x may have any number of axes."""
     n = t.shape[0]
+    over, mirror = _over_the_first, _reversed_along_the_first
     if t.ndim > 2 and n > 1:
-        yield ArrayChange(
-            f"were divided by the number of {plural(place)}, its first axis",
-            _over_the_first,
-            1,
-            "a factor",
-            _over_the_first,
-        )
-    yield ArrayChange(
-        "were in the reverse order along the first axis", _reversed_along_the_first, 1, "", _reversed_along_the_first
-    )
+        yield ArrayChange(f"were divided by the number of {plural(place)}, its first axis", over, 1, "a factor", over)
+    yield ArrayChange("were in the reverse order along the first axis", mirror, 1, "", mirror)
     yield ArrayChange("had zeros in the last row of all", _without_the_last_row, 1, "", _without_the_last_row)
     if n > 2:
         for index in (0, -1):
