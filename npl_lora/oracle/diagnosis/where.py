@@ -6,6 +6,7 @@ from ..case import Case
 from .words import listed
 
 _ARRAYS = {"mask": "a dropout mask", "b": "a bias", "key_mask": "a key mask", "m": "a magnitude"}
+_TELLING = {f"{word} {noun}" for noun in _ARRAYS.values() for word in ("with", "without")}
 _SETTINGS = {
     ("use_rslora", True): "with rsLoRA",
     ("use_rslora", False): "without rsLoRA",
@@ -21,9 +22,14 @@ def where(shows: Collection[Case], does_not: Collection[Case]) -> str:
     if not does_not:
         return ""
     for clause in _common_to(shows):
-        if not any(clause in set(_clauses(case)) for case in does_not):
+        if not any(clause in set(_clauses(case)) for case in does_not) and _is_borne_out(clause, shows):
             return clause
     return f"in {listed(_names(shows, does_not))}"
+
+
+def _is_borne_out(clause: str, shows: Collection[Case]) -> bool:
+    """Whether two cases have it, or it is about an array that is there. One case has much that is incidental."""
+    return clause in _TELLING or len({short_name(case) for case in shows}) > 1
 
 
 def _names(shows: Collection[Case], does_not: Collection[Case]) -> list[str]:
