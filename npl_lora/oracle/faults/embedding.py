@@ -26,6 +26,12 @@ def _overwrite(op):
     return with_gradients(A=last)(op)
 
 
+def _average_repeats(dA, a):
+    """dA divided by how often each id occurs."""
+    ids = np.asarray(as_numpy(a.ids)).reshape(-1)
+    return dA * (1.0 / np.maximum(np.bincount(ids, minlength=a.A.shape[1]), 1))
+
+
 def _leave_out_padding(op):
     """The padding token gets no low-rank update, so it adds nothing to y or to dB."""
 
@@ -66,6 +72,16 @@ FAULTS = [
         hidden_when="no id occurs twice",
         seen_in="pytorch/pytorch#1528, #1631; apache/mxnet#9172; pymc-devs/pytensor#2242",
         parts={"lora_embedding": _overwrite},
+    ),
+    Fault(
+        "E1",
+        variant="mean",
+        says="the gradients of repeated ids are averaged, not added",
+        wrong="dA[:, v] = s B^T (mean of the dy_n with id_n = v)",
+        right="dA[:, v] = s B^T (sum of the dy_n with id_n = v)",
+        hidden_when="no id occurs twice",
+        seen_in="torch's Embedding with scale_grad_by_freq=True",
+        parts={"lora_embedding": with_gradients(A=_average_repeats)},
     ),
     Fault(
         "E2",

@@ -72,6 +72,61 @@ def _sum_of_means(weigh, empty=0.0):
     return wrap
 
 
+def _mean_of_sequences(answer):
+    """Each sequence for itself, and the mean of what they give."""
+    of_rows = _sum_of_means(lambda K: 1.0 / K)(answer)
+    return lambda arrays, config, d: of_rows(arrays, {**config, "accumulation": arrays["logits"].shape[0]}, d)
+
+
+def _counted(arrays, config):
+    """The labels as NumPy numbers, which of them count, and how many do, 1 at least."""
+    labels = np.asarray(as_numpy(arrays["labels"]))[:, 1:]
+    counted = labels != config["ignore_index"]
+    return labels, counted, max(int(counted.sum()), 1)
+
+
+def _one_hot(labels, arrays):
+    """(B, T, V) with a place for the last position, whose logits predict nothing. A label below 0 has no 1."""
+    rows = np.concatenate((labels, np.full_like(labels[:, :1], -1)), axis=1)
+    return (rows[..., None] == np.arange(arrays["logits"].shape[-1])).astype(np.float64)
+
+
+def _smooth(share):
+    """The label has 1 - share of the probability, and all tokens the rest, as in torch's label_smoothing."""
+
+    def wrap(answer):
+        def wrong(arrays, config, d):
+            right, (labels, counted, n) = answer(arrays, config, d), _counted(arrays, config)
+            one_hot = _one_hot(np.where(counted, labels, -1), arrays)
+            moved = (one_hot - one_hot.sum(axis=-1, keepdims=True) / one_hot.shape[-1]) * (share / n)
+            xp = arrays["logits"].__array_namespace__()
+            return {
+                "loss": right["loss"] + xp.sum(arrays["logits"] * moved),
+                "dlogits": right["dlogits"] + moved,
+            }
+
+        return wrong
+
+    return wrap
+
+
+def _keep_ignored(answer):
+    """The softmax stays in the gradient where the label is ignored."""
+
+    def wrong(arrays, config, d):
+        labels, counted, n = _counted(arrays, config)
+        first = np.where(counted, labels, 0)
+        logits = arrays["logits"][:, :-1, :]
+        _, pullback = d.cross_entropy(logits, _like(arrays["labels"], first), ignore_index=-100, count=n)
+        of_all, right = pullback(1.0)["logits"], answer(arrays, config, d)
+        ignored = _one_hot(np.where(counted, -1, 0), arrays) / n  # what is added where the label 0 was subtracted
+        xp = logits.__array_namespace__()
+        last = xp.zeros_like(arrays["logits"][:, -1:, :])
+        return {**right, "dlogits": xp.concat((of_all, last), axis=1) + ignored}
+
+    return wrong
+
+
 def _multiply(factor):
     """Multiply the right answer by factor(arrays, config)."""
 
@@ -147,6 +202,16 @@ FAULTS = [
         hidden_when="all micro-batches have equally many labels",
         seen_in="huggingface/blog#2414; ml-explore/mlx-lm#1355",
         answers={"cross_entropy": _sum_of_means(lambda K: 1.0 / K, math.nan)},
+    ),
+    Fault(
+        "T1",
+        variant="sequences",
+        says="the loss is the mean of the sequences' means, so tokens of short sequences weigh more",
+        wrong="(1 / B) sum_b (mean over sequence b)",
+        right="the mean over all labels of the window",
+        hidden_when="all sequences have equally many labels",
+        seen_in="hand-written losses that average each sequence first",
+        answers={"cross_entropy": _mean_of_sequences},
     ),
     Fault(
         "T2",
@@ -232,6 +297,28 @@ FAULTS = [
         answers={"cross_entropy": _multiply(_share_of_labels)},
     ),
     Fault(
+        "T10",
+        variant="sum",
+        says="the loss is the sum over the labels, not their mean",
+        wrong="sum",
+        right="sum / (labels that count)",
+        hidden_when="one label counts",
+        seen_in="torch's cross_entropy with reduction='sum'",
+        answers={"cross_entropy": _multiply(lambda arrays, config: float(_counted(arrays, config)[2]))},
+    ),
+    Fault(
+        "T10",
+        variant="sequences",
+        says="the sum over the labels is divided by the number of sequences, not of labels",
+        wrong="sum / B",
+        right="sum / (labels that count)",
+        hidden_when="each sequence has one label",
+        seen_in="hand-written losses",
+        answers={
+            "cross_entropy": _multiply(lambda arrays, config: _counted(arrays, config)[2] / arrays["logits"].shape[0])
+        },
+    ),
+    Fault(
         "T20",
         says="ignore_index is taken to be -100 whatever the configuration says; -1 then counts, as the last token",
         wrong="labels != -100",
@@ -239,5 +326,23 @@ FAULTS = [
         hidden_when="ignore_index = -100",
         seen_in="huggingface/transformers#2759",
         answers={"cross_entropy": _assume_minus_100},
+    ),
+    Fault(
+        "T28",
+        says="the labels are smoothed by 0.1, which nobody asked for",
+        wrong="0.9 (log sum_v exp(logits_v) - logits_label) + 0.1 mean over u of (log sum_v exp(logits_v) - logits_u)",
+        right="log sum_v exp(logits_v) - logits_label",
+        hidden_when="nothing hides it",
+        seen_in="torch's cross_entropy with label_smoothing=0.1",
+        answers={"cross_entropy": _smooth(0.1)},
+    ),
+    Fault(
+        "T29",
+        says="the gradient of an ignored label's logits is not zero: their softmax stays",
+        wrong="dlogits = softmax(logits) / n where the label is ignored",
+        right="dlogits = 0 where the label is ignored",
+        hidden_when="no label is ignored",
+        seen_in="hand-written backward passes",
+        answers={"cross_entropy": _keep_ignored},
     ),
 ]
