@@ -352,6 +352,21 @@ def test_an_edit_that_is_differentiated_is_told_with_its_gradients(name):
 
 
 @pytest.mark.slow
+def test_an_activation_that_is_none_of_a_gated_mlps_is_told():
+    def wrap(op):
+        def hard(gate, up, *, activation):
+            act, slope = gate * np.clip(gate + 3, 0, 6) / 6, np.clip(gate + 3, 0, 6) / 6 + gate * (np.abs(gate) < 3) / 6
+            y = act * up
+            return y, Pullback(lambda dy, wrt: {"gate": dy * up * slope, "up": dy * act}, y, ("gate", "up"))
+
+        return hard
+
+    assert (
+        "as if the activation were the hard SiLU in glu" in diagnosis("lora_mlp", with_parts("lora_mlp", glu=wrap)).says
+    )
+
+
+@pytest.mark.slow
 def test_keys_and_values_that_are_moved_before_rope_are_told():
     """As a causal mask that leaves out the token itself does."""
     calls = iter(range(1_000_000))

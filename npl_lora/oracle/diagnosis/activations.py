@@ -31,6 +31,24 @@ def _squared_relu(z: Array) -> tuple[Array, Array]:
     return positive * positive, 2.0 * positive
 
 
+def _hard_silu(z: Array) -> tuple[Array, Array]:
+    xp, zero = z.__array_namespace__(), 0.0 * z
+    between = xp.where(z > 3.0, zero + 1.0, xp.where(z < -3.0, zero, (z + 3.0) / 6.0))
+    slope = xp.where(z > 3.0, zero + 1.0, xp.where(z < -3.0, zero, (2.0 * z + 3.0) / 6.0))
+    return z * between, slope
+
+
+def _leaky_relu(z: Array) -> tuple[Array, Array]:
+    xp = z.__array_namespace__()
+    slope = xp.where(z > 0, 0.0 * z + 1.0, 0.0 * z + 0.01)
+    return slope * z, slope
+
+
+def _softplus(z: Array) -> tuple[Array, Array]:
+    xp = z.__array_namespace__()
+    return xp.log(1.0 + xp.exp(z)), sigmoid(z)
+
+
 def _none(z: Array) -> tuple[Array, Array]:
     return z, 0.0 * z + 1.0
 
@@ -40,6 +58,9 @@ OTHER_ACTIVATIONS: dict[str, Activation] = {
     "the sigmoid": _sigmoid,
     "tanh": _tanh,
     "the squared ReLU": _squared_relu,
+    "the hard SiLU": _hard_silu,
+    "the leaky ReLU with 0.01": _leaky_relu,
+    "the softplus": _softplus,
     "the identity": _none,
 }
 
