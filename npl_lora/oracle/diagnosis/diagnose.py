@@ -17,16 +17,16 @@ from dataclasses import replace
 import numpy as np
 
 from ..case import Case
-from ..contracts import CONTRACTS
 from ..faults import Fault
 from ..report import NOTHING, Claim, Diagnosis, Observed
-from ..tolerance.judge import Right, right_answer
+from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
 from .cover import EVIDENCE, READ_FROM
 from .dora_norm import other_norms
+from .drawn import has_masks, is_drawn, of_another_mask, read_again
 from .edits import PLACED
-from .hypotheses import hypotheses_for
+from .hypotheses import hypotheses_for, known_faults
 from .interrogate import interrogate
 from .one_shape import takes_one_shape
 from .precision import Ask
@@ -53,16 +53,11 @@ def diagnose(
     on_progress(f"known faults of {failing[0].case.contract}", 0, 1)
     if matches := catalogue.single_matches(observed):
         return _known(matches, failing)
-    if ask is None or _is_drawn(observed):  # what is drawn at random cannot be compared with another answer
+    if ask is None or is_drawn(observed):  # what is drawn at random cannot be compared with another answer
         return _with_right_outputs(_in_parts(observed, failing, None, on_progress, places), observed)
     unsteady = _unsteady(failing[0].case, ask)
     found = _in_parts(observed, failing, ask if unsteady == [] else None, on_progress, places)
     return _with_right_outputs(_with(sentences.of_unsteady(unsteady or (), failing[0].case), found), observed)
-
-
-def _is_drawn(observed: Sequence[Observed]) -> bool:
-    """Whether the subject draws its own masks. They are read from its answers: a wrong y makes others look wrong."""
-    return CONTRACTS[observed[0].case.contract].judge is not None
 
 
 def _unsteady(case: Case, ask: Ask) -> list[str] | None:
@@ -92,7 +87,7 @@ def _in_parts(
 
 def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
     """The diagnosis and which outputs are right, where it explains some outputs and not a whole answer."""
-    if not diagnosis.claims or diagnosis.matches or _is_drawn(observed):
+    if not diagnosis.claims or diagnosis.matches or is_drawn(observed):
         return diagnosis
     answered = [one for one in observed if one.outputs is not None]
     right = sentences.right_outputs(answered, {name for one in answered for name in one.failed})
@@ -109,7 +104,7 @@ def _known(matches: list[tuple[Fault, ...]], failing: Sequence[Observed]) -> Dia
 
 def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnProgress, places: bool) -> Diagnosis:
     """Each wrong output for itself, and several faults where that needs more than one hypothesis."""
-    if _is_drawn(observed):
+    if is_drawn(observed):
         on_progress("pairs of known faults", 0, 1)
         if matches := catalogue.several_matches(observed):
             return _known(matches, [one for one in observed if one.failed and one.outputs is not None])
@@ -119,7 +114,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         return NOTHING
     on_progress("pairs of known faults", 0, 1)
     several = covered.left or len(covered.chosen) > 1
-    if several and not _is_drawn(observed) and (matches := catalogue.several_matches(observed)):
+    if several and not is_drawn(observed) and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
     if covered.left and (claim := other_norms(failing)):
         return _joined([claim])
@@ -129,8 +124,8 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     untold = {name for _, name in covered.left} - {name for claim in described for name in claim.outputs}
     wrong = {name for one in failing for name in one.failed}
     small = {name for name in wrong if _could_all_be_rounding(name, failing)}
-    if _is_drawn(observed):
-        claims += _of_another_mask(failing, untold)
+    if is_drawn(observed):
+        claims += of_another_mask(failing, untold)
     elif ask is not None and untold - small:
         claims += _answered(failing, untold - small, ask)
     claims += _too_little(failing, untold - {name for claim in claims for name in claim.outputs})
@@ -140,16 +135,12 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
 def _covered(
     answered: Sequence[Observed], on_progress: OnProgress, places: bool
 ) -> tuple[Sequence[Observed], cover.Cover]:
-    """What was observed, and what explains it.
-
-    The masks that a subject draws are read from y and y_again. Where nothing explains y, they may be anything. Then
-    they are read anew, without the gradients, which are not compared.
-    """
+    """What was observed, and what explains it."""
     covered = _cover(answered, on_progress, places)
-    if not _is_drawn(answered):
+    if not has_masks(answered):
         return answered, covered
     if unread := {id for id, name in covered.left if name == "y"}:
-        answered = [_values_alone(one) if one.case.id in unread else one for one in answered]
+        answered = read_again(answered, unread, known_faults(answered[0].case.contract))
         covered = _cover(answered, on_progress, places)
     return answered, replace(covered, left=frozenset(e for e in covered.left if e[1] not in READ_FROM))
 
@@ -161,16 +152,6 @@ def _cover(answered: Sequence[Observed], on_progress: OnProgress, places: bool) 
     if places:
         return cover.explain(hypotheses, answered, on_progress)
     return cover.explain((h for h in hypotheses if h.rank < PLACED), answered, on_progress).in_every_case()
-
-
-def _values_alone(one: Observed) -> Observed:
-    """The same without gradients, and with the masks that the values show by themselves."""
-    contract, outputs = CONTRACTS[one.case.contract], one.outputs or {}
-    values = {name: t for name, t in outputs.items() if name not in one.case.gradients(outputs)}
-    case = one.case if contract.settle is None else contract.settle(one.case, values)
-    right = {name: output for name, output in right_answer(case, contract.answer).items() if name in values}
-    failed = tuple(name for name in one.failed if name in values)
-    return replace(one, case=case, right=right, outputs=values, failed=failed)
 
 
 def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[Claim]:
@@ -194,15 +175,6 @@ def _described(failing: Sequence[Observed], covered: cover.Cover, places: bool) 
             )
             claims.append(Claim((), (name,), f"{' '.join(filter(None, (name, clause, says)))}."))
     return claims + _not_finite(failing)
-
-
-def _of_another_mask(failing: Sequence[Observed], outputs: Set[str]) -> list[Claim]:
-    """What is known of gradients that nothing explains: the mask that y shows does not give them."""
-    gradients = {name for one in failing for name in one.case.gradients(one.right)}
-    if not (names := sentences.in_order(outputs & gradients, failing)):
-        return []
-    verb = "is not the gradient" if len(names) == 1 else "are not the gradients"
-    return [Claim((), names, f"{listed(names)} {verb} for the mask that y was computed with.")]
 
 
 def _too_little(failing: Sequence[Observed], outputs: Set[str]) -> list[Claim]:

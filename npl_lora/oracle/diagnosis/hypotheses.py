@@ -19,10 +19,7 @@ def hypotheses_for(cases: Iterable[Case]) -> Iterator[Hypothesis]:
     """Every hypothesis that can show in these cases of one contract. Simple ones come first."""
     cases = list(cases)
     contract = cases[0].contract
-    relevant = relevant_to(contract, FAULTS)
-    yield from (of_fault(contract, fault) for fault in relevant)
-    for fault in relevant:
-        yield from halves_of_fault(contract, fault)
+    yield from known_faults(contract)
     told = set[str]()
     for case in cases:
         for edit in edits(case):
@@ -53,3 +50,11 @@ def _scale_edits(contract: str) -> Iterator[Hypothesis]:
 
 def _scale_of(change: Callable[[Config], Config], scale: Any) -> Any:
     return lambda config: scale(change(config))
+
+
+def known_faults(contract: str) -> Iterator[Hypothesis]:
+    """The faults of the catalogue, and their halves."""
+    relevant = relevant_to(contract, FAULTS)
+    yield from (of_fault(contract, fault) for fault in relevant)
+    for fault in relevant:
+        yield from halves_of_fault(contract, fault)
