@@ -8,7 +8,7 @@ from ..case import Case
 from ..one_line import describe
 from .facts import starts_as_handed
 from .framework import Pass
-from .initial import distribution_of
+from .initial import distribution_of, left_to_the_caller
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 from .merging import Merging, find_merging, weight_after
@@ -26,7 +26,7 @@ def functions(layer: Layer) -> dict[str, Function]:
     if layer.contract == "lora_linear":
         asked["train_steps"] = train_steps
     draws = not layer.constructor.has("A") and layer.kind is not CONV2D
-    if draws and distribution_of(layer) and not starts_as_handed(layer):
+    if draws and distribution_of(layer) and not starts_as_handed(layer) and not left_to_the_caller(layer):
         asked["lora_init"] = lora_init
     if (merging := find_merging(layer)) is not None:
         asked["lora_merge"] = partial(lora_merge, merging)
@@ -66,8 +66,9 @@ def train_steps(layer: Layer, case: Case) -> Outputs:
     filled = layer.filled(layer.wanted_for(case), case.arrays, case.dtype)
     roles, framework = layer.roles, layer.framework
     there = framework.tensors(filled)
-    if any(there[held.path].kind == "buffer" for held in (roles.A, roles.B)):
-        raise NotImplementedError("trains one factor alone")
+    fixed = [held for held in (roles.A, roles.B) if there[held.path].kind != "plain" and not there[held.path].trained]
+    if fixed:  # of tensors that no optimiser knows, the steps show it
+        raise NotImplementedError("trains one factor alone" if len(fixed) == 1 else "trains neither factor by itself")
     assert roles.W is not None
     losses = framework.train(filled, case, (roles.A.path, roles.B.path))
     held = {"A_after": roles.A, "B_after": roles.B, "W_after": roles.W}

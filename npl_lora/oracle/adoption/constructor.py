@@ -26,6 +26,8 @@ class Constructor:
         self.roles = _roles(self._parameters)
         self.exchanged = False  # whether in and out mean each other
         self.base_is_weight = False  # whether what is named like a layer is a weight
+        self.squares_alone = False  # whether it takes other sizes, and then its factors do not fit
+        self.of_weights: bool | None = None  # whether forward takes a weight in the place of x; None: not yet known
         self.sibling: Constructor | None = None  # of the low-rank path that it is handed
         self._asked_elsewhere: dict[str, str] = {}
 
@@ -64,7 +66,8 @@ class Constructor:
 
     @property
     def square_only(self) -> bool:
-        return self.has("size") and not self.has("in", "out", "base", "weight", "config")
+        by_size = self.has("size") and not self.has("in", "out", "base", "weight", "config")
+        return by_size or self.squares_alone
 
     def build(self, wanted: Wanted) -> Any:
         """Call it. Raises NotAdoptedError if a parameter is unknown, and whatever the call raises."""
@@ -90,7 +93,8 @@ class Constructor:
         role, annotation = self.roles[parameter.name] or "", str(parameter.annotation)
         if role in ("device", "dtype"):
             asked = {"device": wanted.device, "dtype": wanted.dtype}[role]
-            unusable = parameter.default is parameter.empty or "cuda" in str(parameter.default)
+            elsewhere = role == "device" and str(parameter.default) not in ("None", "cpu")
+            unusable = parameter.default is parameter.empty or elsewhere
             return self._parts[role](wanted) if asked or unusable else parameter.default
         if role == "config":
             return AnyConfig(lambda inner: self._answer(inner, wanted))

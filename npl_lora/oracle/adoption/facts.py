@@ -9,11 +9,11 @@ import numpy as np
 
 from ..one_line import describe
 from .framework import Pass
-from .initial import describe_start
+from .initial import describe_start, left_to_the_caller
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
 from .merging import find_merging, hidden_methods, merging_facts
-from .wanted import Wanted
+from .wanted import PROBE, Wanted
 
 _START = 1e-4  # relative; a fresh layer computes in float32
 _COUNTED = (512, 512, 4)  # in, out, r
@@ -44,6 +44,8 @@ def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
         "changed-in-place": _changed_in_place,
     }
     asked["merging"] = _merging
+    if layer.constructor.squares_alone:
+        asked = {"sizes": _sizes, **asked}
     asked = {**asked, **more}
     if (called := Fact("call", _first_wrong("call", _call, layer))).wrong:  # the rest would say the same
         asked = {name: one for name, one in asked.items() if name in _WITHOUT_A_CALL}
@@ -58,6 +60,8 @@ def statements(layer: Layer) -> list[str]:
     fixed = [name for name, path in _factors(layer) if not there[path].trained and there[path].kind != "plain"]
     if len(fixed) == 1:
         said.append(f"{fixed[0]} is not trained, as in LoRA-FA.")
+    if _left_to_the_caller(layer):
+        said.append(f"W is trained, and A and B are not ({layer.framework.frozen}): the caller must change both.")
     if layer.fixed_rank is not None:
         said.append(f"Its rank is always {layer.fixed_rank}.")
     if layer.path_alone:
@@ -103,10 +107,19 @@ def _call(layer: Layer) -> Iterator[str]:
         yield f"called with x of shape {x.shape} it raised {describe(error)}"
 
 
+def _sizes(layer: Layer) -> Iterator[str]:
+    """A weight need not be square."""
+    wanted = PROBE.but(kind=layer.kind.name, bias=not layer.takes_no_bias)
+    layer.constructor.squares_alone = False  # which refuses other sizes
+    raised = layer.raises(wanted)
+    layer.constructor.squares_alone = True
+    yield f"it works for a square W alone: with in = {wanted.in_} and out = {wanted.out} a call raises {raised}"
+
+
 def _start(layer: Layer) -> Iterator[str]:
     """A fresh layer is its base, and one factor alone is zero."""
-    if layer.constructor.has("A"):
-        return  # the factors are handed in
+    if layer.constructor.has("A") or left_to_the_caller(layer):
+        return  # the factors, or their numbers, come from the caller
     fresh, framework = layer.fresh(), layer.framework
     A, B = framework.read(fresh, layer.roles.A.path), framework.read(fresh, layer.roles.B.path)
     if not A.any() and not B.any():
@@ -176,8 +189,15 @@ def _parameters(layer: Layer) -> Iterator[str]:
             yield f"{_and(lost)} {_are(lost)} not parameters{words}: never trained and never saved"
         if all(there[path].kind == "buffer" for _, path in _factors(layer)):
             yield f"A and B are buffers, not parameters{words}: never trained"
-        if not any(there[path].trained for _, path in _factors(layer)):
+        if not any(there[path].trained for _, path in _factors(layer)) and not _left_to_the_caller(layer):
             yield f"neither A nor B is trained: {layer.framework.frozen}"
+
+
+def _left_to_the_caller(layer: Layer) -> bool:
+    """Whether A and B are parameters that wait for training, while W is trained: nothing is frozen on purpose yet."""
+    there = layer.framework.tensors(layer.fresh())
+    waiting = all(there[path].kind == "parameter" and not there[path].trained for _, path in _factors(layer))
+    return waiting and layer.roles.W is not None and there[layer.roles.W.path].trained
 
 
 def _saved(layer: Layer) -> Iterator[str]:
@@ -219,7 +239,7 @@ def _calls(layer: Layer) -> Iterator[str]:
 
 
 def _step(layer: Layer) -> Iterator[str]:
-    """A step of an optimiser changes A and B, and no frozen W."""
+    """A step of training, a call included, changes A and B, and no frozen W."""
     built, framework, W = layer.fresh(), layer.framework, layer.roles.W
     assert W is not None
     rng, x = np.random.default_rng(2), _input(layer)
@@ -237,7 +257,7 @@ def _step(layer: Layer) -> Iterator[str]:
     if still:
         yield f"a step of the optimiser does not change {_and(still)}"
     if frozen and not np.array_equal(framework.read(built, W.path), before[W.path]):
-        yield "a step of the optimiser changes W, which is frozen"
+        yield "a step of training changes W, which is frozen"
 
 
 def _evaluation(layer: Layer) -> Iterator[str]:
@@ -295,13 +315,15 @@ def _merging(layer: Layer) -> Iterator[str]:
 def _trained(layer: Layer) -> str:
     in_, out, rank = _COUNTED
     wanted = _probe(layer, in_=in_, out=out, rank=rank)
-    tensors = layer.framework.tensors(layer.build(wanted)).values()
-    sizes = [(int(np.prod(t.shape)), t.trained) for t in tensors if t.kind == "parameter"]
+    tensors = layer.framework.tensors(layer.build(wanted))
+    sizes = [(int(np.prod(t.shape)), t.trained) for t in tensors.values() if t.kind == "parameter"]
     trained, total = sum(n for n, one in sizes if one), sum(n for n, _ in sizes)
     where = f"at in = {in_}, out = {out}, r = {rank}"
     factors = rank * (in_ + out) + (out if layer.roles.m is not None else 0)
     names = "A and B" if layer.roles.m is None else "A, B and m"
-    note = "" if trained <= factors else f" {names} are {factors:,}: freezing the rest is left to the caller."
+    W_is_trained = layer.roles.W is not None and tensors[layer.roles.W.path].trained
+    rest = ": freezing the rest is left to the caller" if W_is_trained else " of these"
+    note = "" if trained <= factors else f" {names} are {factors:,}{rest}."
     return f"Trained: {trained:,} of {total:,} parameters {where}.{note}"
 
 

@@ -30,6 +30,19 @@ def _is(name: str, layer: Layer, sizes: Sizes) -> bool:
     return kind == "uniform" and _near(spread, 1 / math.sqrt(in_))
 
 
+def left_to_the_caller(layer: Layer) -> bool:
+    """Whether A and B start as the framework leaves them: the class sets neither, so the caller has to."""
+    unset = getattr(layer.framework, "unset", None)
+    if unset is None or layer.constructor.has("A"):
+        return False
+    try:
+        with unset():
+            fresh = layer.build(layer.probe.but(bias=not layer.takes_no_bias))
+    except Exception:  # a class that computes with what it made sets something
+        return False
+    return all(bool(np.isnan(layer.framework.read(fresh, held.path)).all()) for held in (layer.roles.A, layer.roles.B))
+
+
 def describe_start(layer: Layer) -> str:
     """A sentence on what A starts from, if that is neither of PEFT's distributions."""
     if distribution_of(layer) or layer.kind is not LINEAR:

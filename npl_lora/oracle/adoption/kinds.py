@@ -65,9 +65,11 @@ def kind_of(constructor: Constructor) -> Kind:
     words = [name.lower() for name, role in constructor.roles.items() if role == "base"]
     if constructor.has("ids") or any(_is_of_ids(name) for name in (*names, *words)):
         return EMBEDDING
-    if constructor.has("kernel") or any("conv2d" in name for name in names) or any("conv" in word for word in words):
+    if constructor.has("kernel") or any("conv2d" in name for name in names):
         return CONV2D
-    return CONV1D if any("conv1d" in name for name in names) else LINEAR
+    if any("conv1d" in name for name in names):
+        return CONV1D
+    return CONV2D if any("conv" in word for word in words) else LINEAR
 
 
 def _is_of_ids(name: str) -> bool:

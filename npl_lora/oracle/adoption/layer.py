@@ -37,7 +37,7 @@ class Layer:
         self.fixed_rank: int | None = None
         self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()
         self.path_alone = False
-        self.roles = self._find_roles()
+        self.roles = self._roles_or_those_of_squares()
         self.law = self._find_law()
         if not self.law.formula and self.roles.W is not None and self.roles.W.path.startswith("parametrizations."):
             self._exchange_sizes()
@@ -48,9 +48,9 @@ class Layer:
     def dropout_place(self) -> str:
         """Where dropout acts: "x", "on x A^T", "after B", "on the columns of A", "elsewhere", or "" for none."""
         wanted = self.probe.but(dropout=0.5, bias=not self.takes_no_bias)
-        x = self.kind.identity(wanted)[:5]
+        x = self._few_rows(wanted)
         try:
-            shapes = self.framework.dropped(self.build(wanted), x if x.dtype.kind == "i" else x.astype(np.float32))
+            shapes = self.framework.dropped(self.build(wanted), x)
         except Exception:  # a forward that raises is judged case by case
             shapes = []
         if not shapes:
@@ -89,8 +89,11 @@ class Layer:
         return self.framework.with_base(layer, wanted)[0] if self.path_alone else layer
 
     def fresh(self, **changes: Any) -> Any:
-        """A new layer of the probe's sizes, in float32, that has a weight where its author leaves memory as it is."""
-        layer = self.framework.cast(self.build(self.probe.but(bias=not self.takes_no_bias, **changes)), "float32")
+        """A new layer of the probe's sizes, in float32, that has a weight where its author leaves memory as it is. What
+        it draws by itself is the same each time."""
+        with getattr(self.framework, "repeatable", nullcontext)():
+            built = self.build(self.probe.but(bias=not self.takes_no_bias, **changes))
+        layer = self.framework.cast(built, "float32")
         rng, there = np.random.default_rng(0), self.framework.tensors(layer)
         for path in (*([self.roles.W.path] if self.roles.W else ()), *self.roles.biases):
             if path in there and not np.isfinite(self.framework.read(layer, path)).all():
@@ -103,6 +106,8 @@ class Layer:
         With fan_in_fan_out, W comes as (in, out), and the layer must store it so.
         """
         layer = self.framework.cast(self._built_in(wanted, dtype), dtype)
+        if self._clips(layer, wanted):
+            raise NotImplementedError("its rank is at most min(in, out): a larger one adds nothing to what B A can be")
         self._write(layer, self.roles.A, arrays["A"])
         self._write(layer, self.roles.B, arrays["B"])
         if self.roles.W is not None and wanted.transposed:
@@ -174,6 +179,12 @@ class Layer:
             sizes = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank}"
             raise NotImplementedError(f"its constructor refuses {sizes}: {describe(error)}") from None
 
+    def _clips(self, layer: Any, wanted: Wanted) -> bool:
+        """Whether the layer has the largest rank that B A can have, where a larger one was wanted."""
+        most = min(wanted.in_, wanted.out)
+        at_most = self.roles.A.stored(np.empty((most, wanted.in_))).shape
+        return wanted.rank > most and self.framework.tensors(layer)[self.roles.A.path].shape == at_most
+
     def _write(self, layer: Any, held: Held, array: np.ndarray) -> None:
         array = held.stored(array)
         shape = self.framework.tensors(layer)[held.path].shape
@@ -213,10 +224,41 @@ class Layer:
                 raise
             except Exception as error:  # a stranger's constructor may raise anything
                 taken[bias], refusal = False, describe(error)
+        if all(taken.values()) and (raised := self.raises(self.probe)) and not self.raises(self.probe.but(bias=True)):
+            taken[False], refusal = False, raised
         if not any(taken.values()):
             sizes = f"in = {self.probe.in_}, out = {self.probe.out}, r = {self.probe.rank}"
             raise NotAdoptedError(f"its constructor, asked for {sizes}, raised {refusal.rstrip('.')}. {GLUE}")
         return taken[True], taken[False], refusal
+
+    def raises(self, wanted: Wanted) -> str:
+        """What a call of such a layer raises, as its class is; "" for nothing."""
+        try:
+            built = self.framework.finish(self.constructor.build(wanted), wanted, self.constructor)
+            self.framework.value(built, self._few_rows(wanted))
+        except Exception as error:  # a stranger's forward may raise anything
+            return describe(error)
+        return ""
+
+    def _few_rows(self, wanted: Wanted) -> np.ndarray:
+        """An x of five rows, or ids."""
+        x = self.kind.identity(wanted)[:5]
+        return x if x.dtype.kind == "i" else x.astype(np.float32)
+
+    def _roles_or_those_of_squares(self) -> Roles:
+        """The roles. Where the factors fit no other weight than a square one, those of a layer with such a weight."""
+        try:
+            return self._find_roles()
+        except NotAdoptedError:
+            if self.kind not in (LINEAR, CONV1D) or not self.raises(self.probe.but(bias=self.takes_bias)):
+                raise
+            self.constructor.squares_alone = True
+            with suppress(Exception):  # whatever a stranger's layer raises; then the first reason is the one to give
+                self.roles = self._find_roles()
+                if self._low_rank(8.0, self.probe.rank)[1] < CLOSE:
+                    return self.roles
+            self.constructor.squares_alone = False
+            raise
 
     def _find_roles(self) -> Roles:
         wanted = self.probe.but(bias=self.takes_bias)
@@ -257,9 +299,10 @@ class Layer:
     def _square_roles(self, layer: Any, shapes: Shapes, wanted: Wanted) -> Roles:
         """Which factor is which, and whether W is stored as (in, out), by filling all and seeing what comes out."""
         base = [path for path, shape in shapes.items() if shape == (wanted.out, wanted.in_)]
-        biases = tuple(path for path, shape in shapes.items() if shape == (wanted.out,))
+        of_out = [path for path, shape in shapes.items() if shape == (wanted.out,)]
         bases = [Held(base[0]), Held(base[0], transposed=True)] if base else [None]
         factors = square_roles(shapes, wanted)
+        biases = tuple(dict.fromkeys((*of_out, *factors[0].biases)))
         orders = [replace(roles, W=W, biases=biases) for roles in factors for W in bases]
         if not base:
             orders = [self._with_base(layer, roles, wanted) for roles in orders]

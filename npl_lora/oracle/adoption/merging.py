@@ -46,7 +46,7 @@ def find_merging(layer: Layer) -> Merging | None:
     if layer.path_alone or layer.roles.W is None or layer.roles.m is not None or layer.kind in (CONV2D, EMBEDDING):
         return None
     built = _random(layer)
-    names = [name for name in MERGE if _takes_nothing(built, name)]
+    names = [name for name in MERGE if _takes_nothing(built, name) and not _is_missing(layer, name)]
     if names:
         return Merging(names[0], next((name for name in UNMERGE if _takes_nothing(built, name)), ""))
     before = layer.framework.read(built, layer.roles.W.path)
@@ -116,6 +116,17 @@ def _takes_nothing(built: Any, name: str) -> bool:
         return False
     parameters = inspect.signature(method).parameters.values()
     return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
+def _is_missing(layer: Layer, name: str) -> bool:
+    """Whether a method says itself that it is not written yet."""
+    try:
+        getattr(_random(layer), name)()
+    except NotImplementedError:
+        return True
+    except Exception:  # whatever else it raises is told with the answers of lora_merge
+        return False
+    return False
 
 
 def _after_eval(layer: Layer, built: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What is said of an adopted layer: what was found, its convention, and a scale that is a fault."""
 
 from .facts import Fact, statements
+from .initial import left_to_the_caller
 from .law import Law
 from .layer import Layer
 
@@ -29,7 +30,9 @@ def conventions(layer: Layer) -> str:
     """What the layer defines in another way than PEFT, and keeps to; "" if nothing."""
     by_input = layer.roles.m is not None and layer.m_by_input
     m = "m has one number for each input, where PEFT has one for each output, so dora_linear can't be asked."
-    return " ".join(filter(None, (convention(layer.law), m if by_input else "")))
+    start = "The class sets no start for A and B, so a fresh layer is not its base: the caller must set one to zero."
+    left = start if left_to_the_caller(layer) else ""
+    return " ".join(filter(None, (convention(layer.law), m if by_input else "", left)))
 
 
 def convention(law: Law) -> str:

@@ -64,7 +64,10 @@ def find_roles(shapes: Shapes, wanted: Wanted, kind: Kind, prefer: frozenset[str
             f"built with in = {wanted.in_}, out = {wanted.out} and r = {wanted.rank} it has {_count(A, '(r, in)')} and"
             f" {_count(B, '(out, r)')}, expected one of each. Its tensors: {list_shapes(shapes)}"
         )
-    return Roles(A[0], B[0], _base(W), _biases(shapes, wanted), _magnitude(shapes, wanted))
+    base = _base(W)
+    beside = base.path.rpartition(".")[0] if base else ""  # where W is, its bias is
+    biases = sorted(_biases(shapes, wanted), key=lambda path: path.rpartition(".")[0] != beside)
+    return Roles(A[0], B[0], base, tuple(biases), _magnitude(shapes, wanted))
 
 
 def square_roles(shapes: Shapes, wanted: Wanted) -> list[Roles]:

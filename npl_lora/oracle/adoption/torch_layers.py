@@ -4,7 +4,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -88,7 +88,9 @@ class TorchLayers:
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
         if not isinstance(layer, nn.Module):
             raise NotAdoptedError(f"{constructor.name} returned {type(layer).__name__}, expected a torch.nn.Module")
-        if is_parametrization(layer):
+        if constructor.of_weights is None:
+            constructor.of_weights = is_parametrization(layer) or _takes_weights_alone(layer, wanted)
+        if constructor.of_weights:
             linear = _base(wanted)
             nn.utils.parametrize.register_parametrization(linear, "weight", layer)
             return linear
@@ -110,6 +112,30 @@ class TorchLayers:
             yield
         finally:
             torch.set_default_dtype(before)
+
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """Layers that are made in here draw the same numbers each time, those that no role fills included."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+
+    @contextmanager
+    def unset(self) -> Iterator[None]:
+        """Layers that are made in here hold no numbers (nan) but those that their own class sets."""
+
+        def reset(linear: nn.Linear) -> None:
+            for t in linear.parameters(recurse=False):
+                t.data.fill_(torch.nan)
+
+        before, fills = nn.Linear.reset_parameters, torch.are_deterministic_algorithms_enabled()
+        nn.Linear.reset_parameters = reset
+        torch.use_deterministic_algorithms(True)  # torch.empty gives nan then
+        try:
+            yield
+        finally:
+            nn.Linear.reset_parameters = before
+            torch.use_deterministic_algorithms(fills)
 
     def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, Based]:
         return WithBase(path, wanted), Based(Held("base.weight"), "base.bias", "path")
@@ -191,6 +217,20 @@ def is_parametrization(layer: nn.Module) -> bool:
     """Whether forward takes a weight and returns another, as torch.nn.utils.parametrize wants it."""
     names = list(inspect.signature(type(layer).forward).parameters)[1:]
     return bool(names) and (is_weight(names[0]) or "arametri" in type(layer).__name__)
+
+
+def _takes_weights_alone(layer: nn.Module, wanted: Wanted) -> bool:
+    """Whether a low-rank path without a W raises with x, and gives a weight for a weight, whatever it calls that."""
+    names = list(inspect.signature(layer.forward).parameters)
+    if len(names) != 1 or any(tuple(t.shape) == (wanted.out, wanted.in_) for _, _, t in walk(layer)):
+        return False
+    try:
+        with torch.no_grad():
+            layer(torch.zeros(1, wanted.out + 1, wanted.in_))
+    except Exception:  # a stranger's forward may raise anything
+        with suppress(Exception), torch.no_grad():
+            return tuple(layer(torch.zeros(wanted.out, wanted.in_)).shape) == (wanted.out, wanted.in_)
+    return False
 
 
 def held(layer: nn.Module, path: str) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Layers of the same sizes with numbers of their own, to be compared with each other in float64."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from .layer import Layer
 from .torch_layers import call, dropout_as, held
 
 _CLOSE = 1e-9  # relative, in float64
+_STEP = 1e-4  # y is linear in each of x, A and B, and DoRA's curves little over so short a way
+_STRAYS = 1e-5  # relative; what is left out of a gradient is no small part of it
 
 Numbers = dict[str, torch.Tensor]
 
@@ -25,8 +28,9 @@ class Probe:
 
     def layer(self, seed: int = 0) -> Any:
         """A layer in training mode whose numbers are drawn with this seed; those of the base are always the same."""
-        framework, built, roles = self._layer.framework, self._layer.build(self.wanted), self._layer.roles
-        framework.cast(built, "float64")
+        framework, roles = self._layer.framework, self._layer.roles
+        with framework.repeatable():  # type: ignore[attr-defined]
+            built = framework.cast(self._layer.build(self.wanted), "float64")
         base = [] if roles.W is None else [roles.W.path]
         for k, path in enumerate((*self.paths.values(), *base, *roles.biases, *filter(None, [roles.m]))):
             if (t := framework.tensors(built).get(path)) is not None:
@@ -72,10 +76,38 @@ class Probe:
         return self.collected(built, ys[0], xs[0])
 
     def collected(self, built: Any, y: torch.Tensor, x: torch.Tensor) -> Numbers:
-        """y and the gradients that a backward left."""
+        """y and the gradients that a backward left, without those that are wrong in a clean call, too."""
+        return {name: t for name, t in self._left(built, y, x).items() if name not in self._wrong}
+
+    def _left(self, built: Any, y: torch.Tensor, x: torch.Tensor) -> Numbers:
         leaves = {name: t for name in self.paths if (t := self.factor(built, name)).is_leaf}
         found = {"y": y, "dx": x.grad, **{f"d{name}": t.grad for name, t in leaves.items()}}
         return {name: t.detach().clone() for name, t in found.items() if t is not None}
+
+    @cached_property
+    def _wrong(self) -> frozenset[str]:
+        """The gradients of a clean call that say something else than y does when x, A or B moves a little. lora_linear
+        tells of them; compared with what is right elsewhere, they would put the blame there."""
+        built, x = self.layer(), self.x()
+        with dropout_as(None):
+            y = call(built, x)
+        (weights(y) * y).sum().backward()
+        return frozenset(name for name, g in self._left(built, y, x).items() if name != "y" and self._strays(name, g))
+
+    def _strays(self, name: str, g: torch.Tensor) -> bool:
+        move = torch.from_numpy(np.random.default_rng(8).normal(size=tuple(g.shape)))
+        ahead, behind = (self._moved(name, by * move) for by in (_STEP, -_STEP))
+        error = (ahead - behind) / (2.0 * _STEP) - float((g * move).sum())
+        return abs(error) > _STRAYS * float(g.norm() * move.norm())
+
+    def _moved(self, name: str, by: torch.Tensor) -> float:
+        """<dy, y> of a new layer, after x, A or B was moved."""
+        built, x = self.layer(), self.x()
+        t = x if name == "dx" else self.factor(built, name[1:])
+        with torch.no_grad(), dropout_as(None):
+            t += by
+            y = call(built, x)
+            return float((weights(y) * y).sum())
 
 
 def weights(y: torch.Tensor) -> torch.Tensor:

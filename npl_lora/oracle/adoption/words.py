@@ -72,7 +72,7 @@ MAGNITUDES = frozenset(_MAGNITUDES.split())
 TRAINING = frozenset(("train", "training", "is_training"))  # what a call is told besides its input
 EVALUATION = frozenset(("deterministic", "inference", "eval"))
 
-_SET_UP = "init_lora set_lora reset_lora create_lora add_lora enable_lora add_adapter update_layer"
+_SET_UP = "init_lora set_lora reset_lora create_lora add_lora enable_lora add_adapter update_layer add_task"
 SET_UP = tuple(_SET_UP.split())  # called with a rank
 _BASE_OUTPUT = "original_output original_out orig_output orig_out base_output base_out base_y frozen_output frozen_out"
 BASE_OUTPUT = frozenset(f"{_BASE_OUTPUT} pretrained_output linear_output linear_out residual".split())  # beside x

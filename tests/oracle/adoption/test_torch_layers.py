@@ -90,6 +90,17 @@ FORMS = [
     ("Conv2dWithDropout", "pass", ["lora_conv2d   pass"]),
     ("DoraOverTheOtherAxis", "convention", ["m has one number for each input, where PEFT has one for each output"]),
     ("LoraConv1D", "pass", ["W base_layer.weight (in, out); A lora_A (in, r); B lora_B (r, out)"]),
+    ("TakesAWeightOfAnyName", "pass", ["W parametrizations.weight.original (out, in)", "s = alpha / r."]),
+    ("OnADeviceThatTorchLacks", "pass", ["s = alpha / r."]),
+    ("LeavesItsStart", "convention", ["The class sets no start for A and B, so a fresh layer is not its base"]),
+    ("LeavesItsMemory", "convention", ["the caller must set one to zero."]),
+    ("WaitsToBeTrained", "pass", ["W is trained, and A and B are not (requires_grad is False)"]),
+    ("TrainsBAlone", "pass", ["A is not trained, as in LoRA-FA.", "trains one factor alone"]),
+    ("StartsFromSingularVectors", "pass", ["its rank is at most min(in, out)", "as PiSSA does."]),
+    ("TaskByTask", "pass", ["A down.0 (r, in); B up.0 (out, r); s = alpha / r."]),
+    ("WithABottleneck", "pass", ["A and B are 4,096 of these."]),
+    ("MergesLater", "pass", ["s = alpha / r."]),
+    ("OverConv1D", "pass", ["W conv.weight (in, out); A A (in, r); B B (r, out)"]),
     ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "lora_dropout   pass"]),
 ]
 
@@ -133,6 +144,12 @@ FAULTS = [
     ("DoraStartsElsewhere", "A fresh layer is not its base: y differs from x W^T + b."),
     ("FactorIsDetached", "A step of the optimiser does not change A."),
     ("NotTrained", "Neither A nor B is trained: requires_grad is False."),
+    ("SizedByTheOutput", "It works for a square W alone: with in = 13 and out = 11 a call raises RuntimeError: mat1"),
+    ("SizedByTheOutput", "lora_linear   pass"),
+    ("BiasOfNothing", "A base layer without bias is refused: RuntimeError"),
+    ("BiasOfNothing", "lora_linear   pass"),
+    ("BiasesBeforeTheBase", "A fresh layer is not its base: y differs from x W^T + b."),
+    ("BiasesBeforeTheBase", "lora_linear   pass"),
     (
         "FactorsOutOfTheStateDict",
         "A and B are buffers, not parameters: never trained. A and B are not in the state dict: never saved.",
@@ -154,6 +171,14 @@ def test_a_layer_with_every_kind_of_fault(name, words):
     assert reports.verdict == "fail", str(reports)
     assert "convention:" not in str(reports)
     assert words in str(reports)
+
+
+@pytest.mark.parametrize("name", ["TakesItsUpdateAway", "AddsWhatItDrew"])
+def test_what_is_wrong_in_a_clean_call_is_not_blamed_on_what_follows(name):
+    (report,) = checked("torch_faults", name).reports
+    layer = next(one for one in report.contracts if one.contract == "layer")
+    assert report.verdict == "fail"
+    assert not layer.diagnosis.ids  # a kind U is wrong after something, or under something
 
 
 def test_an_instance_is_checked_as_its_class_is():

@@ -260,3 +260,63 @@ class FactorsHaveBiases(nn.Module):
 
     def forward(self, x):
         return self.base_layer(x) + self.scaling * self.lora_B(self.lora_A(x))
+
+
+class SizedByTheOutput(nn.Module):
+    """A is as wide as y, where x comes in."""
+
+    def __init__(self, in_features, out_features, rank, alpha):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features), requires_grad=False)
+        self.down = nn.Linear(out_features, rank, bias=False)
+        self.up, self.s = zeros(out_features, rank), alpha / rank
+
+    def forward(self, x):
+        return F.linear(x, self.weight) + self.s * F.linear(self.down(x), self.up)
+
+
+class BiasOfNothing(nn.Module):
+    """nn.Parameter(None) has no number at all, and forward adds it."""
+
+    def __init__(self, weight, bias, rank, alpha):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+        self.A = uniform(rank, weight.shape[1], bound=1 / math.sqrt(weight.shape[1]))
+        self.B, self.s = zeros(weight.shape[0], rank), alpha / rank
+
+    def forward(self, x):
+        return F.linear(x, self.weight + self.s * self.B @ self.A, self.bias)
+
+
+class BiasesBeforeTheBase(nn.Module):
+    """The factors have biases, and stand before the layer whose bias is b."""
+
+    def __init__(self, rank, alpha, old_layer):
+        super().__init__()
+        self.A, self.B = nn.Linear(old_layer.in_features, rank), nn.Linear(rank, old_layer.out_features)
+        nn.init.zeros_(self.B.weight)
+        self.old_layer, self.s = old_layer.requires_grad_(False), alpha / rank
+
+    def forward(self, x):
+        return self.old_layer(x) + self.s * self.B(self.A(x))
+
+
+class AddsWhatItDrew(BaseRankAlpha):
+    """Each layer adds numbers of its own, which no name tells."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.shift = nn.Parameter(torch.randn(base_layer.out_features))
+
+    def forward(self, x):
+        return super().forward(x) + self.shift
+
+
+class TakesItsUpdateAway(BaseRankAlpha):
+    """The backward finds W without the update in the memory that forward multiplied with, so dx lacks the path."""
+
+    def forward(self, x):
+        merged = self.base_layer.weight.detach() + self.scaling * self.lora_B @ self.lora_A
+        y = F.linear(x, merged, self.base_layer.bias)
+        merged.data -= (self.scaling * self.lora_B @ self.lora_A).detach()
+        return y

@@ -623,3 +623,126 @@ class StartsAsHanded(BaseRankAlpha):
         super().__init__(base_layer, rank, alpha)
         nn.init.normal_(self.lora_B)
         self.base_layer.weight.data -= self.scaling * (self.lora_B @ self.lora_A).detach()
+
+
+class TakesAWeightOfAnyName(nn.Module):
+    """A parametrization; only what it does with its input says so."""
+
+    def __init__(self, out_features: int, in_features: int, rank: int, alpha: float):
+        super().__init__()
+        self.lora_A = uniform(rank, in_features, bound=1 / math.sqrt(in_features))
+        self.lora_B = zeros(out_features, rank)
+        self.scaling = alpha / rank
+
+    def forward(self, base):
+        return base + self.scaling * (self.lora_B @ self.lora_A)
+
+
+class OnADeviceThatTorchLacks(SizesRankAlpha):
+    """Its callers always name a device."""
+
+    def __init__(self, in_features, out_features, rank, alpha, device="gpu"):
+        super().__init__(in_features, out_features, rank, alpha)
+        self.to(device)
+
+
+class LeavesItsStart(nn.Module):
+    """Who builds the model sets its numbers, as where a checkpoint is loaded."""
+
+    def __init__(self, in_features, out_features, rank, alpha):
+        super().__init__()
+        self.base = nn.Linear(in_features, out_features, bias=False).requires_grad_(False)
+        self.down = nn.Linear(in_features, rank, bias=False)
+        self.up = nn.Linear(rank, out_features, bias=False)
+        self.s = alpha / rank
+
+    def forward(self, x):
+        return self.base(x) + self.s * self.up(self.down(x))
+
+
+class LeavesItsMemory(SizesRankAlpha):
+    def __init__(self, in_features, out_features, rank, alpha):
+        super().__init__(in_features, out_features, rank, alpha)
+        self.A, self.B = nn.Parameter(torch.empty(rank, in_features)), nn.Parameter(torch.empty(out_features, rank))
+
+
+class WaitsToBeTrained(SizesRankAlpha):
+    """The model's own code freezes W and trains A and B, by their names."""
+
+    def __init__(self, in_features, out_features, rank, alpha):
+        super().__init__(in_features, out_features, rank, alpha)
+        self.weight.requires_grad_(True)
+        self.A.requires_grad_(False)
+        self.B.requires_grad_(False)
+
+
+class TrainsBAlone(BaseRankAlpha):
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.lora_A.requires_grad_(False)
+
+
+class StartsFromSingularVectors(nn.Module):
+    """There are no more of them than min(in, out), so the rank can be no larger."""
+
+    def __init__(self, base_layer: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        rank = min(rank, *base_layer.weight.shape)
+        U, S, Vh = torch.linalg.svd(base_layer.weight.detach().float(), full_matrices=False)
+        root, self.s = S[:rank].sqrt(), alpha / rank
+        self.lora_A, self.lora_B = nn.Parameter(root[:, None] * Vh[:rank]), nn.Parameter(U[:, :rank] * root)
+        base_layer.weight.data -= self.s * (self.lora_B @ self.lora_A).detach()
+
+    def forward(self, x):
+        return self.base_layer(x) + self.s * (x @ self.lora_A.T @ self.lora_B.T)
+
+
+class TaskByTask(nn.Module):
+    """Each task adds a pair of factors."""
+
+    def __init__(self, base_layer: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        self.base_layer, self.rank, self.s = base_layer.requires_grad_(False), rank, alpha / rank
+        self.down, self.up = nn.ParameterList(), nn.ParameterList()
+
+    def add_task(self):
+        for old in (*self.down, *self.up):
+            old.requires_grad_(False)
+        out, in_ = self.base_layer.weight.shape
+        self.down.append(uniform(self.rank, in_, bound=1 / math.sqrt(in_)))
+        self.up.append(zeros(out, self.rank))
+
+    def forward(self, x):
+        return self.base_layer(x) + sum(self.s * (x @ A.T @ B.T) for A, B in zip(self.down, self.up, strict=True))
+
+
+class WithABottleneck(BaseRankAlpha):
+    """Another adapter after it, which is trained too and starts at nothing."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        width = base_layer.out_features
+        self.narrow, self.wide = nn.Linear(width, 2 * rank + 1), zeros(width, 2 * rank + 1)
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + torch.tanh(self.narrow(y)) @ self.wide.T
+
+
+class MergesLater(BaseRankAlpha):
+    def merge(self):
+        raise NotImplementedError
+
+
+class OverConv1D(nn.Module):
+    """GPT-2's Conv1D, which has a size nf, under a name that a convolution might have."""
+
+    def __init__(self, conv_layer, rank, alpha):
+        super().__init__()
+        self.conv = conv_layer.requires_grad_(False)
+        in_, out = conv_layer.weight.shape[0], conv_layer.nf
+        self.A, self.B, self.s = uniform(in_, rank, bound=1 / math.sqrt(in_)), zeros(rank, out), alpha / rank
+
+    def forward(self, x):
+        return self.conv(x) + self.s * (x @ self.A @ self.B)
