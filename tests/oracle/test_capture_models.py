@@ -136,6 +136,7 @@ NOT_PLAIN = {
     "DropoutOnXA": "its dropout acts on a tensor of shape",
     "DropoutAfterB": "its dropout acts on a tensor of shape",
     "DropoutOnColumnsOfA": "its dropout acts on a tensor of shape",
+    "MakesItsConvolution": "it is on a convolution",
     "WithABottleneck": "with A and B at zero it is not",
     "DrawsItsOwnMask": "it draws random numbers by other means",
     **dict.fromkeys(("DoraLinear", "DoraWithDropout", "DoraOverTheOtherAxis", "DoraByInput"), "it is DoRA"),

@@ -4,6 +4,7 @@
     constructor     a class's signature, by roles; config: an object that answers whatever is asked of it
     shapes          which tensor is W, A, B
     law             the scale as a law of alpha and r, by probing
+    another_method  what is no LoRA, and no wrong layer for that
     sibling         the low-rank path that a wrapper is handed: a class beside it
     layer           the layer with all of this; answers: what it answers to the cases of each contract
     facts           what holds besides numbers: the start, what is trained and saved, what a call leaves as it was

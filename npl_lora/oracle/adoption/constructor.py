@@ -48,6 +48,12 @@ class Constructor:
         """Note that a role is asked of a config object, or of a method that sets the adapter up, under this name."""
         self._asked_elsewhere[role] = name
 
+    def take_base_as(self, what: str) -> None:
+        """What is named like a layer is a layer ("base"), its "weight", or the "base class" that it is made of."""
+        self.base_is_weight = what == "weight"
+        old, new = ("base", "base class") if what == "base class" else ("base class", "base")
+        self.roles = {name: new if role == old else role for name, role in self.roles.items()}
+
     def parameter(self, role: str) -> str | None:
         """The name of the parameter that plays a role."""
         known = next((name for name, played in self.roles.items() if played == role), None)

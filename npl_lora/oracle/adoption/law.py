@@ -89,7 +89,7 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
     """
     if not parameter:
         return _without_parameter(measure, ranks)
-    measured = [measure(a, r) for a, r in grid]
+    measured = [_or_nan(measure, a, r) for a, r in grid]
     if not all(map(math.isfinite, measured)) or _nothing(measured):
         return Law("", "fault", parameter)
     for form, law in PLAIN.items():
@@ -105,10 +105,10 @@ def find_law(measure: Callable[[float, int], float], parameter: str, ranks: tupl
         if k > 0 and _fits(measured, grid, lambda a, r, k=k, law=law: k * law(a, r)):  # type: ignore[misc]
             slope = {r: k * law(1.0, r) for r in ranks}
             return Law(f"{k:.4g} {form.format(a=parameter)}", "convention", parameter, slope)
-    if all(near(measure(2 * a, r), 2 * s) for (a, r), s in zip(grid, measured, strict=True)):
-        slope = {r: measure(8.0, r) / 8.0 for r in ranks}
+    if all(near(_or_nan(measure, 2 * a, r), 2 * s) for (a, r), s in zip(grid, measured, strict=True)):
+        slope = {r: s / 8.0 for r, s in _measured(measure, ranks)}
         return Law(f"c(r) {parameter} with {_listed(slope)}", "convention", parameter, slope)
-    if all(near(measure(2 * a, r), s) for (a, r), s in zip(grid, measured, strict=True)):
+    if all(near(_or_nan(measure, 2 * a, r), s) for (a, r), s in zip(grid, measured, strict=True)):
         return Law(f"{measured[0]:.4g}, whatever {parameter} is", "fault", parameter)
     return Law(
         "; ".join(f"{s:.4g} at ({a:g}, {r})" for (a, r), s in zip(grid, measured, strict=True)), "fault", parameter
@@ -133,6 +133,13 @@ def _without_parameter(measure: Callable[[float, int], float], ranks: tuple[int,
 def _nothing(measured: Iterable[float]) -> bool:
     """Whether no low-rank path was there at all: that is no scale."""
     return all(abs(s) < 1e-12 for s in measured)
+
+
+def _or_nan(measure: Callable[[float, int], float], alpha: float, rank: int) -> float:
+    try:
+        return measure(alpha, rank)
+    except NotImplementedError:  # the layer takes no such rank
+        return math.nan
 
 
 def _measured(measure: Callable[[float, int], float], ranks: tuple[int, ...]) -> Iterator[tuple[int, float]]:

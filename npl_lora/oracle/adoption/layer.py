@@ -12,6 +12,7 @@ import numpy as np
 from ..case import Case
 from ..definition import RIGHT
 from ..one_line import describe
+from .another_method import other_parameters
 from .constructor import GLUE, Constructor
 from .framework import Framework
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
@@ -35,6 +36,7 @@ class Layer:
             constructor.sibling = find_sibling(framework, constructor)
         self.kind = kind_of(constructor)
         self.fixed_rank: int | None = None
+        self.one_by_one = False  # whether a convolution is LoRA where its kernel is one by one alone
         self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()
         self.path_alone = False
         self.roles = self._roles_or_those_of_squares()
@@ -43,6 +45,8 @@ class Layer:
             self._exchange_sizes()
         if not self.law.formula and self.kind is LINEAR and constructor.has("base"):
             self._turn_base()
+        if not self.law.formula and (others := other_parameters(self)):
+            raise NotAdoptedError(f"what it adds to x W^T + b is no multiple of B A, and it has {others} besides")
 
     @cached_property
     def dropout_place(self) -> str:
@@ -157,6 +161,8 @@ class Layer:
             return {"padding_idx": config.get("padding_idx")}
         if self.kind is not CONV2D:
             return {}
+        if self.one_by_one and case["W"].shape[2:] != (1, 1):
+            raise NotImplementedError("what it adds to a larger kernel is a matrix in another order, as in loralib")
         plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
         for name, usual in plain.items():
             if tuple(config[name]) != usual and not handed and not self.constructor.has(name):
@@ -200,17 +206,18 @@ class Layer:
         self.framework.write(layer, held.path, W)
 
     def _try_both_bases(self) -> tuple[bool, bool, str]:
-        """As `_biases_taken`; what is named like a layer may be its weight."""
+        """As `_biases_taken`; what is named like a layer may be its weight, or beside its sizes its class."""
         try:
             return self._biases_taken()
         except NotAdoptedError:
             if not self.constructor.has("base"):
                 raise
-        self.constructor.base_is_weight = True
+        makes_it = self.constructor.has("in") and "base class" in self.framework.parts
+        self.constructor.take_base_as("base class" if makes_it else "weight")
         try:
             return self._biases_taken()
         except NotAdoptedError:
-            self.constructor.base_is_weight = False
+            self.constructor.take_base_as("base")
             return self._biases_taken()  # its own reason is the one to give
 
     def _biases_taken(self) -> tuple[bool, bool, str]:
@@ -277,6 +284,8 @@ class Layer:
         try:
             return find_roles(shapes, wanted, self.kind, prefer)
         except NotAdoptedError as at_wanted:
+            if self.kind is CONV2D and wanted.kernel != (1, 1):
+                return self._roles_of_one_by_one(at_wanted)
             for rank in range(1, _LARGEST_RANK):
                 if rank not in (wanted.in_, wanted.out):
                     with suppress(NotAdoptedError):
@@ -284,6 +293,19 @@ class Layer:
                         self.fixed_rank = rank
                         return roles
             raise at_wanted
+
+    def _roles_of_one_by_one(self, at_larger: NotAdoptedError) -> Roles:
+        """Those of a convolution whose factors are A (r, in) and B (out, r) where the kernel is one by one alone."""
+        wanted = self.probe.but(bias=self.takes_bias)
+        try:
+            tensors = self.framework.tensors(self.build(wanted))
+            roles = find_roles({path: t.shape for path, t in tensors.items()}, wanted, self.kind)
+        except Exception:  # whatever a stranger's constructor raises
+            raise at_larger from None
+        self.one_by_one = roles.W is not None
+        if not self.one_by_one:
+            raise at_larger
+        return roles
 
     def _with_base(self, path: Any, roles: Roles, wanted: Wanted) -> Roles:
         """The roles where the layer is the low-rank path alone, and the check adds the base."""
@@ -340,7 +362,7 @@ class Layer:
         rng, wanted = np.random.default_rng(rank), self.probe
         A, B = rng.normal(size=(rank, wanted.in_)), rng.normal(size=(wanted.out, rank))
         W = rng.normal(size=(wanted.out, wanted.in_))
-        y, product = self._as_matrix(strength, W, A, B), A.T @ B.T
+        y, product = self.as_matrix(strength, W, A, B), A.T @ B.T
         return dora_scale(y, W.T, product) if self.roles.m is not None else low_rank_scale(y - W.T, product)
 
     def _exact_scale(self, strength: float, rank: int) -> float:
@@ -348,9 +370,9 @@ class Layer:
         wanted = self.probe
         W, A, B = (np.zeros(shape) for shape in ((wanted.out, wanted.in_), (rank, wanted.in_), (wanted.out, rank)))
         A[0, 0] = B[0, 0] = 1.0
-        return float(self._as_matrix(strength, W, A, B)[0, 0])
+        return float(self.as_matrix(strength, W, A, B)[0, 0])
 
-    def _as_matrix(self, strength: float, W: np.ndarray, A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    def as_matrix(self, strength: float, W: np.ndarray, A: np.ndarray, B: np.ndarray) -> np.ndarray:
         """The layer with these numbers as a matrix (in, out)."""
         wanted = self.probe.but(rank=len(A), strength=strength, bias=not self.takes_no_bias)
         base = W.T if self.kind.as_matrix else W
@@ -376,7 +398,7 @@ class Layer:
             try:
                 s, left = self._low_rank(strength, rank)
                 exact = s if self.roles.m is not None else self._exact_scale(strength, rank)
-            except NotAdoptedError:
+            except (NotAdoptedError, NotImplementedError):  # the latter: it takes no such rank
                 raise
             except Exception as error:  # a forward that raises is judged case by case
                 if refused := refusal(error):

@@ -38,6 +38,18 @@ class WithBase(nn.Module):
         return call(self.path, x, **{taken[0]: y}) if taken else y + call(self.path, x)
 
 
+class OfItsWeight(nn.Module):
+    """The linear layer of a weight that a module gives without any input."""
+
+    def __init__(self, weight: nn.Module, wanted: Wanted) -> None:
+        super().__init__()
+        self.of, self.size = weight, (wanted.out, wanted.in_)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.of()
+        return nn.functional.linear(x, weight if tuple(weight.shape) == self.size else weight.T)
+
+
 class Conv1D(nn.Module):
     """A linear layer as GPT-2 has it: its weight is (in, out)."""
 
@@ -70,6 +82,7 @@ class TorchLayers:
         self._as_handed: Any = None  # a copy of it, as it was before the layer had it
         self.parts = {
             "base": self._handed_base,
+            "base class": lambda wanted: nn.Conv2d if wanted.kind == "conv2d" else nn.Linear,
             "weight": lambda wanted: nn.Parameter(_base(wanted).weight.detach().clone()),
             "bias tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out)),
             "A": lambda wanted: nn.Linear(wanted.in_, wanted.rank, bias=False),
@@ -101,7 +114,7 @@ class TorchLayers:
             return base
         _set_up(layer, wanted, constructor)
         _set_weight(layer, wanted, constructor)
-        return layer
+        return layer if inspect.signature(layer.forward).parameters else OfItsWeight(layer, wanted)
 
     @contextmanager
     def made_in(self, dtype: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ import pytest
 from oracle.adoption.asked import checked
 
 import npl_lora
+from npl_lora.oracle.subjects import TargetError
 
 pytestmark = pytest.mark.torch
 
@@ -101,6 +102,8 @@ FORMS = [
     ("WithABottleneck", "pass", ["A and B are 4,096 of these."]),
     ("MergesLater", "pass", ["s = alpha / r."]),
     ("OverConv1D", "pass", ["W conv.weight (in, out); A A (in, r); B B (r, out)"]),
+    ("MakesItsConvolution", "pass", ["A lora_A (r, in kh kw); B lora_B (out, r)", "a matrix in another order"]),
+    ("GivesItsWeight", "convention", ["W of.proj (out, in); A of.down (r, in); B of.up (out, r); s = 1."]),
     ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "lora_dropout   pass"]),
 ]
 
@@ -179,6 +182,11 @@ def test_what_is_wrong_in_a_clean_call_is_not_blamed_on_what_follows(name):
     layer = next(one for one in report.contracts if one.contract == "layer")
     assert report.verdict == "fail"
     assert not layer.diagnosis.ids  # a kind U is wrong after something, or under something
+
+
+def test_another_method_than_lora_is_not_called_wrong():
+    with pytest.raises(TargetError, match="no multiple of B A, and it has gate besides"):
+        checked("torch_faults", "Gated")
 
 
 def test_an_instance_is_checked_as_its_class_is():

@@ -320,3 +320,14 @@ class TakesItsUpdateAway(BaseRankAlpha):
         y = F.linear(x, merged, self.base_layer.bias)
         merged.data -= (self.scaling * self.lora_B @ self.lora_A).detach()
         return y
+
+
+class Gated(BaseRankAlpha):
+    """No fault: another method, with a number for each of the r directions."""
+
+    def __init__(self, base_layer, rank, alpha):
+        super().__init__(base_layer, rank, alpha)
+        self.gate = nn.Parameter(torch.randn(rank))
+
+    def low_rank(self, x):
+        return (x @ self.lora_A.T * self.gate) @ self.lora_B.T

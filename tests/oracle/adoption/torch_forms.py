@@ -746,3 +746,32 @@ class OverConv1D(nn.Module):
 
     def forward(self, x):
         return self.conv(x) + self.s * (x @ self.A @ self.B)
+
+
+class MakesItsConvolution(nn.Module):
+    """It is handed a class, and its factors are those of loralib: (r k, in k) and (out k, r k)."""
+
+    def __init__(self, conv_module, in_channels, out_channels, kernel_size, r, lora_alpha, **more):
+        super().__init__()
+        self.conv = conv_module(in_channels, out_channels, kernel_size, **more)
+        self.conv.weight.requires_grad_(False)
+        self.lora_A = uniform(r * kernel_size, in_channels * kernel_size, bound=1.0)
+        self.lora_B, self.s = zeros(out_channels * kernel_size, r * kernel_size), lora_alpha / r
+
+    def forward(self, x):
+        W = self.conv.weight + self.s * (self.lora_B @ self.lora_A).view(self.conv.weight.shape)
+        return F.conv2d(x, W, self.conv.bias, padding=self.conv.padding)
+
+
+class GivesItsWeight(nn.Module):
+    """A projection that is no layer: who multiplies with it calls it without an input. It takes useful ranks alone."""
+
+    def __init__(self, proj, rank):
+        super().__init__()
+        if rank > min(proj.shape):
+            raise ValueError(f"rank {rank} is larger than {min(proj.shape)}")
+        self.proj = proj.requires_grad_(False)
+        self.down, self.up = uniform(rank, proj.shape[1], bound=1.0), zeros(proj.shape[0], rank)
+
+    def forward(self):
+        return self.proj + self.up @ self.down
