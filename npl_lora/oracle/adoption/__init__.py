@@ -5,6 +5,7 @@
     shapes          which tensor is W, A, B
     law             the scale as a law of alpha and r, by probing
     another_method  what is no LoRA, and no wrong layer for that
+    fused           projections of q, k and v in one layer: as a case asks them, and what each adds
     sibling         the low-rank path that a wrapper is handed: a class beside it
     layer           the layer with all of this; answers: what it answers to the cases of each contract
     facts           what holds besides numbers: the start, what is trained and saved, what a call leaves as it was
@@ -81,8 +82,8 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
     merging = find_merging(layer)
     without = {"lora_merge": ("W_unmerged",)} if merging is not None and not merging.unmerge else {}
-    how = {"exact": layer.law.exact, "square": constructor.square_only}
-    return functions(layer), Adoption(found(layer), conventions(layer), scales, said, without, **how)
+    how = layer.law.exact, constructor.square_only or layer.square_groups, kind.groups
+    return functions(layer), Adoption(found(layer), conventions(layer), scales, said, without, *how)
 
 
 def is_instance(thing: Any) -> bool:

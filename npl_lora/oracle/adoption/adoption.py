@@ -10,6 +10,7 @@ import numpy as np
 from ..case import Case
 from ..definition import RIGHT
 from .facts import Fact
+from .fused import Groups, question
 
 _MADE_SQUARE = ("lora_linear", "lora_merge", "lora_dropout", "train_steps")
 
@@ -19,7 +20,8 @@ class Adoption:
     """found: sentences, the first with the tensors' roles. convention: a sentence if the scale follows another law than
     alpha / r; else "". scales: {r: s} of a layer that takes neither alpha nor a scale. facts: what was asked besides
     the contracts. without: {contract: the outputs that the layer does not have}. exact: whether the scale is the one
-    that was asked for to the last bit; else nothing is asked without a tolerance. square: whether W must be square."""
+    that was asked for to the last bit; else nothing is asked without a tolerance. square: whether W must be square, or
+    each group of a fused projection. groups: of such a one, whether each has factors."""
 
     found: tuple[str, ...]
     convention: str = ""
@@ -28,6 +30,7 @@ class Adoption:
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exact: bool = True
     square: bool = False
+    groups: Groups = ()
 
     @property
     def values_alone(self) -> bool:
@@ -37,7 +40,10 @@ class Adoption:
     def question(self, case: Case) -> Case:
         """The case as the layer can be asked it: without outputs that it does not have, with a square weight if it
         takes no other, and with the layer's own scale if nobody can hand it another."""
-        case = _with_square_weight(case) if self.square else case
+        if self.groups:
+            case = question(case, self.groups, self.square)
+        elif self.square:
+            case = _with_square_weight(case)
         case = replace(case, without=self.without.get(case.contract, ()), exact=case.exact and self.exact)
         if not self.scales or "use_rslora" not in case.config or "alpha" not in case.config:
             return case
@@ -57,6 +63,7 @@ class Adoption:
             "without": {contract: list(names) for contract, names in self.without.items()},
             "exact": self.exact,
             "square": self.square,
+            "groups": list(self.groups),
             "facts": [[fact.name, fact.wrong] for fact in self.facts],
         }
 
@@ -66,7 +73,7 @@ class Adoption:
         scales = {int(r): s for r, s in data["scales"].items()}
         facts = tuple(Fact(name, wrong) for name, wrong in data["facts"])
         without = {contract: tuple(names) for contract, names in data["without"].items()}
-        flags = data["exact"], data["square"]
+        flags = data["exact"], data["square"], tuple(data["groups"])
         return cls(tuple(data["found"]), data["convention"], scales or None, facts, without, *flags)
 
 

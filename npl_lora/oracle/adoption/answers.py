@@ -23,14 +23,14 @@ Function = Callable[[Case], Outputs]
 def functions(layer: Layer) -> dict[str, Function]:
     """{contract: the function that answers it}, for what the layer has."""
     asked: dict[str, Callable[[Layer, Case], Outputs]] = {layer.contract: one_pass}
-    if layer.contract == "lora_linear":
+    if layer.contract == "lora_linear" and not layer.kind.groups:  # whose factors are trained by group
         asked["train_steps"] = train_steps
-    draws = not layer.constructor.has("A") and layer.kind is not CONV2D
+    draws = not layer.constructor.has("A") and layer.kind is not CONV2D and not layer.kind.groups
     if draws and distribution_of(layer) and not starts_as_handed(layer) and not left_to_the_caller(layer):
         asked["lora_init"] = lora_init
     if (merging := find_merging(layer)) is not None:
         asked["lora_merge"] = partial(lora_merge, merging)
-    sets_dropout = layer.dropout_place and not layer.own_dropout
+    sets_dropout = layer.dropout_place and not layer.own_dropout and not layer.kind.groups
     if sets_dropout and layer.contract in ("lora_linear", "lora_embedding"):  # the contract has no m, no kernel
         asked["lora_dropout"] = lora_dropout
     return {name: partial(_unless_refused, answer, layer) for name, answer in asked.items()}
@@ -128,7 +128,8 @@ def _trained(layer: Layer) -> dict[str, str]:
 
 def _differentiated(layer: Layer, filled: Any, what: Pass) -> Outputs:
     outputs = layer.framework.differentiate(filled, what)
-    return _turned(outputs, {"dA": layer.roles.A.transposed, "dB": layer.roles.B.transposed})
+    held = {"dA": layer.roles.A, "dB": layer.roles.B}
+    return {name: held[name].gradient(value) if name in held else value for name, value in outputs.items()}
 
 
 def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:

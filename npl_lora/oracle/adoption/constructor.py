@@ -1,12 +1,14 @@
 """How a class, or a function that builds a layer, is called: its parameters by the roles that their names tell."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .config import AnyConfig
+from .fused import SOME, Groups
 from .wanted import NotAdoptedError, Wanted
-from .words import role_of
+from .words import GROUPS, factor_of_part, role_of
 
 Parts = Mapping[str, Callable[[Wanted], Any]]  # {role: how a framework makes what is handed over}
 
@@ -30,6 +32,8 @@ class Constructor:
         self.of_weights: bool | None = None  # whether forward takes a weight in the place of x; None: not yet known
         self.sibling: Constructor | None = None  # of the low-rank path that it is handed
         self._asked_elsewhere: dict[str, str] = {}
+        self._made: dict[str, Any] = {}  # what several parameters share while a layer is built
+        self.groups: Groups = _groups(set(filter(None, self.roles.values())))
 
     @property
     def name(self) -> str:
@@ -63,12 +67,18 @@ class Constructor:
     def builds_a_layer(self) -> bool:
         """Whether the parameters are those of a LoRA layer: a rank (or its factors) and something to adapt."""
         sized = self.has("base", "weight", "size", "config") or (self.has("in", "ids") and self.has("out", "width"))
-        return sized and self.has("rank", "config", "A", "path") and not self.unknown
+        factors = self.has("rank", "config", "A", "path") or bool(self.groups)
+        return sized and factors and not self.unknown
 
     @property
     def unknown(self) -> list[str]:
         """The parameters that must be given and have no known role."""
         return [p.name for p in self._parameters if self.roles[p.name] is None and p.default is p.empty]
+
+    @property
+    def hands_parts(self) -> bool:
+        """Whether it is handed the factors of q, k and v."""
+        return bool(self.groups) and not self.has("groups")
 
     @property
     def square_only(self) -> bool:
@@ -79,6 +89,7 @@ class Constructor:
         """Call it. Raises NotAdoptedError if a parameter is unknown, and whatever the call raises."""
         if self.unknown:
             raise NotAdoptedError(f"its constructor needs {' and '.join(self.unknown)}, which no rule knows. {GLUE}")
+        wanted, self._made = wanted.but(groups=self.groups), {}
         if self.square_only and wanted.in_ != wanted.out:
             raise NotImplementedError("takes square weights only")
         given = {p.name: self._value(p, wanted) for p in self._parameters if self._is_given(p)}
@@ -108,6 +119,11 @@ class Constructor:
             return self._parts["bias tensor"](wanted) if wanted.bias else None
         if role == "base" and self.base_is_weight:
             role = "weight"
+        if role.startswith(_FACTOR_OF):
+            name = f"{role[0]} parts"
+            if name not in self._made:
+                self._made[name] = self._parts[name](wanted)
+            return self._made[name][sum(self.groups[: _PARTS.index(role[-1])])]
         if role in ("A", "B") and "Tensor" in annotation:
             role = f"{role} tensor"
         if role == "path" and self.sibling is not None:
@@ -142,6 +158,7 @@ class Constructor:
             "padding": _single(wanted.padding),
             "dilation": _single(wanted.dilation),
             "padding_idx": wanted.padding_idx,
+            "groups": list(SOME),
         }
         return values[role]
 
@@ -154,6 +171,19 @@ class Constructor:
 def _single(pair: tuple[int, int]) -> int | tuple[int, int]:
     """One number for both, as most people write it, where that says the same."""
     return pair[0] if pair[0] == pair[1] else pair
+
+
+_PARTS = "qkv"
+_A_LIST = re.compile("list|tuple|sequence", re.IGNORECASE)
+_FACTOR_OF = ("A of ", "B of ")
+
+
+def _groups(roles: set[str]) -> Groups:
+    """Of a fused projection: as a list says it, or as the names of the factors do."""
+    if "groups" in roles:
+        return SOME
+    letters = {role[-1] for role in roles if role.startswith(_FACTOR_OF)}
+    return tuple(part in letters for part in _PARTS) if letters else ()
 
 
 _TEXT = ("str", "<class 'str'>")
@@ -193,6 +223,10 @@ def _role(parameter: inspect.Parameter) -> str | None:
     role = role_of(parameter.name, by_words=required)  # what has a default can be left as it is
     if parameter.name in ("A", "B") and required:
         return parameter.name
+    if parameter.name in GROUPS and (isinstance(parameter.default, list | tuple) or _A_LIST.search(annotation)):
+        return "groups"
+    if required and (factor := factor_of_part(parameter.name)):
+        return factor
     if role is None and parameter.default is parameter.empty and _is_switch(parameter):
         return "switch"
     if role in ("scale", "bias", "alpha") and (isinstance(parameter.default, str) or annotation in _TEXT):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..one_line import describe
 from .framework import Pass
+from .fused import groups_kept
 from .initial import describe_start, left_to_the_caller
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer
@@ -17,6 +18,7 @@ from .wanted import PROBE, Wanted
 
 _START = 1e-4  # relative; a fresh layer computes in float32
 _COUNTED = (512, 512, 4)  # in, out, r
+_COUNTED_FUSED = (512, 1536, 4)
 _WITHOUT_A_CALL = ("parameters", "saved", "base-without-bias")
 
 
@@ -46,6 +48,8 @@ def facts(layer: Layer, more: Mapping[str, Asked]) -> list[Fact]:
     asked["merging"] = _merging
     if layer.constructor.squares_alone:
         asked = {"sizes": _sizes, **asked}
+    if layer.kind.groups:
+        asked["groups"] = groups_kept
     asked = {**asked, **more}
     if (called := Fact("call", _first_wrong("call", _call, layer))).wrong:  # the rest would say the same
         asked = {name: one for name, one in asked.items() if name in _WITHOUT_A_CALL}
@@ -66,6 +70,8 @@ def statements(layer: Layer) -> list[str]:
         said.append(f"Its rank is always {layer.fixed_rank}.")
     if layer.path_alone:
         said.append("The class is the low-rank path alone: the check adds a linear layer to it.")
+    if getattr(layer.framework, "of_images_alone", False):
+        said.append("It takes x of four axes alone, and is asked so.")
     if layer.constructor.exchanged:
         said.append("Its input and output sizes are exchanged: the first is the number of rows of W.")
     if not layer.constructor.has("A"):
@@ -118,7 +124,8 @@ def _sizes(layer: Layer) -> Iterator[str]:
 
 def _start(layer: Layer) -> Iterator[str]:
     """A fresh layer is its base, and one factor alone is zero."""
-    if layer.constructor.has("A") or left_to_the_caller(layer):
+    constructor = layer.constructor
+    if constructor.has("A") or constructor.hands_parts or left_to_the_caller(layer):
         return  # the factors, or their numbers, come from the caller
     fresh, framework = layer.fresh(), layer.framework
     A, B = framework.read(fresh, layer.roles.A.path), framework.read(fresh, layer.roles.B.path)
@@ -313,13 +320,14 @@ def _merging(layer: Layer) -> Iterator[str]:
 
 
 def _trained(layer: Layer) -> str:
-    in_, out, rank = _COUNTED
+    in_, out, rank = _COUNTED_FUSED if layer.kind.groups else _COUNTED
     wanted = _probe(layer, in_=in_, out=out, rank=rank)
     tensors = layer.framework.tensors(layer.build(wanted))
     sizes = [(int(np.prod(t.shape)), t.trained) for t in tensors.values() if t.kind == "parameter"]
     trained, total = sum(n for n, one in sizes if one), sum(n for n, _ in sizes)
     where = f"at in = {in_}, out = {out}, r = {rank}"
-    factors = rank * (in_ + out) + (out if layer.roles.m is not None else 0)
+    count, of = (sum(groups), len(groups)) if (groups := layer.kind.groups) else (1, 1)
+    factors = count * rank * (in_ + out // of) + (out if layer.roles.m is not None else 0)
     names = "A and B" if layer.roles.m is None else "A, B and m"
     W_is_trained = layer.roles.W is not None and tensors[layer.roles.W.path].trained
     rest = ": freezing the rest is left to the caller" if W_is_trained else " of these"

@@ -45,7 +45,7 @@ def left_to_the_caller(layer: Layer) -> bool:
 
 def describe_start(layer: Layer) -> str:
     """A sentence on what A starts from, if that is neither of PEFT's distributions."""
-    if distribution_of(layer) or layer.kind is not LINEAR:
+    if layer.kind is not LINEAR or distribution_of(layer):
         return ""
     _, _, rank = _SIZES
     kind, spread = _kind_and_spread(layer)

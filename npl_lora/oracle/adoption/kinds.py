@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .constructor import Constructor
+from .fused import Groups
 from .wanted import Wanted
 
 Shape = tuple[int, ...]
@@ -15,7 +16,8 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Kind:
     """name; contract; W: what a case calls the base weight. base, factor_A, factor_B: the shapes of W, A and B from the
-    sizes. identity(wanted) -> x. as_matrix: whether W is (in, out), as an embedding's; else it is (out, in)."""
+    sizes. identity(wanted) -> x. as_matrix: whether W is (in, out), as an embedding's; else it is (out, in). groups: of
+    a fused projection."""
 
     name: str
     contract: str
@@ -25,6 +27,7 @@ class Kind:
     factor_B: Callable[[Wanted], Shape]
     identity: Callable[[Wanted], np.ndarray]
     as_matrix: bool = False
+    groups: Groups = ()
 
 
 LINEAR = Kind(
@@ -67,6 +70,8 @@ def kind_of(constructor: Constructor) -> Kind:
         return EMBEDDING
     if constructor.has("kernel") or any("conv2d" in name for name in names):
         return CONV2D
+    if constructor.groups:
+        return replace(LINEAR, name="fused", groups=constructor.groups)
     if any("conv1d" in name for name in names):
         return CONV1D
     return CONV2D if any("conv" in word for word in words) else LINEAR

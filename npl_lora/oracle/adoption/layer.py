@@ -15,12 +15,13 @@ from ..one_line import describe
 from .another_method import other_parameters
 from .constructor import GLUE, Constructor
 from .framework import Framework
+from .fused import of_rows
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
 from .refusal import refusal
 from .shapes import Held, Roles, Shapes, find_roles, square_roles
 from .sibling import find_sibling
-from .wanted import PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
+from .wanted import FUSED, FUSED_SQUARE, PROBE, SHAPED, SQUARE, NotAdoptedError, Wanted
 
 _LARGEST_RANK = 129  # that is looked for, where the constructor takes none
 RANKS = (1, 2, 3, 4, 6, 7, 8, 16)  # those of the contracts' cases, and more
@@ -37,6 +38,7 @@ class Layer:
         self.kind = kind_of(constructor)
         self.fixed_rank: int | None = None
         self.one_by_one = False  # whether a convolution is LoRA where its kernel is one by one alone
+        self.square_groups = False  # whether each group of a fused projection has as many outputs as inputs
         self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()
         self.path_alone = False
         self.roles = self._roles_or_those_of_squares()
@@ -47,6 +49,8 @@ class Layer:
             self._turn_base()
         if not self.law.formula and (others := other_parameters(self)):
             raise NotAdoptedError(f"what it adds to x W^T + b is no multiple of B A, and it has {others} besides")
+        if not self.law.formula and self.kind.groups:
+            self._square_groups()
 
     @cached_property
     def dropout_place(self) -> str:
@@ -84,6 +88,8 @@ class Layer:
     @property
     def probe(self) -> Wanted:
         probe = SQUARE if self.constructor.square_only else PROBE
+        if self.kind.groups:
+            probe = FUSED_SQUARE if self.square_groups else FUSED
         return probe.but(kind=self.kind.name, rank=self.fixed_rank or probe.rank)
 
     def build(self, wanted: Wanted) -> Any:
@@ -357,11 +363,26 @@ class Layer:
             self.kind = LINEAR
             self.roles, self.law = before
 
+    def _square_groups(self) -> None:
+        """A fused projection may take the number of inputs for the size of a group."""
+        before = self.roles, self.law
+        self.square_groups = True
+        try:
+            self.roles = self._find_roles()
+            self.law = self._find_law()
+        except Exception:  # a stranger's constructor may raise anything at other sizes
+            self.law = before[1]
+        if not self.law.formula:
+            self.square_groups = False
+            self.roles, self.law = before
+
     def _low_rank(self, strength: float, rank: int) -> tuple[float, float]:
         """s, and what share of the low-rank path is left when s A^T B^T is taken away."""
         rng, wanted = np.random.default_rng(rank), self.probe
         A, B = rng.normal(size=(rank, wanted.in_)), rng.normal(size=(wanted.out, rank))
         W = rng.normal(size=(wanted.out, wanted.in_))
+        if groups := self.kind.groups:
+            B *= of_rows(groups, wanted.out // len(groups))[:, None]
         y, product = self.as_matrix(strength, W, A, B), A.T @ B.T
         return dora_scale(y, W.T, product) if self.roles.m is not None else low_rank_scale(y - W.T, product)
 
@@ -379,9 +400,9 @@ class Layer:
         shapes = self.kind.base(wanted), self.kind.factor_A(wanted), self.kind.factor_B(wanted)
         named = zip((self.kind.W, "A", "B"), (base, A, B), shapes, strict=True)
         arrays = {name: t.reshape(shape) for name, t, shape in named}
-        return self._of_identity(self.filled(wanted, arrays, self.framework.widest), wanted)
+        return self.of_identity(self.filled(wanted, arrays, self.framework.widest), wanted)
 
-    def _of_identity(self, layer: Any, wanted: Wanted) -> np.ndarray:
+    def of_identity(self, layer: Any, wanted: Wanted) -> np.ndarray:
         """y for x = I: the layer as a matrix. Asked with a batch axis if two axes are not taken."""
         x, shape = self.kind.identity(wanted), (wanted.in_, wanted.out)
         try:

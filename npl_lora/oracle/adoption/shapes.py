@@ -7,10 +7,12 @@ Of an embedding W is (in, out), which its author calls (ids, width); of a convol
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from .fused import Groups, gradient, stored
 from .kinds import Kind
 from .wanted import NotAdoptedError, Wanted
 from .words import MAGNITUDES, of_factor, plain
@@ -21,11 +23,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True)
 class Held:
     """Where a layer keeps a matrix: the tensor's path, and whether it is stored transposed. flat: whether a
-    convolution's factor is stored as the matrix (first axis, all the others)."""
+    convolution's factor is stored as the matrix (first axis, all the others). factor: "A" or "B" of a fused projection
+    with these groups."""
 
     path: str
     transposed: bool = False
     flat: bool = False
+    factor: str = ""
+    groups: Groups = ()
 
     def describe(self, shape: str) -> str:
         """lora_A (in, r)."""
@@ -37,7 +42,15 @@ class Held:
     def stored(self, array: np.ndarray) -> np.ndarray:
         """The matrix as the layer stores it."""
         array = array.reshape(len(array), -1) if self.flat else array
+        array = stored(array, self.factor, self.groups) if self.factor else array
         return array.T if self.transposed else array
+
+    def gradient(self, of_stored: Any) -> Any:
+        """The matrix's gradient from that of what the layer stores."""
+        of_stored = of_stored.T if self.transposed else of_stored
+        if not self.factor:
+            return of_stored
+        return gradient(of_stored.detach().double().numpy(), self.factor, self.groups)  # of torch alone
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,8 @@ def find_roles(shapes: Shapes, wanted: Wanted, kind: Kind, prefer: frozenset[str
     prefer: paths of parameters, which win over buffers and caches of the same shape. Raises NotAdoptedError.
     """
     W = _candidates(shapes, kind.base(wanted), prefer)
+    if kind.groups:
+        return _fused_roles(shapes, wanted, kind.groups, prefer, W)
     A = _named(_candidates(shapes, kind.factor_A(wanted), prefer), "a")
     B = _named(_candidates(shapes, kind.factor_B(wanted), prefer), "b")
     if len(A) != 1 or len(B) != 1:
@@ -68,6 +83,21 @@ def find_roles(shapes: Shapes, wanted: Wanted, kind: Kind, prefer: frozenset[str
     beside = base.path.rpartition(".")[0] if base else ""  # where W is, its bias is
     biases = sorted(_biases(shapes, wanted), key=lambda path: path.rpartition(".")[0] != beside)
     return Roles(A[0], B[0], base, tuple(biases), _magnitude(shapes, wanted))
+
+
+def _fused_roles(shapes: Shapes, wanted: Wanted, groups: Groups, prefer: frozenset[str], W: list[Held]) -> Roles:
+    """The roles of a fused projection, which keeps the factors of all groups in one tensor each."""
+    count, size = sum(groups), wanted.out // len(groups)
+    A = _named(_candidates(shapes, (count * wanted.rank, wanted.in_), prefer), "a")
+    B = _named(_candidates(shapes, (count * size, wanted.rank), prefer), "b")
+    if len(A) != 1 or len(B) != 1:
+        asked = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank} and {count} of {len(groups)} groups"
+        has = f"{_count(A, f'({count} r, in)')} and {_count(B, f'({count} out / {len(groups)}, r)')}"
+        raise NotAdoptedError(
+            f"built with {asked} it has {has}, expected one of each. Its tensors: {list_shapes(shapes)}"
+        )
+    held_A, held_B = replace(A[0], factor="A", groups=groups), replace(B[0], factor="B", groups=groups)
+    return Roles(held_A, held_B, _base(W), _biases(shapes, wanted))
 
 
 def square_roles(shapes: Shapes, wanted: Wanted) -> list[Roles]:

@@ -19,6 +19,7 @@ from .calls import only_array
 from .constructor import Constructor
 from .framework import Based, Pass, Tensor
 from .shapes import Held
+from .torch_fused import OfImages, parts, takes_images_alone
 from .wanted import NotAdoptedError, Wanted
 from .words import BASE_OUTPUT, SET_UP, SET_WEIGHT, is_weight, plain, role_of
 
@@ -78,6 +79,7 @@ class TorchLayers:
     )
 
     def __init__(self) -> None:
+        self.of_images_alone = False  # whether x must have four axes
         self._last_base: Any = None
         self._as_handed: Any = None  # a copy of it, as it was before the layer had it
         self.parts = {
@@ -89,6 +91,8 @@ class TorchLayers:
             "B": lambda wanted: nn.Linear(wanted.rank, wanted.out, bias=False),
             "A tensor": lambda wanted: nn.Parameter(torch.randn(wanted.rank, wanted.in_)),
             "B tensor": lambda wanted: nn.Parameter(torch.zeros(wanted.out, wanted.rank)),
+            "A parts": lambda wanted: parts(wanted.rank, wanted.in_, wanted.groups, _home(wanted)),
+            "B parts": lambda wanted: parts(_group_size(wanted), wanted.rank, wanted.groups, _home(wanted)),
             "device": lambda wanted: wanted.device or "cpu",
             "dtype": _dtype,
         }
@@ -101,6 +105,9 @@ class TorchLayers:
     def finish(self, layer: Any, wanted: Wanted, constructor: Constructor) -> Any:
         if not isinstance(layer, nn.Module):
             raise NotAdoptedError(f"{constructor.name} returned {type(layer).__name__}, expected a torch.nn.Module")
+        if constructor.groups and takes_images_alone(layer, wanted.in_):
+            self.of_images_alone = True
+            return OfImages(layer)
         if constructor.of_weights is None:
             constructor.of_weights = is_parametrization(layer) or _takes_weights_alone(layer, wanted)
         if constructor.of_weights:
@@ -276,7 +283,7 @@ def dropout_as(mask: np.ndarray | None, seen: list[tuple[int, ...]] | None = Non
 
 def _base(wanted: Wanted) -> Any:
     """torch's own layer."""
-    home: dict[str, Any] = {"dtype": _dtype(wanted), "device": wanted.device or "cpu"}
+    home = _home(wanted)
     if wanted.kind == "conv1d" or wanted.transposed:
         return Conv1D(wanted, home)
     if wanted.kind == "embedding":
@@ -285,6 +292,14 @@ def _base(wanted: Wanted) -> Any:
         places = {"stride": wanted.stride, "padding": wanted.padding, "dilation": wanted.dilation}
         return nn.Conv2d(wanted.in_, wanted.out, wanted.kernel, bias=wanted.bias, **places, **home)
     return nn.Linear(wanted.in_, wanted.out, bias=wanted.bias, **home)
+
+
+def _home(wanted: Wanted) -> dict[str, Any]:
+    return {"dtype": _dtype(wanted), "device": wanted.device or "cpu"}
+
+
+def _group_size(wanted: Wanted) -> int:
+    return wanted.out // len(wanted.groups)
 
 
 def _dtype(wanted: Wanted) -> torch.dtype:

@@ -14,7 +14,7 @@ class Wanted:
     in_, out, rank: sizes; of an embedding, in_ is the number of ids and out the width. strength: what is handed over
     as alpha, or as the scale where the constructor has no alpha. dropout: the probability. dtype, device: the layer's
     own defaults if empty. kernel, stride, padding, dilation: of a convolution. padding_idx: of an embedding.
-    kind: the name of one of the kinds.
+    kind: the name of one of the kinds. groups: of a fused projection, for each whether it has factors.
     """
 
     in_: int
@@ -33,6 +33,7 @@ class Wanted:
     dilation: tuple[int, int] = (1, 1)
     padding_idx: int | None = None
     kind: str = "linear"
+    groups: tuple[bool, ...] = ()
 
     def but(self, **changes: object) -> "Wanted":
         """The same with some fields changed."""
@@ -42,3 +43,5 @@ class Wanted:
 PROBE = Wanted(13, 11, 3)  # sizes that differ, so that a shape tells what a tensor is
 SHAPED = PROBE.but(kernel=(5, 5))  # the same with a kernel that shows
 SQUARE = Wanted(12, 12, 3)
+FUSED = Wanted(13, 12, 3)  # three groups
+FUSED_SQUARE = Wanted(7, 21, 3)  # each of them square

@@ -47,6 +47,8 @@ _ROLES = {
 }
 _ROLE = {name: role for role, names in _ROLES.items() for name in names.split()}
 
+GROUPS = ("enable_lora", "enabled_lora", "lora_enabled")  # a list that says which of q, k and v have factors
+
 # Of functions of named arrays. Upper and lower case tell b from B.
 _ARRAYS = {
     name: role
@@ -121,6 +123,13 @@ def role_of(name: str, by_words: bool = True) -> str | None:
         last = name.split("_")[-1]
         return last if last in _LAST_WORDS and not name.startswith("use_") else None
     return next((role for role, groups in _BY_WORDS if all(words & set(group.split()) for group in groups)), None)
+
+
+def factor_of_part(name: str) -> str:
+    """Whose factor a parameter is in a fused projection: "A of q" for linear_a_q; else ""."""
+    name, _, part = plain(name).rpartition("_")
+    role = _ROLE.get(name)
+    return f"{role} of {part}" if role in ("A", "B") and part in ("q", "k", "v") else ""
 
 
 def array_role(name: str, beside: Sequence[str]) -> str | None:
