@@ -6,6 +6,7 @@
     law             the scale as a law of alpha and r, by probing
     another_method  what is no LoRA, and no wrong layer for that
     fused           projections of q, k and v in one layer: as a case asks them, and what each adds
+    blocks          convolutions whose factors are matrices with the kernel in both
     sibling         the low-rank path that a wrapper is handed: a class beside it
     layer           the layer with all of this; answers: what it answers to the cases of each contract
     facts           what holds besides numbers: the start, what is trained and saved, what a call leaves as it was

@@ -55,7 +55,7 @@ def one_pass(layer: Layer, case: Case) -> Outputs:
     if _input(case) == "x" and case["x"].ndim == 1:
         _needs_one_axis(layer, filled, case)
     what = Pass(case[_input(case)], case["dy"], _trained(layer), mask)
-    outputs = _differentiated(layer, filled, what)
+    outputs = _differentiated(layer, filled, what, case)
     return {**outputs, **{name: outputs[name].reshape(case[name[1:]].shape) for name in what.wrt}}
 
 
@@ -111,7 +111,7 @@ def lora_dropout(layer: Layer, case: Case) -> Outputs:
     _needs_dropout_on_x(layer)
     filled = layer.filled(layer.wanted_for(case, case.config["p"]), case.arrays, case.dtype)
     x = case[_input(case)]
-    outputs = _differentiated(layer, filled, Pass(x, case["dy"], _trained(layer), own_dropout=True))
+    outputs = _differentiated(layer, filled, Pass(x, case["dy"], _trained(layer), own_dropout=True), case)
     y_again = layer.framework.value(filled, x, own_dropout=True)
     return {**outputs, "y_again": y_again, "y_eval": layer.framework.evaluate(filled, x)}
 
@@ -126,10 +126,11 @@ def _trained(layer: Layer) -> dict[str, str]:
     return {"dA": layer.roles.A.path, "dB": layer.roles.B.path, **m}
 
 
-def _differentiated(layer: Layer, filled: Any, what: Pass) -> Outputs:
+def _differentiated(layer: Layer, filled: Any, what: Pass, case: Case) -> Outputs:
     outputs = layer.framework.differentiate(filled, what)
     held = {"dA": layer.roles.A, "dB": layer.roles.B}
-    return {name: held[name].gradient(value) if name in held else value for name, value in outputs.items()}
+    of_factors = {name: one.gradient(outputs[name], len(case[name[1:]])) for name, one in held.items()}
+    return {**outputs, **of_factors}
 
 
 def _turned(outputs: Outputs, transposed: Mapping[str, bool]) -> Outputs:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .config import AnyConfig
 from .fused import SOME, Groups
+from .places import USUAL
 from .wanted import NotAdoptedError, Wanted
 from .words import GROUPS, factor_of_part, role_of
 
@@ -24,7 +25,7 @@ class Constructor:
         self.call = call
         self._parts = parts
         self._parameters = _parameters(call)
-        self._takes_more = any(p.kind is p.VAR_KEYWORD for p in _all_parameters(call))
+        self.takes_more = any(p.kind is p.VAR_KEYWORD for p in _all_parameters(call))
         self.roles = _roles(self._parameters)
         self.exchanged = False  # whether in and out mean each other
         self.base_is_weight = False  # whether what is named like a layer is a weight
@@ -93,12 +94,18 @@ class Constructor:
         if self.square_only and wanted.in_ != wanted.out:
             raise NotImplementedError("takes square weights only")
         given = {p.name: self._value(p, wanted) for p in self._parameters if self._is_given(p)}
-        if self._takes_more and not self.has("bias", "base", "weight"):
+        given |= {name: self._plain_value(name, wanted) for name in USUAL if self._takes_as_more(name, wanted)}
+        if self.takes_more and not self.has("bias", "base", "weight"):
             try:
                 return self.call(**given, bias=wanted.bias)
             except (TypeError, ValueError):  # what **kwargs is for is not bias
                 return self.call(**given)
         return self.call(**given)
+
+    def _takes_as_more(self, name: str, wanted: Wanted) -> bool:
+        """Whether **kwargs is to take one of a convolution's places, which is not as usual."""
+        usual = getattr(wanted, name) == USUAL[name]
+        return self.takes_more and self.has("kernel") and not self.has(name) and not usual
 
     def _is_given(self, parameter: inspect.Parameter) -> bool:
         role, optional = self.roles[parameter.name], parameter.default is not parameter.empty
@@ -199,11 +206,25 @@ def _all_parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         found = list(inspect.signature(call).parameters.values())
         if isinstance(call, type) and all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
-            found = list(inspect.signature(call.__init__).parameters.values())[1:]  # type: ignore[misc]
+            found = _of_a_base(call) or found
         names = [p.name for p in found]  # Flax linen adds the last two to a module's fields
         return found[:-2] if names[-2:] == ["parent", "name"] else found
     except (TypeError, ValueError):  # no signature can be read
         return []
+
+
+def _of_a_base(kind: type) -> list[inspect.Parameter]:
+    """Those of the first constructor that names any. A class that takes *args and **kwargs hands them on, and gives
+    itself what must be given and plays no role, or is named like a base although the sizes of one are taken."""
+    for base in kind.__mro__[:-1]:
+        found = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        roles = {p.name: _role(p) for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if roles:
+            without = (None, "base") if {"in", "out"} <= set(roles.values()) else (None,)
+            own = "__init__" in vars(kind) and base is not kind
+            given = [p.name for p in found if p.default is p.empty and roles.get(p.name, "") in without]
+            return [p for p in found if not own or p.name not in given]
+    return []
 
 
 def _parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -18,6 +18,7 @@ from .framework import Framework
 from .fused import of_rows
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
+from .places import places
 from .refusal import refusal
 from .shapes import Held, Roles, Shapes, find_roles, square_roles
 from .sibling import find_sibling
@@ -169,11 +170,8 @@ class Layer:
             return {}
         if self.one_by_one and case["W"].shape[2:] != (1, 1):
             raise NotImplementedError("what it adds to a larger kernel is a matrix in another order, as in loralib")
-        plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
-        for name, usual in plain.items():
-            if tuple(config[name]) != usual and not handed and not self.constructor.has(name):
-                raise NotImplementedError(f"has no {name}")
-        return {"kernel": case["W"].shape[2:], **{name: tuple(config[name]) for name in plain}}
+        kernel = case["W"].shape[2:]
+        return {"kernel": kernel, **places(self, config, kernel)}
 
     def _built_in(self, wanted: Wanted, dtype: str) -> Any:
         """A new layer, made in this dtype where the framework has a default dtype and the class does not mind it."""
@@ -187,19 +185,30 @@ class Layer:
         """A new layer. What a constructor refuses by an error of its own is not supported, and no fault."""
         try:
             return self.build(wanted)
-        except (ValueError, AssertionError) as error:
+        except Exception as error:  # a stranger's constructor may raise anything
+            if wanted.kernel[0] != wanted.kernel[1] and self._takes(wanted.but(kernel=SHAPED.kernel)):
+                raise NotImplementedError("takes square kernels only") from None
+            if not isinstance(error, ValueError | AssertionError):
+                raise
             sizes = f"in = {wanted.in_}, out = {wanted.out}, r = {wanted.rank}"
             raise NotImplementedError(f"its constructor refuses {sizes}: {describe(error)}") from None
 
     def _clips(self, layer: Any, wanted: Wanted) -> bool:
         """Whether the layer has the largest rank that B A can have, where a larger one was wanted."""
         most = min(wanted.in_, wanted.out)
-        at_most = self.roles.A.stored(np.empty((most, wanted.in_))).shape
-        return wanted.rank > most and self.framework.tensors(layer)[self.roles.A.path].shape == at_most
+        shape = self.framework.tensors(layer)[self.roles.A.path].shape
+        return wanted.rank > most and shape == self.roles.A.stored(np.empty((most, wanted.in_)), shape).shape
+
+    def _takes(self, wanted: Wanted) -> bool:
+        try:
+            self.build(wanted)
+        except Exception:  # whatever a stranger's constructor raises
+            return False
+        return True
 
     def _write(self, layer: Any, held: Held, array: np.ndarray) -> None:
-        array = held.stored(array)
         shape = self.framework.tensors(layer)[held.path].shape
+        array = held.stored(array, shape)
         if shape != array.shape:
             raise ValueError(f"{held.path} has shape {shape} in a layer that was asked for {array.shape}")
         self.framework.write(layer, held.path, array)

@@ -1,7 +1,6 @@
 """What is said of an adopted layer: what was found, its convention, and a scale that is a fault."""
 
 from .facts import Fact, statements
-from .fused import Groups
 from .initial import left_to_the_caller
 from .law import Law
 from .layer import Layer
@@ -17,7 +16,7 @@ _ALPHA, _RANK = 16.0, 8  # of the example in a sentence
 
 def found(layer: Layer) -> tuple[str, ...]:
     """The tensors and their roles first."""
-    roles, (base, A, B) = layer.roles, _fused_shapes(layer.kind.groups) or _SHAPES[layer.kind.name]
+    roles, (base, A, B) = layer.roles, _other_shapes(layer) or _SHAPES[layer.kind.name]
     pieces = [] if roles.W is None else [f"{layer.kind.W} {roles.W.describe(base)}"]
     pieces += [f"A {roles.A.describe(A)}", f"B {roles.B.describe(B)}"]
     if roles.m is not None:
@@ -27,9 +26,12 @@ def found(layer: Layer) -> tuple[str, ...]:
     return (f"{layer.constructor.signature}: {'; '.join(pieces)}.", *statements(layer))
 
 
-def _fused_shapes(groups: Groups) -> tuple[str, ...]:
-    count = sum(groups)
-    return ("(out, in)", f"({count} r, in)", f"({count} out / {len(groups)}, r)") if groups else ()
+def _other_shapes(layer: Layer) -> tuple[str, ...]:
+    """Of factors that are kept otherwise; () for all others."""
+    groups, count = layer.kind.groups, sum(layer.kind.groups)
+    if groups:
+        return "(out, in)", f"({count} r, in)", f"({count} out / {len(groups)}, r)"
+    return ("(out, in, k, k)", "(r k, in k)", "(out k, r k)") if layer.roles.A.factor else ()
 
 
 def conventions(layer: Layer) -> str:

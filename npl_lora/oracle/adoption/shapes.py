@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .fused import Groups, gradient, stored
+from . import blocks, fused
+from .fused import Groups
 from .kinds import Kind
 from .wanted import NotAdoptedError, Wanted
 from .words import MAGNITUDES, of_factor, plain
@@ -24,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Held:
     """Where a layer keeps a matrix: the tensor's path, and whether it is stored transposed. flat: whether a
     convolution's factor is stored as the matrix (first axis, all the others). factor: "A" or "B" of a fused projection
-    with these groups."""
+    with these groups; without groups, of a convolution as blocks.py has it."""
 
     path: str
     transposed: bool = False
@@ -39,18 +40,24 @@ class Held:
             axes = [axes[0], " ".join(axis for axis in axes[1:] if axis != "1")]
         return f"{self.path} ({', '.join(axes[::-1] if self.transposed else axes)})"
 
-    def stored(self, array: np.ndarray) -> np.ndarray:
-        """The matrix as the layer stores it."""
+    def stored(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The matrix as the layer stores it, in a tensor of this shape."""
         array = array.reshape(len(array), -1) if self.flat else array
-        array = stored(array, self.factor, self.groups) if self.factor else array
+        if self.groups:
+            array = fused.stored(array, self.factor, self.groups)
+        elif self.factor:
+            array = blocks.stored(array, self.factor, shape[-1 if self.transposed else 0])
         return array.T if self.transposed else array
 
-    def gradient(self, of_stored: Any) -> Any:
-        """The matrix's gradient from that of what the layer stores."""
+    def gradient(self, of_stored: Any, rows: int) -> Any:
+        """The gradient of the matrix, which has so many rows, from that of what the layer stores."""
         of_stored = of_stored.T if self.transposed else of_stored
         if not self.factor:
             return of_stored
-        return gradient(of_stored.detach().double().numpy(), self.factor, self.groups)  # of torch alone
+        array = of_stored.detach().double().numpy()  # of torch alone
+        if self.groups:
+            return fused.gradient(array, self.factor, self.groups)
+        return blocks.gradient(array, self.factor, rows)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,12 @@ def find_roles(shapes: Shapes, wanted: Wanted, kind: Kind, prefer: frozenset[str
         return _fused_roles(shapes, wanted, kind.groups, prefer, W)
     A = _named(_candidates(shapes, kind.factor_A(wanted), prefer), "a")
     B = _named(_candidates(shapes, kind.factor_B(wanted), prefer), "b")
+    if (len(A) != 1 or len(B) != 1) and kind.name == "conv2d" and W:
+        in_blocks = blocks.shapes(wanted.in_, wanted.out, wanted.rank, wanted.kernel)
+        A, B = (
+            [replace(held, factor=letter) for held in _candidates(shapes, shape, prefer)]
+            for letter, shape in zip("AB", in_blocks, strict=True)
+        )
     if len(A) != 1 or len(B) != 1:
         raise NotAdoptedError(
             f"built with in = {wanted.in_}, out = {wanted.out} and r = {wanted.rank} it has {_count(A, '(r, in)')} and"

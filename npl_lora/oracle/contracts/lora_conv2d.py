@@ -56,6 +56,8 @@ CONTRACT = Contract(
             draw, (2, 3, 7, 7), 4, (2, 2), _config([4, 5], [0, 1], [1, 1], r=3, alpha=5, use_rslora=True)
         ),
         "one-by-one": lambda draw: _image(draw, (2, 5, 3, 4), 6, (1, 1), _config([1, 2], [0, 0], [1, 1], r=4, alpha=6)),
+        # The form of most convolutions: y is as large as x.
+        "same": lambda draw: _image(draw, (2, 3, 5, 4), 4, (3, 3), _config([1, 1], [1, 1], [1, 1], r=2, alpha=3)),
     },
     forward,
     polynomial=Polynomial("lora_conv2d", "strided-padded-rslora"),

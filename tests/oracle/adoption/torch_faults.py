@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from oracle.adoption.torch_forms import (
     BaseRankAlpha,
+    Conv2dThatPadsByHalf,
+    Conv2dWithKernelInBothMatrices,
     DoraLinear,
     DropoutOnX,
     Merges,
@@ -331,3 +333,19 @@ class Gated(BaseRankAlpha):
 
     def low_rank(self, x):
         return (x @ self.lora_A.T * self.gate) @ self.lora_B.T
+
+
+class Conv2dWithAnotherView(Conv2dWithKernelInBothMatrices):
+    """The rows of B A are taken for the kernel's first axis."""
+
+    def forward(self, x):
+        (out, in_, k, _), conv = self.conv.weight.shape, self.conv
+        update = (self.lora_B @ self.lora_A).view(k, out, k, in_).permute(1, 3, 0, 2)
+        return conv._conv_forward(x, conv.weight + self.scaling * update, conv.bias)
+
+
+class Conv2dWhoseUpdateIsNotPadded(Conv2dThatPadsByHalf):
+    def forward(self, x):
+        low_rank = F.conv2d(x, self.lora_A.weight)
+        rows, columns = (size // 2 for size in self.lora_A.weight.shape[2:])
+        return self.conv(x) + self.scaling * F.pad(self.lora_B(low_rank), (columns, columns, rows, rows))

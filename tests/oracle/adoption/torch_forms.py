@@ -775,3 +775,43 @@ class GivesItsWeight(nn.Module):
 
     def forward(self):
         return self.proj + self.up @ self.down
+
+
+class Conv2dWithKernelInBothMatrices(nn.Module):
+    """B A is (out k, in k), and viewed as the kernel; the convolution takes what else is given."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, r, alpha, **kwargs):
+        super().__init__()
+        assert isinstance(kernel_size, int)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, **kwargs).requires_grad_(False)
+        size = in_channels * kernel_size
+        self.lora_A, self.lora_B = (
+            uniform(r * kernel_size, size, bound=size**-0.5),
+            zeros(out_channels * kernel_size, r * kernel_size),
+        )
+        self.scaling = alpha / r
+
+    def forward(self, x):
+        update = (self.lora_B @ self.lora_A).view(self.conv.weight.shape)
+        return self.conv._conv_forward(x, self.conv.weight + self.scaling * update, self.conv.bias)
+
+
+class Conv2dThatHandsItsWordsOn(Conv2dWithKernelInBothMatrices):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class Conv2dThatPadsByHalf(nn.Module):
+    """Its kernel is one number, and y is as large as x."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, rank, alpha):
+        super().__init__()
+        half = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=half).requires_grad_(False)
+        self.lora_A = nn.Conv2d(in_channels, rank, kernel_size, padding=half, bias=False)
+        self.lora_B = nn.Conv2d(rank, out_channels, 1, bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+        self.scaling = alpha / rank
+
+    def forward(self, x):
+        return self.conv(x) + self.scaling * self.lora_B(self.lora_A(x))
