@@ -16,6 +16,7 @@ import numpy as np
 
 from ..support.extras import require
 from ..support.files import write_atomically
+from ..support.finite import describe_first_nonfinite
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._modules import Module
@@ -53,8 +54,15 @@ def load_config(folder: Path) -> LoRAConfig:
         raise AdapterError(f"{path}: {error}") from None
 
 
-def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], dtype: Any = np.float32) -> LoRA:
-    """Read the adapter in a folder, for a model with these modules and tensors. Raises AdapterError."""
+def load(
+    folder: Path,
+    modules: Mapping[str, Module],
+    base: Mapping[str, Any],
+    dtype: Any = np.float32,
+    allow_nonfinite: bool = False,
+) -> LoRA:
+    """Read the adapter in a folder, for a model with these modules and tensors. Raises AdapterError, also for numbers
+    that are not finite, or too large for dtype, unless allow_nonfinite."""
     config, path = load_config(folder), folder / TENSORS
     try:
         tensors, _ = open_tensors(path)
@@ -74,7 +82,11 @@ def load(folder: Path, modules: Mapping[str, Module], base: Mapping[str, Any], d
             raise AdapterError(f"{path}: {name} has shape {found[name].shape}, expected {shape}")
         if found[name].dtype.kind not in "fV":  # V: ml_dtypes' own
             raise AdapterError(f"{path}: {name} has dtype {found[name].dtype}, expected a floating dtype")
-    return LoRA(config, {name: np.array(found[name], dtype) for name in expected}, at)
+    with np.errstate(over="ignore"):
+        parameters = {name: np.array(found[name], dtype) for name in expected}
+    if not allow_nonfinite and (problem := describe_first_nonfinite(parameters, found)):
+        raise AdapterError(f"{path}: {problem}")
+    return LoRA(config, parameters, at)
 
 
 def _key(name: str, adapter: LoRA) -> str:
@@ -100,6 +112,8 @@ def _within(name: str) -> str | None:
 
 def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[str, Any]) -> None:
     """PEFT also saves an embedding that it adapts. It must equal the model's."""
+    if problem := describe_first_nonfinite(copies, copies):
+        raise AdapterError(f"{path}: {problem}")
     for name, copy in copies.items():
         if copy.shape != base[name].shape or not np.array_equal(copy, np.asarray(base[name]).astype(copy.dtype)):
             raise AdapterError(f"{path} was made for another model: its {name} is not this one's")

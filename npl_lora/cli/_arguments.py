@@ -129,6 +129,14 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help=what)
 
 
+def add_allow_nonfinite(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--allow-nonfinite",
+        action="store_true",
+        help="use, and write, tensors that hold NaN or infinities (default: the first is named, and nothing is done)",
+    )
+
+
 def add_rank(parser: argparse._ActionsContainer, default: int | None) -> None:
     """default: None where a file may give the rank too; it is 8 then."""
     parser.add_argument(

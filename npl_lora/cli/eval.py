@@ -13,6 +13,7 @@ from ..training.loop import Evaluation, evaluate_rows
 from ..training.step import NonFiniteError
 from . import _arguments, _data
 from ._errors import CommandError, command_errors
+from ._models import ready
 from ._output import write_text
 
 SUMMARY = "Measure the loss of a language model, or a classifier's accuracy."
@@ -44,6 +45,7 @@ def add_command(commands: _arguments.Commands) -> None:
     _data.add_options(parser)
     _arguments.add_batch(parser, 4, "rows at a time")
     _arguments.add_coded(parser)
+    _arguments.add_allow_nonfinite(parser)
     _arguments.add_json(parser, "the numbers")
     parser.set_defaults(run=run)
 
@@ -71,13 +73,16 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
             raise ValueError("--adapter is required for a .csv: it holds the class names")
         classes, pooling = read_classes(arguments.adapter)
     rows = _data.read(arguments, load_tokenizer(arguments.model), classes)
+    allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)
     model: Pretrained = (
-        load(arguments.model) if classes is None else load_classifier(arguments.model, classes, pooling=pooling)
+        load(arguments.model, **allow)
+        if classes is None
+        else load_classifier(arguments.model, classes, pooling=pooling, **allow)
     )
     _data.check_length(arguments.length, model)
     data.check(rows.rows, model.config.vocabulary, model.config.positions)
-    adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter)
-    model = model if arguments.coded else model.decode()
+    adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter, **allow)
+    model = ready(model, arguments.coded)
     return rows, _evaluate_with_bar(model, adapter, rows, arguments.batch)
 
 

@@ -4,9 +4,14 @@ import argparse
 import sys
 import time
 
-from ..models import generate, load, load_tokenizer
+import numpy as np
+
+from ..adapters import Adapter
+from ..models import LogitsError, Model, generate, load, load_tokenizer
+from ..training.nonfinite import origin
 from . import _arguments
-from ._errors import command_errors
+from ._errors import CommandError, command_errors
+from ._models import ready
 
 SUMMARY = "Continue a text with a language model, or answer it."
 
@@ -21,6 +26,7 @@ npl-lora generate model - < prompt.txt"""
 
 _EXIT_STATUS = """\
 0  done
+1  the logits are not finite
 2  the model, the adapter or the prompt cannot be used"""
 
 
@@ -54,6 +60,7 @@ def add_command(commands: _arguments.Commands) -> None:
     )
     _arguments.add_seed(parser, "what is drawn", default=None)
     _arguments.add_coded(parser)
+    _arguments.add_allow_nonfinite(parser)
     parser.set_defaults(run=run)
 
 
@@ -69,24 +76,33 @@ def _print_continuation(arguments: argparse.Namespace) -> tuple[int, float]:
     tokenizer = load_tokenizer(arguments.model)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     tokens = tokenizer.encode_question(prompt) if arguments.chat else tokenizer.encode_beginning(prompt)
-    model = load(arguments.model)
-    adapter = model.load_adapter(arguments.adapter) if arguments.adapter is not None else None
-    model = model if arguments.coded else model.decode()
+    model = load(arguments.model, allow_nonfinite=arguments.allow_nonfinite)
+    adapter = None
+    if arguments.adapter is not None:
+        adapter = model.load_adapter(arguments.adapter, allow_nonfinite=arguments.allow_nonfinite)
+    model = ready(model, arguments.coded)
     start, new, shown = time.monotonic(), list[int](), ""
-    for token in generate(
-        model,
-        tokens,
-        adapter,
-        max_tokens=arguments.tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        rng=arguments.seed,
-        stop=tokenizer.stop,
-    ):
-        new.append(token)
-        text = tokenizer.decode(new)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the bytes of its last character are not complete yet
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
+    try:
+        for token in generate(
+            model,
+            tokens,
+            adapter,
+            max_tokens=arguments.tokens,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            rng=arguments.seed,
+            stop=tokenizer.stop,
+        ):
+            new.append(token)
+            text = tokenizer.decode(new)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the bytes of its last character are not complete yet
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+    except LogitsError as error:
+        raise CommandError(f"{error}{_origin(model, adapter, [*tokens, *new])}", 1) from None
     print()
     return len(new), time.monotonic() - start
+
+
+def _origin(model: Model, adapter: Adapter | None, tokens: list[int]) -> str:
+    return origin(lambda ops: model.logits(np.asarray([tokens]), adapter, ops=ops), model, adapter)

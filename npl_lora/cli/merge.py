@@ -1,6 +1,7 @@
 """npl-lora merge: an adapter into a full checkpoint."""
 
 import argparse
+from typing import Any
 
 from ..models import DTYPES, export, load, own_dtype
 from ..training.classes import CLASSES
@@ -12,7 +13,8 @@ SUMMARY = "Merge an adapter into the weights of its model."
 _DESCRIPTION = """\
 Computes W + s B A in float32 and writes a folder in Hugging Face's format:
 config.json, model.safetensors and the tokenizer's files. The folder must be
-new; it appears complete or not at all."""
+new; it appears complete or not at all. A weight that came out NaN or infinite,
+or is too large for the dtype, is refused."""
 
 _EXAMPLES = """\
 npl-lora merge model --adapter adapter --out merged
@@ -35,6 +37,7 @@ def add_command(commands: _arguments.Commands) -> None:
         choices=DTYPES,
         help="dtype of the merged weights (default: that of the model; float32 for a quantised one)",
     )
+    _arguments.add_allow_nonfinite(parser)
     parser.set_defaults(run=run)
 
 
@@ -44,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{arguments.adapter} is the adapter of a classifier: only language models are merged")
     with command_errors(arguments.out):
         dtype = own_dtype(arguments.model) if arguments.dtype is None else arguments.dtype
-        model = load(arguments.model)
-        merged = model.merged(model.load_adapter(arguments.adapter))
-        export(merged, arguments.model, arguments.out, dtype)
+        allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)
+        model = load(arguments.model, **allow)
+        merged = model.merged(model.load_adapter(arguments.adapter, **allow))
+        export(merged, arguments.model, arguments.out, dtype, **allow)
     print(f"{merged} in {dtype} -> {arguments.out}")
     return 0

@@ -19,6 +19,7 @@ from ..training.schedule import SCHEDULES
 from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
 from . import _arguments, _data
 from ._errors import CommandError, command_errors, end_together
+from ._models import ready
 
 if TYPE_CHECKING:
     from ._screen import Screen
@@ -137,6 +138,7 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
     )
     _arguments.add_seed(group, "A, of the order of the data, and of dropout")
     _arguments.add_coded(group)
+    _arguments.add_allow_nonfinite(group)
 
 
 def _add_evaluation_options(group: argparse._ArgumentGroup) -> None:
@@ -189,10 +191,13 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     rows = _data.read(arguments, tokenizer)
     if rows.classes is not None and arguments.sample is not None:
         raise ValueError("--sample needs a language model: a classifier does not continue text")
+    allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)
     model: Pretrained = (
-        load(arguments.model) if rows.classes is None else load_classifier(arguments.model, rows.classes)
+        load(arguments.model, **allow)
+        if rows.classes is None
+        else load_classifier(arguments.model, rows.classes, **allow)
     )
-    model = model if arguments.coded else model.decode()
+    model = ready(model, arguments.coded)
     _data.check_length(arguments.length, model)
     running = Run(
         model,
@@ -207,6 +212,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
         base=str(arguments.model),
         about={name: str(getattr(arguments, name)) for name in ("length", "held_out")},
         resume=arguments.resume,
+        **allow,
         ranks=ranks,
     )
     screen = Screen(quiet=ranks.rank > 0)

@@ -24,7 +24,7 @@ from ._chat import ChatTemplate
 from ._classifier import Classifier, load_classifier
 from ._config import ModelError
 from ._export import DTYPES, export, own_dtype
-from ._generate import generate
+from ._generate import LogitsError, generate
 from ._model import Model, load
 from ._options import LossOptions
 from ._pretrained import Pretrained
@@ -36,6 +36,7 @@ __all__ = [
     "Cache",
     "ChatTemplate",
     "Classifier",
+    "LogitsError",
     "LossOptions",
     "Model",
     "ModelError",

@@ -58,9 +58,9 @@ class Classifier(Pretrained):
         self.pooling = pooling
         super().__init__(about, base)
 
-    def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
+    def load_adapter(self, folder: str | Path, dtype: Any = None, allow_nonfinite: bool = False) -> LoRA:
         """The adapter in a folder that PEFT or `adapters.files.save` wrote, and its head. Raises AdapterError."""
-        adapter = super().load_adapter(folder, dtype)
+        adapter = super().load_adapter(folder, dtype, allow_nonfinite)
         if f"{HEAD}.weight" not in self.scope(adapter):
             raise AdapterError(f"{folder} has no {HEAD}, and the model's checkpoint has none either")
         return adapter
@@ -141,13 +141,17 @@ class Classifier(Pretrained):
 
 
 def load_classifier(
-    path: str | Path, classes: Sequence[str], dtype: Any = np.float32, pooling: str | None = None
+    path: str | Path,
+    classes: Sequence[str],
+    dtype: Any = np.float32,
+    pooling: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Classifier:
     """A classifier on the encoder in a folder (config.json and safetensors). It computes in dtype.
 
     classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default "mean" if the folder
     asks for it (sentence-transformers' 1_Pooling/config.json), "pooler" otherwise. Weights stored in dtype are
-    memory-mapped. Raises ModelError for files that are not a model supported here.
+    memory-mapped. Raises ModelError for files that are not a model supported here. allow_nonfinite: as in `load`.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -155,7 +159,7 @@ def load_classifier(
             f"{folder} is not a folder, expected a BERT with config.json and safetensors, to classify texts"
         )
     pooling = _pooling(folder) if pooling is None else pooling
-    return Classifier(read_config(folder), read_weights(folder, dtype), classes, pooling)
+    return Classifier(read_config(folder), read_weights(folder, dtype, allow_nonfinite), classes, pooling)
 
 
 def _pooling(folder: Path) -> str:

@@ -8,7 +8,6 @@ Source: transformers 5.23.0 for the names of the files and their contents.
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..support.extras import require
 from ..support.files import write_atomically
+from ..support.finite import describe_first_nonfinite
 from ._config import ModelError
 from ._gguf import GGUF
 from ._huggingface import count_dtypes
@@ -52,10 +52,17 @@ def own_dtype(path: str | Path) -> str:
     return most if most in DTYPES else "float32"
 
 
-def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str = "float32") -> None:
+def export(
+    model: Pretrained,
+    source: str | Path,
+    folder: str | Path,
+    dtype: str = "float32",
+    allow_nonfinite: bool = False,
+) -> None:
     """Write a model into a new folder, with the tokenizer of `source`, where the model was loaded from.
 
-    Raises ModelError if the folder exists and is not empty, and for values that overflow in the dtype.
+    Raises ModelError if the folder exists and is not empty. Unless allow_nonfinite, it also refuses a tensor that is
+    not finite, or that overflows in the dtype.
     """
     source, folder = Path(source), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -65,7 +72,7 @@ def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str
     new.mkdir(parents=True)
     try:
         encode = require("safetensors.numpy", "models", "a checkpoint").save
-        write_atomically(new / "model.safetensors", encode(dict(_narrowed(model, dtype)), {"format": "pt"}))
+        write_atomically(new / "model.safetensors", encode(_narrowed(model, dtype, allow_nonfinite), {"format": "pt"}))
         about = {**model.about, "dtype": dtype}
         about.pop("torch_dtype", None)  # its older name
         if path_is_gguf := source.suffix == ".gguf":
@@ -86,14 +93,13 @@ def export(model: Pretrained, source: str | Path, folder: str | Path, dtype: str
         raise
 
 
-def _narrowed(model: Pretrained, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _narrowed(model: Pretrained, dtype: str, allow_nonfinite: bool) -> dict[str, np.ndarray]:
     kind = np.dtype(require("ml_dtypes", "models", "a bfloat16 file").bfloat16 if dtype == "bfloat16" else dtype)
-    for name, array in model.base.items():
-        with np.errstate(over="ignore"):  # checked below
-            narrow = np.ascontiguousarray(array.astype(kind, copy=False))
-        if not np.isfinite(narrow).all() and np.isfinite(array).all():
-            raise ModelError(f"{name} has values up to {float(np.abs(array).max()):.3g}, too large for {dtype}")
-        yield name, narrow
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        narrow = {n: np.ascontiguousarray(array.astype(kind, copy=False)) for n, array in model.base.items()}
+    if not allow_nonfinite and (problem := describe_first_nonfinite(narrow, model.base)):
+        raise ModelError(f"nothing is written: {problem}")
+    return narrow
 
 
 def _special_ids(file: GGUF) -> dict[str, int]:

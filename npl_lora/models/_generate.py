@@ -11,8 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from ..adapters import Adapter
+from ..support.finite import is_finite
 from ._cache import Cache
 from ._model import Model
+
+
+class LogitsError(ArithmeticError):
+    """The logits of the next token are not finite, so no token can be chosen. The message is one sentence."""
 
 
 def generate(
@@ -29,7 +34,8 @@ def generate(
     """The next tokens, one after another: at most max_tokens, and none after a token in `stop`.
 
     Quantised weights are decoded again for each token. If the decoded model fits in memory, pass `model.decode()`.
-    Raises ValueError for arguments that do not fit, before the first token.
+    Raises ValueError for arguments that do not fit, before the first token, and LogitsError where the logits are not
+    finite.
     """
     if not tokens:
         raise ValueError("tokens is empty, expected something to continue")
@@ -54,8 +60,11 @@ def _sample(
     stop: Collection[int],
 ) -> Iterator[int]:
     rng, cache, new = np.random.default_rng(rng), Cache(model.config.n_layers, len(tokens) + count), tokens
-    for _ in range(count):
-        logits = model.next_logits(np.asarray([new]), adapter, cache)[0]
+    for number in range(1, count + 1):
+        with np.errstate(all="ignore"):  # an overflow shows in the logits
+            logits = model.next_logits(np.asarray([new]), adapter, cache)[0]
+        if not is_finite(logits):
+            raise LogitsError(f"the logits of new token {number} are not finite")
         token = choose(logits, temperature, top_p, rng)
         yield token
         if token in stop:

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,15 @@ class GGUF:
             raise ModelError(f"{self.path}: {name} is {quote_value(found)}, expected a list of texts")
         return found
 
-    def weights(self, dtype: Any = np.float32) -> Weights:
+    def weights(self, dtype: Any = np.float32, allow_nonfinite: bool = False) -> Weights:
         """All tensors, under their names in Hugging Face's files."""
         config = self.config
         heads = {f"attn_{name}": config.get("num_attention_heads") for name in "qk"}
         heads["attn_k"] = config.get("num_key_value_heads", heads["attn_k"])
         permuted = heads if config["model_type"] in _PERMUTED else {}
         entries = self._head.entries.items()
-        return Weights({_rename(name): self._stored(name, entry, permuted) for name, entry in entries}, dtype)
+        stored = {_rename(name): self._stored(name, entry, permuted) for name, entry in entries}
+        return Weights({n: replace(s, file=None) for n, s in stored.items()} if allow_nonfinite else stored, dtype)
 
     def dtypes(self) -> Counter[str]:
         """How many values have each dtype, or each type of quantised block."""
@@ -126,7 +128,7 @@ class GGUF:
             values = package.quants.dequantize(rows, kind)
             return values if heads is None else _unpermuted(values, heads)
 
-        return Stored(entry.shape, read, kind.name != "F32" or heads is not None)
+        return Stored(entry.shape, read, kind.name != "F32" or heads is not None, self.path, name)
 
     def _rows(self, name: str, entry: Entry, block: int, size: int) -> np.ndarray:
         """The tensor's bytes (..., bytes). It is stored in blocks of `block` numbers, `size` bytes each."""

@@ -5,7 +5,7 @@ Source: transformers 5.23.0 for the names of the files and their contents.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._config import ModelError
-from ._weights import Weights, as_stored
+from ._weights import Stored, Weights, as_stored
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -24,30 +24,33 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
-def read_weights(folder: Path, dtype: Any = np.float32) -> Weights:
+def read_weights(folder: Path, dtype: Any = np.float32, allow_nonfinite: bool = False) -> Weights:
     """All tensors of floating dtypes, memory-mapped. Raises ModelError."""
-    return Weights({name: as_stored(array, dtype) for name, array in _read_arrays(folder).items()}, dtype)
+    stored: dict[str, Stored] = {}
+    for path in _files(folder):
+        for name, array in _read_arrays(path, stored).items():
+            stored[name] = as_stored(array, dtype, None if allow_nonfinite else path, name)
+    return Weights(stored, dtype)
 
 
 def count_dtypes(folder: Path) -> Counter[str]:
     """How many values have each floating dtype. Raises ModelError."""
     found: Counter[str] = Counter()
-    for array in _read_arrays(folder).values():
-        found[array.dtype.name] += array.size
+    for path in _files(folder):
+        for array in _read_arrays(path).values():
+            found[array.dtype.name] += array.size
     return found
 
 
-def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for path in _files(folder):
-        try:
-            found, _ = open_tensors(path)
-        except TensorFileError as error:
-            raise ModelError(f"{path} {error}") from None
-        if twice := sorted(arrays.keys() & found.keys()):
-            raise ModelError(f"{path} has {quote_name(twice[0])}, which another shard has too")
-        arrays |= found
-    return {name: array for name, array in arrays.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
+def _read_arrays(path: Path, others: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The tensors of floating dtypes in one file. others: the names in the shards before it."""
+    try:
+        found, _ = open_tensors(path)
+    except TensorFileError as error:
+        raise ModelError(f"{path} {error}") from None
+    if twice := sorted(name for name in found if name in others):
+        raise ModelError(f"{path} has {quote_name(twice[0])}, which another shard has too")
+    return {name: array for name, array in found.items() if array.dtype.kind in "fV"}  # V: ml_dtypes' own
 
 
 def _files(folder: Path) -> list[Path]:

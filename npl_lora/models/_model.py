@@ -88,10 +88,11 @@ class Model(Pretrained):
         return type(self)(self.about, base)
 
 
-def load(path: str | Path, dtype: Any = np.float32) -> Model:
+def load(path: str | Path, dtype: Any = np.float32, allow_nonfinite: bool = False) -> Model:
     """The model in a folder (config.json and safetensors) or in a .gguf file. It computes in dtype.
 
-    Weights stored in dtype are memory-mapped. Raises ModelError for files that are not a model supported here.
+    Weights stored in dtype are memory-mapped. Raises ModelError for files that are not a model supported here. A tensor
+    that holds NaN or an infinity raises ModelError when it is first read, unless allow_nonfinite.
     """
     path = Path(path)
     if path.is_dir() and read_config(path).get("model_type") in bert.KINDS:
@@ -99,8 +100,8 @@ def load(path: str | Path, dtype: Any = np.float32) -> Model:
             f"{path} is a BERT, which classifies texts and generates none: use load_classifier, or data in a .csv"
         )
     if path.is_dir():
-        return Model(read_config(path), read_weights(path, dtype))
+        return Model(read_config(path), read_weights(path, dtype, allow_nonfinite))
     if path.suffix != ".gguf":
         raise ModelError(f"{path} is neither a folder nor a .gguf file")
     file = GGUF(path)
-    return Model(file.config, file.weights(dtype))
+    return Model(file.config, file.weights(dtype, allow_nonfinite))

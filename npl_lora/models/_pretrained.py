@@ -105,10 +105,11 @@ class Pretrained(ABC):
         dtype = self.base.dtype if dtype is None else dtype
         return full(self._initial(np.random.default_rng(rng)), self.modules, modules, dtype)
 
-    def load_adapter(self, folder: str | Path, dtype: Any = None) -> LoRA:
-        """The adapter in a folder that PEFT or `adapters.files.save` wrote. Raises AdapterError."""
+    def load_adapter(self, folder: str | Path, dtype: Any = None, allow_nonfinite: bool = False) -> LoRA:
+        """The adapter in a folder that PEFT or `adapters.files.save` wrote. Raises AdapterError, also for numbers that
+        are not finite, unless allow_nonfinite."""
         dtype = self.base.dtype if dtype is None else dtype
-        return adapter_files.load(Path(folder), self.modules, self._initial(None), dtype)
+        return adapter_files.load(Path(folder), self.modules, self._initial(None), dtype, allow_nonfinite)
 
     def scope(
         self, adapter: Adapter | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
@@ -117,8 +118,16 @@ class Pretrained(ABC):
         return Scope(self.base, adapter, ops, masks, wrt=None if wrt is None else frozenset(wrt))
 
     def decode(self) -> Self:
-        """The same model with all weights decoded and kept, which is faster: 4 bytes a parameter in float32."""
-        return self._with_base(self.base.decode()) if self.base.is_coded else self
+        """The same model with all weights decoded and kept, which is faster: 4 bytes a parameter in float32. Raises
+        ModelError for a tensor that is not finite."""
+        if self.base.is_coded:
+            return self._with_base(self.base.decode())
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Read every tensor that was not read yet, once. Raises ModelError for the first that is not finite."""
+        self.base.check()
 
     def _rename(self, base: Weights) -> Weights:
         """The checkpoint's tensors under the names that the model uses."""
@@ -160,7 +169,8 @@ class Pretrained(ABC):
         arrays = {name: np.array(scope[name]) for name in names}
         for path in adapter.places:
             name = f"{path}.weight"
-            arrays[name] = np.ascontiguousarray(adapter.merged(path, arrays[name], self.modules[path], sign))
+            with np.errstate(over="ignore", invalid="ignore"):  # `export` refuses what overflows
+                arrays[name] = np.ascontiguousarray(adapter.merged(path, arrays[name], self.modules[path], sign))
         return arrays
 
 

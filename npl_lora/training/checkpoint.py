@@ -17,6 +17,7 @@ from ..adapters import LoRA
 from ..lora.optimizers import AdamWState
 from ..support.extras import require
 from ..support.files import write_atomically
+from ..support.finite import describe_first_nonfinite
 from ..support.quoting import quote_name, quote_value
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from .step import Best, State
@@ -44,15 +45,19 @@ def save(path: Path, state: State, about: dict[str, Any]) -> None:
     write_atomically(path, encode({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
 
 
-def load(path: Path, adapter: LoRA, about: dict[str, Any]) -> State:
-    """The state in a checkpoint, for a new adapter of the same run. Raises CheckpointError."""
+def load(path: Path, adapter: LoRA, about: dict[str, Any], allow_nonfinite: bool = False) -> State:
+    """The state in a checkpoint, for a new adapter of the same run. Raises CheckpointError, also for numbers that are
+    not finite, unless allow_nonfinite."""
     try:
         tensors, metadata = open_tensors(path)
         if not isinstance(metadata, dict) or metadata.get("kind") != _KIND:
             raise _UnusableError("is not a checkpoint of this version of npl-lora")
         numbers = json_object(str(metadata.get("numbers")), "has metadata that")
         _compare(_object(numbers, "about"), json.loads(json.dumps(about)))
-        return _state(tensors, numbers, adapter)
+        state = _state(tensors, numbers, adapter)
+        if not allow_nonfinite and (problem := describe_first_nonfinite(tensors, tensors)):
+            raise _UnusableError(f"is broken: {problem}")
+        return state
     except (TensorFileError, _UnusableError) as error:
         raise CheckpointError(f"{path} cannot be used: it {error}") from None
 

@@ -55,8 +55,9 @@ class Run:
     which saves. patience: the run stops after this many evaluations in a row without a new lowest loss, and the folder
     keeps the best adapter; None: all steps are taken, and the folder keeps the last adapter. base: the model's name,
     for the adapter's file. about: further settings that must be the same when the run resumes. resume: continue from
-    the checkpoint in out, which must have the same rows, recipe, adapter, batch and `about`. A checkpoint is never
-    overwritten by a new run. ranks: if mpiexec started several, each batch is split over them and rank 0 alone writes.
+    the checkpoint in out, which must have the same rows, recipe, adapter, batch and `about`, and finite numbers unless
+    allow_nonfinite. A checkpoint is never overwritten by a new run. ranks: if mpiexec started several, each batch
+    is split over them and rank 0 alone writes.
 
     Raises TypeError, ValueError, CheckpointError and OSError.
     """
@@ -77,6 +78,7 @@ class Run:
         base: str | None = None,
         about: Mapping[str, Any] | None = None,
         resume: bool = False,
+        allow_nonfinite: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         _check(adapter, rows, held_out, batch=batch, micro_batch=micro_batch, every=every, patience=patience)
@@ -100,15 +102,15 @@ class Run:
             settings |= {"classes": list(model.classes), "pooling": model.pooling}
         digests = {"model": _digest_of_model(model), "rows": _digest_of_rows([*rows, *held_out])}
         self.about: dict[str, Any] = {**(about or {}), **settings, **digests}
-        self.state = self._begin(adapter, resume)
+        self.state = self._begin(adapter, resume, allow_nonfinite)
         self._last_complete = self._last_saved = self.state
 
-    def _begin(self, adapter: LoRA, resume: bool) -> State:
+    def _begin(self, adapter: LoRA, resume: bool, allow_nonfinite: bool) -> State:
         path = self.out / CHECKPOINT
         if resume and not path.exists():
             raise ValueError(f"there is no {path}, expected a run to continue")
         if resume:
-            return checkpoint.load(path, adapter, self.about)
+            return checkpoint.load(path, adapter, self.about, allow_nonfinite)
         if self.ranks.rank > 0:
             return State(adapter)
         if path.exists():

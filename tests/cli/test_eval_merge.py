@@ -93,7 +93,7 @@ def test_what_merge_refuses(folder, adapter, tmp_path, capsys):
     assert "is there already, and is not written over" in capsys.readouterr().err
     tiny.folder(folder, dtype="float32", change=lambda arrays: arrays["model.norm.weight"].fill(1e6))
     assert main([*words, str(tmp_path / "out"), "--dtype", "float16"]) == 2
-    assert "model.norm.weight has values up to 1e+06, too large for float16" in capsys.readouterr().err
+    assert "model.norm.weight is too large for float16 at [0]: 1e+06 (6 of 6 numbers)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
     (adapter / "classes.json").write_text('["a", "b"]')

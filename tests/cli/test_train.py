@@ -389,10 +389,10 @@ def test_a_loss_that_is_not_finite_is_named_with_where_it_came_from(model, text,
     arrays = load_file(model / "model.safetensors")
     arrays["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
     save_file(arrays, model / "model.safetensors")
-    assert train(model, text, tmp_path / "out") == 1
+    assert train(model, text, tmp_path / "out", "--allow-nonfinite") == 1
     said = capsys.readouterr().err
     assert "the held-out loss is nan: first in model.layers.1.mlp.up_proj.weight, which is not finite itself" in said
-    assert train(model, text, tmp_path / "other", "--held-out", "0") == 1
+    assert train(model, text, tmp_path / "other", "--held-out", "0", "--allow-nonfinite") == 1
     said = capsys.readouterr().err
     assert "the loss is nan in step 1: first in model.layers.1.mlp.up_proj.weight, which is not finite itself" in said
 
@@ -472,7 +472,7 @@ def test_a_checkpoint_that_is_damaged(model, text, tmp_path, capsys, keep):
 @pytest.mark.parametrize(("share", "sentence"), [("0.1", "the held-out loss is nan"), ("0", "loss is nan in step 1")])
 def test_a_loss_that_is_not_finite(model, text, tmp_path, capsys, share, sentence):
     tiny.folder(model, dtype="float32", change=lambda arrays: arrays["lm_head.weight"].fill(np.nan))
-    assert train(model, text, tmp_path / "out", "--held-out", share) == 1
+    assert train(model, text, tmp_path / "out", "--held-out", share, "--allow-nonfinite") == 1
     assert sentence in capsys.readouterr().err
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
 

@@ -9,8 +9,8 @@ from npl_lora.models import _gguf as reader
 _THEIRS = {ours: theirs for theirs, ours in reader._NAMES.items()}
 
 
-def written(path):
-    """The file's path."""
+def written(path, change=None):
+    """The file's path. change: what is done to the tensors first."""
     writer, config = gguf.GGUFWriter(path, "llama"), tiny.CONFIG
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_embedding_length(config["hidden_size"])
@@ -27,7 +27,10 @@ def written(path):
     writer.add_token_merges(["a b"])
     writer.add_token_types([1] * 12 + [3])
     writer.add_eos_token_id(12)
-    for name, array in tiny.tensors("llama", "float32").items():
+    arrays = tiny.tensors("llama", "float32")
+    if change is not None:
+        change(arrays)
+    for name, array in arrays.items():
         inner, last = name.removeprefix("model.layers.").rsplit(".", 1)
         layer, _, within = inner.partition(".")
         theirs = f"blk.{layer}.{_THEIRS[within]}" if layer.isdigit() else _THEIRS[inner]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ...support.extras import MissingExtraError
+from ...support.finite import describe_first_nonfinite
 from ...support.tensor_file import TensorFileError
 from ..case import Case
 from ..check import observe
@@ -59,6 +60,8 @@ def _judge_as_case(dump: Dump, inner: str | None) -> dict[str, OutputVerdict]:
     if (numbers := _numbers(dump)) > _CASE_LIMIT:
         raise DumpError(f"has {numbers:,} numbers, expected at most {_CASE_LIMIT:,} for {dump.contract}")
     case, outputs = _as_case(dump, inner)
+    if problem := describe_first_nonfinite(case.arrays, case.arrays):
+        raise DumpError(f"{problem}: take a step that did not overflow")
     check_reach({name: a for name, a in case.arrays.items() if a.dtype.kind not in "biu"}, case.config)
     try:
         return judge_case(case, outputs)

@@ -176,7 +176,9 @@ def _check_finite(step: Step, name: str) -> None:
             where = _place(step, name, flat)
             problem = f"not finite at {where}: {np.asarray(table.flat[flat], np.float64)}"
             if name in INPUTS:
-                raise DumpError(f"{name} is {problem}: take a step that did not overflow")
+                count = array.size - int(np.count_nonzero(np.isfinite(array)))
+                numbers = f"{count:,} of {array.size:,} numbers"
+                raise DumpError(f"{name} is {problem} ({numbers}): take a step that did not overflow")
             step.refused[name] = problem
             break
 
