@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             rows, result = _evaluate(arguments)
     except NonFiniteError as error:
         raise CommandError(str(error), 1) from None
-    print(_data.description(rows, arguments.length), file=sys.stderr)
+    print(_data.description(rows, arguments.length), *rows.notes, sep="\n", file=sys.stderr)
     print(_line(result))
     if arguments.json_file is not None:
         write_text(arguments.json_file, json.dumps(_figures(arguments, rows, result), indent=2) + "\n")
@@ -68,9 +68,9 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     if arguments.batch < 1:
         raise ValueError(f"--batch is {arguments.batch}, expected at least 1")
     classes, pooling = None, None
-    if data.is_classified(arguments.data):
+    if data.is_classified(arguments.data, arguments.text):
         if arguments.adapter is None:
-            raise ValueError("--adapter is required for a .csv: it holds the class names")
+            raise ValueError("--adapter is required for a table (.csv, .tsv): it holds the class names")
         classes, pooling = read_classes(arguments.adapter)
     rows = _data.read(arguments, load_tokenizer(arguments.model), classes)
     allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)

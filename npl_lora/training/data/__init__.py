@@ -3,10 +3,10 @@
     data = read("reviews.csv", tokenizer, length=128)
     rows, held_out = data.split(0.1)
 
-Each format has a module: text, conversations (.jsonl), classified (.csv). Any file may be packed (.bz2). A mistake in a
-file raises DataError; the message is one sentence with the line number.
+Each format has a module: text (.txt, .md), conversations (.jsonl, .json), classified (.csv, .tsv). Any file may be
+packed (.bz2). A mistake in a file raises DataError; the message is one sentence with the line number.
 
-Reading order: rows, text, conversations, classified.
+Reading order: rows, kinds, text, objects, fields, forms, conversations, classified.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...models import Tokenizer
 from . import classified, conversations, text
+from .kinds import check_content, kind_by_name
 from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, count_labels, in_order, split
 from .text import read_text, windows
 
@@ -43,24 +44,24 @@ def read(
     text_column: str = "text",
     label_column: str = "label",
     classes: Sequence[str] | None = None,
+    as_text: bool = False,
 ) -> Data:
     """The rows of a file, of at most `length` tokens each. The end of its name decides the format. text_column,
-    label_column and classes are for CSV; classes defaults to all labels in the file. Raises DataError."""
+    label_column and classes are for tables; classes defaults to all labels in the file. as_text: the file is one text,
+    whatever its name says. Raises DataError."""
     path = Path(path)
-    content = read_text(path)
-    match _ending(path):
-        case ".jsonl":
+    content, kind = read_text(path), kind_by_name(path, as_text)
+    if not as_text:
+        check_content(path, content, kind, (text_column, label_column))
+    match kind:
+        case "objects":
             return conversations.read(path, content, tokenizer, length)
-        case ".csv":
+        case "table":
             return classified.read(path, content, tokenizer, length, text_column, label_column, classes)
-        case _:
+        case "text":
             return text.read(path, content, tokenizer, length)
 
 
-def is_classified(path: str | Path) -> bool:
-    """Whether a file holds labelled texts, by its name."""
-    return _ending(Path(path)) == ".csv"
-
-
-def _ending(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".bz2")).suffix
+def is_classified(path: str | Path, as_text: bool = False) -> bool:
+    """Whether a file holds labelled texts, by its name. Raises DataError for a name that says nothing."""
+    return kind_by_name(Path(path), as_text) == "table"

@@ -34,13 +34,14 @@ class Row:
 class Data:
     """The content of a file: its rows, and the class names if they are labelled. cut: how many rows were truncated.
     left_out: how many were dropped because truncation removed every label. in_order: the rows are pieces of one
-    text."""
+    text. notes: sentences on what a user should know before it is trained on."""
 
     rows: list[Row] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
     cut: int = 0
     left_out: int = 0
     in_order: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
