@@ -217,7 +217,8 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     )
     screen = Screen(quiet=ranks.rank > 0)
     screen.note(str(model))
-    screen.note(_data.description(rows, arguments.length))
+    for sentence in (_data.description(rows, arguments.length), *rows.notes):
+        screen.note(sentence)
     if ranks.size > 1:
         screen.note(f"{ranks.size} ranks: if one dies all end, and --resume continues")
     try:

@@ -24,13 +24,17 @@ class ChatTemplate:
     def __init__(self, source: str, names: Mapping[str, str]) -> None:
         self.source, self.names = source, dict(names)
 
-    def render(self, messages: Sequence[Message], begin_answer: bool = False) -> str:
+    def render(
+        self, messages: Sequence[Message], begin_answer: bool = False, more: Mapping[str, Any] | None = None
+    ) -> str:
         """The messages, each {"role": ..., "content": ...}, as one text. begin_answer: add the start of the assistant's
-        next turn. Raises ModelError if the template fails or refuses."""
+        next turn. more: what else the template sees: tools, documents, and names of its own. Raises ModelError if the
+        template fails or refuses."""
         jinja2 = require("jinja2", "models", "a chat template")
-        given = {"messages": list(messages), "add_generation_prompt": begin_answer, "tools": None, "documents": None}
+        given = {**self.names, "tools": None, "documents": None, **(more or {})}
+        given |= {"messages": list(messages), "add_generation_prompt": begin_answer}
         try:
-            return str(self._template.render(**self.names, **given))
+            return str(self._template.render(**given))
         except jinja2.TemplateError as error:
             raise ModelError(f"the chat template fails: {error}") from None
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:

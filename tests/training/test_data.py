@@ -101,8 +101,13 @@ def test_a_packed_file(tokenizer, write):
         ("a.txt", "1", "has fewer than two tokens"),
         ("a.txt.bz2", b"1 2 3", "Invalid data stream"),
         ("a.csv.bz2", bz2.compress(b"text,label\n1,a\n2,b\n")[:20], "ended before the end-of-stream"),
-        ("a.jsonl", '{"prompt": "1", "completion": "2"}\n{"prompt"', "line 2 is not JSON in UTF-8"),
-        ("a.jsonl", "\n[1]", "line 2 is list in JSON, expected an object"),
+        (
+            "a.jsonl",
+            '{"prompt": "1", "completion": "2"}\n{"prompt"',
+            "line 2, column 10: not JSON: expecting ':' delimiter",
+        ),
+        ("a.jsonl", "\n[1]", "line 2 is int in JSON, expected an object"),
+        ("a.jsonl", "1\n", "line 1 is int in JSON, expected an object"),
         ("a.jsonl", '{"prompt": "1"}', "line 1 has prompt, expected prompt and completion, or messages"),
         ("a.jsonl", '{"prompt": "1", "completion": 2}', "line 1: completion is '2', expected a text"),
         ("a.jsonl", '{"prompt": "\\ud800", "completion": "2"}', "line 1: prompt has half of a surrogate pair"),
@@ -145,7 +150,7 @@ def test_a_label_that_the_adapter_does_not_know(tokenizer, write):
         ("{{ messages[0].nothing.more }}", "line 1: the chat template fails: "),
         ("{% if %}", "line 1: the chat template fails: "),
         ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "line 1: the chat template fails: "),
-        (None, "line 1 has messages, but the model has no chat template"),
+        (None, "line 1 is a conversation, but the model has no chat template"),
     ],
 )
 def test_a_template_that_cannot_be_used(tmp_path, write, template, sentence):
