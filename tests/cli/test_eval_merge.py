@@ -58,7 +58,7 @@ def test_eval_of_a_classifier_is_its_accuracy(tmp_path, capsys):
     assert found["accuracy"] == np.mean(np.argmax(scores, axis=1) == np.arange(10) % 2)
     assert f"accuracy {found['accuracy']:.4f}, over 10 labels" in capsys.readouterr().out
     assert main(["eval", str(folder), str(path), *words]) == 2
-    assert "--adapter is required for a .csv: it holds the class names" in capsys.readouterr().err
+    assert "--adapter is required for a table (.csv, .tsv): it holds the class names" in capsys.readouterr().err
     (out / "classes.json").write_text("{}")
     assert main(["eval", str(folder), str(path), "--adapter", str(out), *words]) == 2
     assert "classes.json lacks a list of class names or the pooling" in capsys.readouterr().err
