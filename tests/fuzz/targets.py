@@ -32,6 +32,7 @@ from npl_lora.oracle.subjects.result_file import read_arrays
 from npl_lora.oracle.vectors import judging
 from npl_lora.oracle.vectors.safetensors import encode
 from npl_lora.training import checkpoint
+from npl_lora.training.data import DataError, read
 from npl_lora.training.step import State
 
 WORDS = (
@@ -192,6 +193,26 @@ def _gguf(data: bytes) -> None:
         _one_line(str(error))
 
 
+def _rows(data: bytes) -> None:
+    _read_data(data, "rows.jsonl", "rows.txt")
+
+
+def _table(data: bytes) -> None:
+    _read_data(data, "table.csv", "table.tsv")
+
+
+def _read_data(data: bytes, *names: str) -> None:
+    for name in names:
+        try:
+            found = read(_written(data, name), TOKENIZER, 16)
+        except DataError as error:
+            _one_line(str(error))
+        else:
+            assert found.rows
+            for note in found.notes:
+                _one_line(note)
+
+
 def _one_line(text: str) -> None:
     assert "\n" not in text
     assert "\x1b" not in text
@@ -231,10 +252,28 @@ def _targets() -> dict[str, Target]:
         "weights": Target(_model_tensors, (RIGHT_MODEL, b"+" + RIGHT_MODEL[8:])),
         "index": Target(_model_index, (b'{"weight_map": {"lm_head.weight": "shard.safetensors"}}',)),
         "gguf": Target(_gguf, (RIGHT_GGUF,)),
+        "rows": Target(_rows, _seeds_of_rows()),
+        "table": Target(_table, (b"text,label\n1 2,1\n3,1.0\n", b'id;text;label\n1;"2 ""3""";a\n2;4;b\n')),
         "deviations": Target(_deviations, (json.dumps(reasons).encode(), b'S3 = "no rsLoRA"\n')),
     }
 
 
+def _seeds_of_rows() -> tuple[bytes, ...]:
+    call = {"type": "function", "function": {"name": "1", "arguments": {}}}
+    said = [{"role": "user", "content": [{"type": "text", "text": "1"}]}, {"role": "assistant", "tool_calls": [call]}]
+    more = [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2", "weight": 0}, {"from": "gpt", "value": "3"}]
+    rows = [
+        {"messages": said, "tools": [call], "chat_template_kwargs": {"a": 1}},
+        {"conversations": more, "system": "1", "id": 3},
+        {"prompt": "1", "completion": "2", "weight": 1},
+        {"instruction": "1", "input": "2", "output": "3"},
+        {"text": "1 2"},
+    ]
+    return "\n".join(map(json.dumps, rows)).encode(), json.dumps(rows, indent=1).encode()
+
+
+_TEMPLATE = """{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ m.role }} {{ m.content }}
+{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %} z {% endfor %}"""
 _OF_PATTERNS = b"""{"target_modules": "model.layers.0.*(q|v)_proj", "exclude_modules": ["v_proj"], "alpha_pattern":
 {"0.self_attn": 3}, "rank_pattern": {"q_proj": 2}, "layers_to_transform": [0], "layers_pattern": "layers",
 "modules_to_save": ["lm_head"], "bias": "all"}"""
@@ -248,6 +287,7 @@ _TEMPORARY = tempfile.TemporaryDirectory()
 _FOLDER = Path(_TEMPORARY.name)
 _LLAMA = tiny.folder(_FOLDER / "right", dtype="float32")
 MODEL = load(_LLAMA)
+TOKENIZER = load_tokenizer(tiny.with_tokenizer(_LLAMA, chat_template=_TEMPLATE))
 RIGHT_CONFIG, RIGHT_MODEL = ((_LLAMA / name).read_bytes() for name in ("config.json", "model.safetensors"))
 ADAPTER = MODEL.attach(LoRAConfig(r=1, target_modules=["q_proj"]), rng=0)
 files.save(ADAPTER, _LLAMA)
