@@ -146,6 +146,22 @@ def test_what_stands_beside_a_conversation_is_for_the_template(place, telling, r
     assert tokens_and_learned(rows_of(place, telling, row)) == right
 
 
+HIDES = """\
+{% for m in messages %}{% if m.role == 'user' or m.role == 'assistant' %}
+{{ 'x' if m.role == 'user' else 'y' }} {{ m.content }} z
+{% endif %}{% endfor %}{% if add_generation_prompt %}y {% endif %}"""
+
+
+@pytest.mark.parametrize("role", ["system", "tool", "developer"])
+def test_a_message_that_the_template_never_shows(place, telling, role):
+    hiding = load_tokenizer(tiny.with_tokenizer(tiny.folder(place / "hiding"), chat_template=HIDES))
+    row = {"messages": [ASKED, {"role": role, "content": "5"}, SAID]}
+    with pytest.raises(DataError, match=f"line 1: message 2, of the role {role}, is not shown by the chat template"):
+        rows_of(place, hiding, row)
+    assert tokens_and_learned(rows_of(place, telling, row)) == ([X, 1, Z, X, 5, Z, Y, 2, Z], [2, Z])
+    assert tokens_and_learned(rows_of(place, hiding, {"messages": [ASKED, SAID]})) == QUESTION
+
+
 def test_none_is_left_to_a_template_that_knows_it(place):
     """Some templates ask whether a content is None, and tell a call by it."""
     asks = TELLS.replace("{{ m.content }}", "{{ '8' if m.content is none else m.content }}")
@@ -218,10 +234,12 @@ def test_what_would_change_more_is_refused_by_name(place, plain, row, sentence):
 def test_fields_that_change_nothing_are_counted_in_one_line(place, plain):
     rows = [{"prompt": "1", "completion": "2", "id": i, "source": None if i else "a", "weight": 1} for i in range(3)]
     rows += [{"messages": [{**ASKED, "name": "3"}, SAID], "prompt": "1", "meta": {"weight": 0}}]
+    rows[-1]["chat_template_kwargs"] = {"enable_thinking": False}
     rows += [{"instruction": "1", "output": "2", "text": "1 2"}]
     (note,) = rows_of(place, plain, *rows).notes
     assert note.startswith("fields that change nothing: id (3 rows), ")
     once = {f"{name} (1 row)" for name in ("source", "messages' name", "prompt", "meta", "text")}
+    once.add("chat_template_kwargs' enable_thinking (1 row)")
     assert set(note.removeprefix("fields that change nothing: ").split(", ")) == {"id (3 rows)", *once}
     assert rows_of(place, plain, {"text": "1 2"}).notes == ()
 

@@ -39,6 +39,7 @@ def table(place, tokenizer, *rows, name="a.csv", head="text,label", **options):
         (["1", "1.0", "0", "1"], ["'1' (2) and '1.0' (1) are different classes"]),
         (["0", "-0", "0.0", "1"], ["'-0' (1) and '0' (1) and '0.0' (1) are different classes"]),
         (["01", "1", "2"], ["'01' (1) and '1' (1) are different classes"]),
+        (["1,0", "1", "2"], ["'1' (1) and '1,0' (1) are different classes"]),
         (["1e1", "10", "2"], ["'10' (1) and '1e1' (1) are different classes"]),
         (["yes", "Yes", "no", "NO"], ["'NO' (1) and 'no' (1) are", "'Yes' (1) and 'yes' (1) are different classes"]),
         (["true", "True", "TRUE"], ["'TRUE' (1) and 'True' (1) and 'true' (1) are different classes"]),
@@ -52,7 +53,7 @@ def table(place, tokenizer, *rows, name="a.csv", head="text,label", **options):
     ],
 )
 def test_labels_that_may_be_one_class_are_warned_of(place, tokenizer, labels, warned):
-    notes = table(place, tokenizer, *(f"1 2,{label}" for label in labels)).notes
+    notes = table(place, tokenizer, *(f'1 2,"{label}"' for label in labels)).notes
     assert len(notes) == len(warned)
     assert all(note.startswith(f"warning: {start}") for note, start in zip(sorted(notes), sorted(warned), strict=True))
 
@@ -152,6 +153,13 @@ JSON = json.dumps([{"prompt": "1", "completion": "2"}] * 2)
             'text,"label"\n1,a\n2,b',
             "begins with columns named text and label: name it .csv, or read",
         ),
+        (
+            "a.txt",
+            "\n<!DOCTYPE html>\n<p>1 2",
+            "begins as HTML does: take the text out, or read it as one text with --text",
+        ),
+        ("a.txt", '<?xml version="1.0"?><a/>', "begins as XML does"),
+        ("a.txt", "{\\rtf1 1 2}", "begins as a document in RTF does"),
         ("a.md", "id\ttext\tlabel\r\n1\t2\ta", "begins with columns named text and label"),
     ],
 )

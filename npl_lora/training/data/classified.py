@@ -136,6 +136,6 @@ def _alike(label: str) -> str:
     """What a label has in common with others that look like it: numbers by value, words without case and blanks."""
     plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
     try:
-        return repr(float(plain) + 0.0)  # -0 is 0
+        return repr(float(plain.replace(",", ".")) + 0.0)  # some write 1,0; -0 is 0
     except ValueError:
         return plain

@@ -9,7 +9,7 @@ A row longer than the length loses its end. It is dropped if truncation removed 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...models import ChatTemplate, ModelError, Tokenizer
+from ...support.quoting import quote_name
 from .fields import describe_unused, told_to_template
 from .forms import Pair, Plain, Turns, as_text, form_of
 from .objects import read_objects
@@ -71,17 +72,34 @@ def _conversation(where: str, turns: Turns, tokenizer: Tokenizer, unused: Counte
     template = tokenizer.template
     if template is None:
         raise DataError(f"{where} is a conversation, but the model has no chat template: write prompt and completion")
-    told_to_template(where, turns.messages, template.source, unused)
+    told_to_template(where, turns.messages, turns.given, template.source, unused)
     try:
         turns = _without_none(turns, template)
         text, spans = _answers(turns, template)
         for name in ("tools", "documents"):
             if name in turns.given and text == template.render(turns.messages, more={**turns.given, name: None}):
                 raise DataError(f"{where} has {name}, which the model's chat template does not show: remove them")
+        for number in _not_shown(turns, template, text):
+            role = quote_name(turns.messages[number]["role"])
+            raise DataError(f"{where}: message {number + 1}, of the role {role}, is not shown by the chat template")
     except ModelError as error:
         raise DataError(f"{where}: {error}") from None
     tokens, places = tokenizer.encode_with_places(as_text(where, "the conversation", text))
     return tokens, [any(begin <= place < end for begin, end in spans) for place in places]
+
+
+def _not_shown(turns: Turns, template: ChatTemplate, text: str) -> Iterator[int]:
+    """The messages without which the conversation reads the same. Every template shows the user and the assistant."""
+    for i, message in enumerate(turns.messages):
+        content = (message.get("content") or "").strip()
+        if message["role"] in ("user", "assistant") or content in text:
+            continue
+        try:
+            without = template.render([*turns.messages[:i], *turns.messages[i + 1 :]], more=turns.given)
+        except ModelError:  # the template asks for it
+            continue
+        if without == text:
+            yield i
 
 
 def _without_none(turns: Turns, template: ChatTemplate) -> Turns:

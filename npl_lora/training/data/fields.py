@@ -76,18 +76,26 @@ def is_learned(where: str, number: int, message: Mapping[str, Any]) -> bool:
     return answers and all(yes for _, yes in said)
 
 
-def told_to_template(where: str, messages: list[dict[str, Any]], source: str, unused: Counter[str]) -> None:
+def told_to_template(
+    where: str, messages: list[dict[str, Any]], given: Mapping[str, Any], source: str, unused: Counter[str]
+) -> None:
     """Raises DataError if a message has something to say that the template (its source) never mentions. Other fields
-    that it never mentions are counted."""
+    that it never mentions are counted, and names in chat_template_kwargs. given: what stands beside the messages."""
+    unmentioned = [name for name in given if not _mentions(source, name) and name not in ("tools", "documents")]
+    unused.update(f"chat_template_kwargs' {quote_name(name)}" for name in unmentioned)
     names = dict.fromkeys(name for message in messages for name in message if not is_empty(message[name]))
     for name in names:
-        if name in ("role", "content", *_LEARNED) or re.search(rf"\b{re.escape(name)}\b", source):
+        if name in ("role", "content", *_LEARNED) or _mentions(source, name):
             continue
         if name in _REFUSED and name not in _TOLD:
             raise DataError(f"{where} has a message with {name}, {_REFUSED[name]}")
         if name in _TOLD:
             raise DataError(f"{where} has a message with {name}, which the model's chat template never shows")
         unused[f"messages' {quote_name(name)}"] += 1
+
+
+def _mentions(source: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", source) is not None
 
 
 def describe_unused(unused: Counter[str]) -> str:

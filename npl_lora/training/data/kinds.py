@@ -34,9 +34,13 @@ def check_content(path: Path, content: str, kind: Kind, columns: tuple[str, str]
     """Raises DataError if a text or a table begins as something else does. columns: those of a table."""
     if kind != "objects" and begins_with_object(content):
         raise DataError(f"{path} begins with an object in JSON: name it .jsonl{_OR_TEXT[kind]}")
+    begin = content[:100].lstrip().lower()
+    if kind == "text" and (markup := next((m for m in _MARKUP if begin.startswith(m)), None)):
+        raise DataError(f"{path} begins as {_MARKUP[markup]} does: take the text out{_OR_TEXT[kind]}")
     head = content[:1000].split("\n", 1)[0].strip()
     if kind == "text" and any({*columns} <= {name.strip(' "') for name in head.split(s)} for s in ",;\t"):
         raise DataError(f"{path} begins with columns named {' and '.join(columns)}: name it .csv{_OR_TEXT[kind]}")
 
 
+_MARKUP = {"<!doctype html": "HTML", "<html": "HTML", "<?xml": "XML", "{\\rtf": "a document in RTF"}
 _OR_TEXT = {"text": ", or read it as one text with --text", "table": ""}
