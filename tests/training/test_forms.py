@@ -16,7 +16,7 @@ X, Y, Z = 10, 11, 12
 ASKED, SAID = {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}
 CALL = {"type": "function", "function": {"name": "3", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "7", "parameters": {"type": "object"}}}
-# Shows tools, documents, calls, reasoning and a word of its own; prints the word None for a content that is None.
+# Shows tools, documents, calls, reasoning and a word of its own; it would print None for a content that is null.
 TELLS = """\
 {% for t in tools or [] %}{{ t.function.name }} {% endfor %}{% for d in documents or [] %}{{ d.text }} {% endfor %}
 {% for m in messages %}
@@ -162,12 +162,10 @@ def test_a_message_that_the_template_never_shows(place, telling, role):
     assert tokens_and_learned(rows_of(place, hiding, {"messages": [ASKED, SAID]})) == QUESTION
 
 
-def test_none_is_left_to_a_template_that_knows_it(place):
-    """Some templates ask whether a content is None, and tell a call by it."""
-    asks = TELLS.replace("{{ m.content }}", "{{ '8' if m.content is none else m.content }}")
-    tokenizer = load_tokenizer(tiny.with_tokenizer(tiny.folder(place / "asks"), chat_template=asks))
-    row = {"messages": [ASKED, {**SAID, "content": None, "tool_calls": [CALL]}]}
-    assert tokens_and_learned(rows_of(place, tokenizer, row)) == ([X, 1, Z, Y, 8, 3, Z], [8, 3, Z])
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_what_a_model_reasoned_has_three_names(place, telling, name):
+    row = {"messages": [ASKED, {**SAID, name: "6"}]}
+    assert tokens_and_learned(rows_of(place, telling, row)) == ([X, 1, Z, Y, 6, 2, Z], [6, 2, Z])
 
 
 BESIDE = "which only messages can have"

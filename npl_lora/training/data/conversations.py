@@ -74,7 +74,6 @@ def _conversation(where: str, turns: Turns, tokenizer: Tokenizer, unused: Counte
         raise DataError(f"{where} is a conversation, but the model has no chat template: write prompt and completion")
     told_to_template(where, turns.messages, turns.given, template.source, unused)
     try:
-        turns = _without_none(turns, template)
         text, spans = _answers(turns, template)
         for name in ("tools", "documents"):
             if name in turns.given and text == template.render(turns.messages, more={**turns.given, name: None}):
@@ -91,7 +90,7 @@ def _conversation(where: str, turns: Turns, tokenizer: Tokenizer, unused: Counte
 def _not_shown(turns: Turns, template: ChatTemplate, text: str) -> Iterator[int]:
     """The messages without which the conversation reads the same. Every template shows the user and the assistant."""
     for i, message in enumerate(turns.messages):
-        content = (message.get("content") or "").strip()
+        content = message.get("content", "").strip()
         if message["role"] in ("user", "assistant") or content in text:
             continue
         try:
@@ -100,15 +99,6 @@ def _not_shown(turns: Turns, template: ChatTemplate, text: str) -> Iterator[int]
             continue
         if without == text:
             yield i
-
-
-def _without_none(turns: Turns, template: ChatTemplate) -> Turns:
-    """Where a call of a tool has no content, most templates take None. Some would print the word: they get ""."""
-    if all(message.get("content", "") is not None for message in turns.messages):
-        return turns
-    filled = [{**m, "content": ""} if m.get("content", "") is None else m for m in turns.messages]
-    words = (template.render(messages, more=turns.given).count("None") for messages in (turns.messages, filled))
-    return Turns(filled, turns.learned, turns.given) if next(words) > next(words) else turns
 
 
 def _answers(turns: Turns, template: ChatTemplate) -> tuple[str, Sequence[tuple[int, int]]]:

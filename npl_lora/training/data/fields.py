@@ -34,7 +34,8 @@ _LEARNED = {"weight": True, "train": True, "training": True, "loss": True, "mask
 _OF_PART = ("train_detail", "loss_scale", "loss_weight", "mask")
 
 # Fields of a message that the model must see, if there is something in them.
-_TOLD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", "tool_responses")
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names for one thing
+_TOLD = ("tool_calls", "function_call", *REASONING, "refusal", "tool_responses")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -86,6 +87,8 @@ def told_to_template(
     names = dict.fromkeys(name for message in messages for name in message if not is_empty(message[name]))
     for name in names:
         if name in ("role", "content", *_LEARNED) or _mentions(source, name):
+            continue
+        if name in REASONING and any(_mentions(source, other) for other in REASONING):
             continue
         if name in _REFUSED and name not in _TOLD:
             raise DataError(f"{where} has a message with {name}, {_REFUSED[name]}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...support.quoting import quote_name, quote_value
-from .fields import WEIGHTS, is_empty, is_learned, refuse_fields
+from .fields import REASONING, WEIGHTS, is_empty, is_learned, refuse_fields
 from .rows import DataError
 
 Row = Mapping[str, Any]
@@ -173,18 +173,21 @@ def _objects(where: str, name: str, value: Any) -> list[dict[str, Any]]:
 
 
 def _messages(where: str, found: Any) -> list[dict[str, Any]]:
-    """Messages, each with a role, and a content that is a text; None only beside a call of a tool."""
+    """Messages, each with a role and a text; without one only beside a call of a tool. As in transformers, a field that
+    is null is left out, and what a model reasoned has all of its names."""
     if not isinstance(found, list) or not found or not all(isinstance(message, dict) for message in found):
         raise DataError(f"{where} has messages, expected a list of objects with role and content")
     messages = []
-    for number, message in enumerate(found, 1):
+    for number, given in enumerate(found, 1):
+        message = {name: value for name, value in given.items() if value is not None}
         as_text(where, f"role of message {number}", message.get("role"))
-        content = message.get("content")
-        if isinstance(content, list):
-            content = "".join(_part(where, number, part) for part in content)
-        elif content is not None or all(is_empty(message.get(name)) for name in ("tool_calls", "function_call")):
-            as_text(where, f"content of message {number}", content)
-        messages.append({**message, "content": content} if "content" in message else message)
+        if isinstance(message.get("content"), list):
+            message["content"] = "".join(_part(where, number, part) for part in message["content"])
+        elif "content" in message or all(is_empty(message.get(name)) for name in ("tool_calls", "function_call")):
+            as_text(where, f"content of message {number}", message.get("content"))
+        reasoned = [message[name] for name in REASONING if name in message]
+        more = dict.fromkeys(("thinking", "reasoning_content"), reasoned[0]) if reasoned else {}
+        messages.append(message | {name: value for name, value in more.items() if name not in message})
     return messages
 
 
