@@ -115,7 +115,7 @@ def test_a_message_that_says_so_is_not_learned(place, plain, turns, learned):
     )
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(weights=st.lists(st.sampled_from([0, 1, None]), min_size=1, max_size=4).filter(lambda w: set(w) != {0}))
 def test_weights_of_any_conversation(place, plain, weights):
     messages = [
@@ -242,7 +242,7 @@ def test_fields_that_change_nothing_are_counted_in_one_line(place, plain):
     assert rows_of(place, plain, {"text": "1 2"}).notes == ()
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(name=st.text(min_size=1, max_size=9), value=st.sampled_from([0, 1, "2", [3], {"weight": 0}, False]))
 def test_a_field_without_a_meaning_changes_nothing_and_is_counted(place, plain, name, value):
     name = f"of my own {name}"
@@ -259,7 +259,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(rows=ROWS, indent=st.sampled_from([None, 1, 4]), between=st.sampled_from(["\n", "\n\n", " ", "\r\n", ""]))
 def test_objects_may_stand_in_lines_in_an_array_and_over_lines(place, plain, rows, indent, between):
     right = [[*map(int, row["text"].split()), Z] for row in rows]
@@ -273,7 +273,7 @@ def test_objects_may_stand_in_lines_in_an_array_and_over_lines(place, plain, row
             assert [row.tokens.tolist() for row in rows_of(place, plain, content, name=name).rows] == right
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(rows=ROWS, indent=st.sampled_from([None, 2]), array=st.booleans(), data=st.data())
 def test_a_file_that_is_cut_off_is_named_by_line_and_column(place, plain, rows, indent, array, data):
     *before, last = [json.dumps(row, indent=indent) for row in rows]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from models import tiny
 
 from npl_lora.cli import main
+from npl_lora.cli._data import description
 from npl_lora.models import load_tokenizer
 from npl_lora.training.data import DataError, is_classified, read
 
@@ -58,6 +59,13 @@ def test_labels_that_may_be_one_class_are_warned_of(place, tokenizer, labels, wa
     assert all(note.startswith(f"warning: {start}") for note, start in zip(sorted(notes), sorted(warned), strict=True))
 
 
+def test_the_classes_are_told_with_their_counts(place, tokenizer):
+    data = table(place, tokenizer, *(f"{i} 3,{label}" for i, label in enumerate(("b", "\x1b", "b", "a"))))
+    assert description(data, 9) == "4 rows; classes: '\\x1b' (1), a (1), b (2)"
+    data = table(place, tokenizer, *(f"1,{i:02}" for i in range(25)))
+    assert description(data, 9).endswith("18 (1), 19 (1) and 5 more")
+
+
 def test_blanks_around_labels_make_no_class(place, tokenizer):
     data = table(place, tokenizer, "1,a", "2, a ", "3,b")
     assert data.classes == ("a", "b")
@@ -67,7 +75,7 @@ def test_blanks_around_labels_make_no_class(place, tokenizer):
 CELLS = st.text(st.sampled_from("123 ,;\t\"'\nxyz"), min_size=1).filter(str.strip)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     cells=st.lists(st.tuples(CELLS, st.sampled_from(["a", "b"])), min_size=2, max_size=5),
     separator=st.sampled_from(",;\t"),
@@ -189,6 +197,7 @@ def test_a_text_that_only_looks_a_little_like_something_else(place, tokenizer, c
     assert np.array_equal(row.tokens, tokenizer.encode(content))
 
 
+@pytest.mark.slow
 def test_train_and_eval_say_the_classes_and_what_they_leave_out(tmp_path, capsys):
     model = tiny.with_tokenizer(tiny.folder(tmp_path / "bert", "bert", dtype="float32"))
     path, out = tmp_path / "a.csv", tmp_path / "out"
