@@ -66,6 +66,11 @@ def test_the_classes_are_told_with_their_counts(place, tokenizer):
     assert description(data, 9).endswith("18 (1), 19 (1) and 5 more")
 
 
+def test_a_label_that_looks_like_a_class_of_the_adapter(place, tokenizer):
+    with pytest.raises(DataError, match=r"line 3: label '1\.0' is not one of 0, 1; it looks like '1'$"):
+        table(place, tokenizer, "1,0", "2,1.0", classes=("0", "1"))
+
+
 def test_blanks_around_labels_make_no_class(place, tokenizer):
     data = table(place, tokenizer, "1,a", "2, a ", "3,b")
     assert data.classes == ("a", "b")

@@ -47,9 +47,9 @@ def read(
     rows, cut = list[Row](), 0
     for number, text, label in examples:
         if label not in known:
-            raise DataError(
-                f"{path}, line {number}: label {label[:40]!r} is not one of {quote_name(', '.join(known), 200)}"
-            )
+            near = next((f"; it looks like {one[:40]!r}" for one in known if _alike(one) == _alike(label)), "")
+            names = quote_name(", ".join(known), 200)
+            raise DataError(f"{path}, line {number}: label {label[:40]!r} is not one of {names}{near}")
         tokens = tokenizer.encode(text)
         if not tokens:
             raise DataError(f"{path}, line {number}: the text has no tokens")
