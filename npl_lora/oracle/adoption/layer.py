@@ -38,7 +38,6 @@ class Layer:
             constructor.sibling = find_sibling(framework, constructor)
         self.kind = kind_of(constructor)
         self.fixed_rank: int | None = None
-        self.one_by_one = False  # whether a convolution is LoRA where its kernel is one by one alone
         self.square_groups = False  # whether each group of a fused projection has as many outputs as inputs
         self.takes_bias, self.takes_no_bias, self.refusal = self._try_both_bases()
         self.path_alone = False
@@ -168,8 +167,6 @@ class Layer:
             return {"padding_idx": config.get("padding_idx")}
         if self.kind is not CONV2D:
             return {}
-        if self.one_by_one and case["W"].shape[2:] != (1, 1):
-            raise NotImplementedError("what it adds to a larger kernel is a matrix in another order, as in loralib")
         kernel = case["W"].shape[2:]
         return {"kernel": kernel, **places(self, config, kernel)}
 
@@ -195,6 +192,8 @@ class Layer:
 
     def _clips(self, layer: Any, wanted: Wanted) -> bool:
         """Whether the layer has the largest rank that B A can have, where a larger one was wanted."""
+        if self.kind is CONV2D:  # whose B A is larger
+            return False
         most = min(wanted.in_, wanted.out)
         shape = self.framework.tensors(layer)[self.roles.A.path].shape
         return wanted.rank > most and shape == self.roles.A.stored(np.empty((most, wanted.in_)), shape).shape
@@ -299,8 +298,6 @@ class Layer:
         try:
             return find_roles(shapes, wanted, self.kind, prefer)
         except NotAdoptedError as at_wanted:
-            if self.kind is CONV2D and wanted.kernel != (1, 1):
-                return self._roles_of_one_by_one(at_wanted)
             for rank in range(1, _LARGEST_RANK):
                 if rank not in (wanted.in_, wanted.out):
                     with suppress(NotAdoptedError):
@@ -308,19 +305,6 @@ class Layer:
                         self.fixed_rank = rank
                         return roles
             raise at_wanted
-
-    def _roles_of_one_by_one(self, at_larger: NotAdoptedError) -> Roles:
-        """Those of a convolution whose factors are A (r, in) and B (out, r) where the kernel is one by one alone."""
-        wanted = self.probe.but(bias=self.takes_bias)
-        try:
-            tensors = self.framework.tensors(self.build(wanted))
-            roles = find_roles({path: t.shape for path, t in tensors.items()}, wanted, self.kind)
-        except Exception:  # whatever a stranger's constructor raises
-            raise at_larger from None
-        self.one_by_one = roles.W is not None
-        if not self.one_by_one:
-            raise at_larger
-        return roles
 
     def _with_base(self, path: Any, roles: Roles, wanted: Wanted) -> Roles:
         """The roles where the layer is the low-rank path alone, and the check adds the base."""

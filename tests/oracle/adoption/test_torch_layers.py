@@ -106,7 +106,7 @@ FORMS = [
     ("WithABottleneck", "pass", ["A and B are 4,096 of these."]),
     ("MergesLater", "pass", ["s = alpha / r."]),
     ("OverConv1D", "pass", ["W conv.weight (in, out); A A (in, r); B B (r, out)"]),
-    ("MakesItsConvolution", "pass", ["A lora_A (r, in kh kw); B lora_B (out, r)", "a matrix in another order"]),
+    ("MakesItsConvolution", "pass", ["A lora_A (r k, in k); B lora_B (out k, r k)"]),
     ("GivesItsWeight", "convention", ["W of.proj (out, in); A of.down (r, in); B of.up (out, r); s = 1."]),
     ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "lora_dropout   pass"]),
 ]
