@@ -51,7 +51,7 @@ class Explanation:
     def order(self) -> tuple[int, bool, int, int]:
         """Those that explain most come first, then known faults, then what least contradicts, then the simplest.
 
-        What changes an argument of the whole op and is contradicted nowhere comes before a fault that must stand in one
+        What changes an argument of an op and is contradicted nowhere comes before a fault that must stand in one
         branch or output alone.
         """
         h = self.hypothesis

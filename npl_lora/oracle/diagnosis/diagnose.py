@@ -118,6 +118,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         return _known(matches, failing)
     if covered.left and (claim := other_norms(failing)):
         return _joined([claim])
+    covered = _without_parts(failing, covered)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
     described = _described(failing, covered, places)
     claims += described
@@ -130,6 +131,21 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         claims += _answered(failing, untold - small, ask)
     claims += _too_little(failing, untold - {name for claim in claims for name in claim.outputs})
     return _joined(claims)
+
+
+def _without_parts(failing: Sequence[Observed], covered: cover.Cover) -> cover.Cover:
+    """Without edits that explain an output in some cases, where one description of its numbers holds in all."""
+    names = {name for e, _ in covered.chosen if e.hypothesis.fault is None for _, name in e.elements}
+    partly = names & {name for _, name in covered.left}
+    every = frozenset((one.case.id, name) for one in failing for name in one.failed if name in partly)
+    whole = {
+        name
+        for name, wrongs in _wrongs(failing, every).items()
+        if fit.explain(_finest(wrongs), small=True, places=False)
+    }
+    kept = [(e, rivals) for e, rivals in covered.chosen if e.hypothesis.fault is not None or not e.outputs <= whole]
+    dropped = {element for e, _ in covered.chosen if e not in [k for k, _ in kept] for element in e.elements}
+    return cover.Cover(kept, covered.left | dropped)
 
 
 def _covered(

@@ -171,7 +171,7 @@ def _hypothesis(
         value=None if half == "backward" else value_with_parts(case.contract, parts),
         is_in_halves=bool(place) and has_pullback(part),
         is_of_term=edit.is_of_term,
-        is_of_argument=not place and not half and not edit.is_of_term,
+        is_of_argument=rank == _RANKS[0] and not half and not edit.is_of_term,
         site=edit.site and f"{edit.site}{place}{alone}",
         family=edit.family and f"{edit.site}, {edit.family}{place}{alone}",
         differentiated=None if of_all is None else _hypothesis(case, part, of_all, take, place, "", rank),

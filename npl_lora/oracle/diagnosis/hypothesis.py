@@ -30,7 +30,7 @@ class Hypothesis:
     is_fitted: whether its degree was found from the numbers.
     value: the value of the contract's op alone, where that is less work. is_in_halves: whether another hypothesis has
     this mistake in the backward alone.
-    is_of_term: whether it is an edit of a term inside an op. is_of_argument: of what goes into the contract's own op.
+    is_of_term: whether it is an edit of a term inside an op. is_of_argument: of what goes into an op, in all its calls.
     site: the array that it changes.
     family: hypotheses of one family move each output along much the same direction.
     differentiated: the same mistake where the gradients are those of what is computed then.

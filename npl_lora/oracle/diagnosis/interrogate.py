@@ -24,6 +24,7 @@ from .words import listed
 _CLEAR = 64.0  # a change of so many times what is allowed is one; up to 4 times may be rounding
 _NONE = 4.0
 _SEED = 4
+_ORDERS = 3  # in which masks and ids are asked
 
 
 @dataclass(frozen=True)
@@ -71,24 +72,33 @@ def _dependence(before: _Asked, where: str, ask: Ask) -> Iterator[tuple[str, str
     """Outputs that depend on an input and should not, or the other way round."""
     rng = np.random.default_rng(_SEED)
     for name, array in before.case.arrays.items():
-        after = _ask(before.case.with_arrays({name: _changed(array, rng)}), ask)
-        if after is None:
-            continue
-        for output in before.got:
+        times = _ORDERS if _is_permuted(array) else 1  # one other order may be the same for who uses a part of them
+        asked = [_ask(before.case.with_arrays({name: _changed(array, rng)}), ask) for _ in range(times)]
+        after = [one for one in asked if one is not None]
+        what = f"the order of {name}" if times > 1 else name
+        for output in before.got if len(after) == times else ():
             got, right = (
-                _moves(t, u, output, before) for t, u in ((before.got, after.got), (before.right, after.right))
+                [_moves(getattr(before, side), getattr(one, side), output, before) for one in after]
+                for side in ("got", "right")
             )
-            if right and got is False:
-                yield output, f"{where}it does not depend on {name}, but should"
-            elif got and right is False:
-                yield output, f"{where}it depends on {name}, but should not"
+            if any(right) and all(one is False for one in got):
+                yield output, f"{where}it does not depend on {what}, but should"
+            elif any(got) and all(one is False for one in right):
+                yield output, f"{where}it depends on {what}, but should not"
 
 
 def _changed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Other numbers of the same kind: masks and ids are permuted, so they stay what they are."""
-    if array.dtype.kind in "biu" or set(np.unique(array.astype(np.float64))) <= {0.0, float(np.max(array, initial=0))}:
+    if _is_permuted(array):
         return rng.permutation(array.reshape(-1)).reshape(array.shape)
     return (array.astype(np.float64) * rng.uniform(0.5, 1.5, array.shape)).astype(array.dtype)
+
+
+def _is_permuted(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biu" or set(np.unique(array.astype(np.float64))) <= {
+        0.0,
+        float(np.max(array, initial=0)),
+    }
 
 
 def _moves(
