@@ -144,8 +144,11 @@ NOT_PLAIN = {
     "DrawsItsOwnMask": "it draws random numbers by other means",
     **dict.fromkeys(("DoraLinear", "DoraWithDropout", "DoraOverTheOtherAxis", "DoraByInput"), "it is DoRA"),
 }
+OF_ANY_NUMBERS = ("LeavesItsMemory", "WeightIsLoadedLater")  # whatever their memory holds
 FORMS = [
-    kind for kind in vars(torch_forms).values() if isinstance(kind, type) and kind.__module__ == torch_forms.__name__
+    kind
+    for name, kind in vars(torch_forms).items()
+    if isinstance(kind, type) and kind.__module__ == torch_forms.__name__ and name not in OF_ANY_NUMBERS
 ]
 
 

@@ -135,8 +135,9 @@ class TorchLayers:
 
     @contextmanager
     def repeatable(self) -> Iterator[None]:
-        """Layers that are made in here draw the same numbers each time, those that no role fills included."""
-        with torch.random.fork_rng(devices=[]):
+        """Layers that are made in here draw the same numbers each time, those that no role fills included. Memory that
+        their author leaves as it is holds nan."""
+        with torch.random.fork_rng(devices=[]), _empty_is_nan():
             torch.manual_seed(0)
             yield
 
@@ -148,14 +149,13 @@ class TorchLayers:
             for t in linear.parameters(recurse=False):
                 t.data.fill_(torch.nan)
 
-        before, fills = nn.Linear.reset_parameters, torch.are_deterministic_algorithms_enabled()
+        before = nn.Linear.reset_parameters
         nn.Linear.reset_parameters = reset
-        torch.use_deterministic_algorithms(True)  # torch.empty gives nan then
         try:
-            yield
+            with _empty_is_nan():
+                yield
         finally:
             nn.Linear.reset_parameters = before
-            torch.use_deterministic_algorithms(fills)
 
     def with_base(self, path: Any, wanted: Wanted) -> tuple[Any, Based]:
         return WithBase(path, wanted), Based(Held("base.weight"), "base.bias", "path")
@@ -231,6 +231,16 @@ class TorchLayers:
         with torch.no_grad(), dropout_as(None, seen):
             call(layer, tensor(x))
         return seen
+
+
+@contextmanager
+def _empty_is_nan() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def is_parametrization(layer: nn.Module) -> bool:

@@ -108,6 +108,7 @@ FORMS = [
     ("OverConv1D", "pass", ["W conv.weight (in, out); A A (in, r); B B (r, out)"]),
     ("MakesItsConvolution", "pass", ["A lora_A (r k, in k); B lora_B (out k, r k)"]),
     ("GivesItsWeight", "convention", ["W of.proj (out, in); A of.down (r, in); B of.up (out, r); s = 1."]),
+    ("WeightIsLoadedLater", "pass", ["lora_merge    pass        4/4   W_unmerged"]),
     ("build", "pass", ["build(in_features, out_features, rank, alpha, dropout, bias)", "lora_dropout   pass"]),
 ]
 

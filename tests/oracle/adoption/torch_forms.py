@@ -815,3 +815,12 @@ class Conv2dThatPadsByHalf(nn.Module):
 
     def forward(self, x):
         return self.conv(x) + self.scaling * self.lora_B(self.lora_A(x))
+
+
+class WeightIsLoadedLater(Merges):
+    """Its weight and bias are memory as it is, which may hold any number."""
+
+    def __init__(self, in_features, out_features, rank, alpha):
+        base = nn.Linear(in_features, out_features)
+        base.weight, base.bias = nn.Parameter(torch.empty_like(base.weight)), nn.Parameter(torch.empty_like(base.bias))
+        super().__init__(base, rank, alpha)
