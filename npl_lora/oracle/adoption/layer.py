@@ -284,7 +284,12 @@ class Layer:
     def _find_roles(self) -> Roles:
         wanted = self.probe.but(bias=self.takes_bias)
         wanted = wanted.but(kernel=SHAPED.kernel) if self.kind is CONV2D else wanted
-        layer = self.build(wanted)
+        try:
+            layer = self.build(wanted)
+        except NotAdoptedError:
+            raise
+        except Exception as error:  # a stranger's constructor, or a method that sets up its adapter
+            raise NotAdoptedError(f"set up with r = {wanted.rank}, it raised {describe(error)}. {GLUE}") from None
         tensors = self.framework.tensors(layer)
         shapes = {path: t.shape for path, t in tensors.items()}
         prefer = frozenset(path for path, t in tensors.items() if t.kind == "parameter")
