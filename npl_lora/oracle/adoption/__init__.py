@@ -32,6 +32,7 @@ from .framework import Framework
 from .kinds import EMBEDDING, LINEAR, kind_of
 from .layer import Layer
 from .merging import find_merging
+from .other_states import states as states_outside_torch
 from .sentences import conventions, found, scale_fact
 from .wanted import PROBE, NotAdoptedError
 
@@ -114,7 +115,7 @@ def _home_of_build(call: Any) -> str | None:
 def _more_facts(layer: Layer) -> dict[str, Asked]:
     """What only layers of this framework are asked."""
     if layer.framework.name != "torch":
-        return {}
+        return states_outside_torch(layer)
     from .torch_states import states
 
     return states(layer)

@@ -91,6 +91,10 @@ class Framework(Protocol):
         """In training mode: y, dx where x is no ids, and the gradients that were asked for; the framework's arrays."""
         ...
 
+    def numbers(self, array: Any) -> np.ndarray:
+        """One of these arrays in float64."""
+        ...
+
     def step(self, layer: Any, what: Pass) -> None:
         """One step of plain gradient descent on everything that is trained."""
         ...

@@ -128,6 +128,9 @@ class JaxLayers:
         of_x = {"dx": dx[0]} if dx else {}
         return {"y": y, **of_x, **{name: gradients[path] for name, path in what.wrt.items()}}
 
+    def numbers(self, array: Any) -> np.ndarray:
+        return np.asarray(array).astype(np.float64)
+
     def step(self, layer: JaxLayer, what: Pass) -> None:
         gradients = self.differentiate(layer, replace(what, wrt={path: path for path in layer.trained}))
         for path in layer.trained:

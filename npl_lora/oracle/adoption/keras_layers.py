@@ -107,11 +107,42 @@ class KerasLayers:
         return _numbers(_call(layer, _array(x), training=False))
 
     def differentiate(self, layer: Any, what: Pass) -> dict[str, Any]:
+        return self._differentiated(layer, what, lambda call: call)
+
+    def checkpointed(self, layer: Any, what: Pass) -> dict[str, Any]:
+        """The same, with everything computed again for the backward."""
+        return self._differentiated(layer, what, keras.remat)
+
+    def called_twice(self, layer: Any, what: Pass, other: np.ndarray) -> dict[str, Any]:
+        """The same for the sum of two calls."""
+        second = _array(other)
+        return self._differentiated(layer, what, lambda call: lambda x: call(x) + call(second))
+
+    def after_call(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """x after a call in training: torch's tensors can be written into."""
+        given = _array(x)
+        with _dropout_as(None):
+            _call(layer, given, training=True)
+        return _numbers(given)
+
+    def mixed(self, build: Callable[[], Any]) -> Any:
+        """What is built under Keras' policy of mixed precision."""
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            return build()
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    def numbers(self, array: Any) -> np.ndarray:
+        return _numbers(array)
+
+    def _differentiated(self, layer: Any, what: Pass, around: Callable[[_Loss], _Loss]) -> dict[str, Any]:
         _needs_a_batch(what.x)
         there, dy = _variables(layer), _array(what.dy)
         with nullcontext() if what.own_dropout else _dropout_as(what.mask):
             y, dx, gradients = _gradients(
-                lambda x: _call(layer, x, training=True),
+                around(lambda x: _call(layer, x, training=True)),
                 lambda y: keras.ops.sum(y * dy),
                 _array(what.x),
                 [there[path] for path in what.wrt.values()],

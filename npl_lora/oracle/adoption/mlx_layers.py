@@ -18,6 +18,8 @@ from .shapes import Held
 from .training import train_on
 from .wanted import NotAdoptedError, Wanted
 
+_Forward = Callable[..., mx.array]
+
 
 class WithBase(nn.Module):
     """A low-rank path, added to MLX's own layer."""
@@ -89,6 +91,31 @@ class MLXLayers:
         return _numbers(_call(layer, _array(x), training=False))
 
     def differentiate(self, layer: Any, what: Pass) -> dict[str, Any]:
+        return self._differentiated(layer, what, lambda forward: forward)
+
+    def checkpointed(self, layer: Any, what: Pass) -> dict[str, Any]:
+        """The same, with everything computed again for the backward."""
+        return self._differentiated(layer, what, mx.checkpoint)
+
+    def called_twice(self, layer: Any, what: Pass, other: np.ndarray) -> dict[str, Any]:
+        """The same for the sum of two calls."""
+        second = _array(other)
+        return self._differentiated(
+            layer, what, lambda forward: lambda *given: forward(*given) + forward(second, *given[1:])
+        )
+
+    def after_call(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """x after a call in training: what writes into an array of MLX writes into its caller's."""
+        given = _array(x)
+        layer.train()
+        with _dropout_as(None):
+            _call(layer, given)
+        return _numbers(given)
+
+    def numbers(self, array: Any) -> np.ndarray:
+        return _numbers(array)
+
+    def _differentiated(self, layer: Any, what: Pass, around: Callable[[_Forward], _Forward]) -> dict[str, Any]:
         layer.train()
         x, before = _array(what.x), _arrays(layer)
         ids = not mx.issubdtype(x.dtype, mx.floating)
@@ -99,7 +126,7 @@ class MLXLayers:
 
         inputs = [*([] if ids else [x]), *(before[path] for path in what.wrt.values())]
         with nullcontext() if what.own_dropout else _dropout_as(what.mask):
-            (y,), gradients = mx.vjp(forward, inputs, [_array(what.dy)])
+            (y,), gradients = mx.vjp(around(forward), inputs, [_array(what.dy)])
         _put(layer, {path: before[path] for path in what.wrt.values()})
         return {"y": y, **dict(zip([*([] if ids else ["dx"]), *what.wrt], gradients, strict=True))}
 

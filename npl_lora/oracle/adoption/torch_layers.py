@@ -210,6 +210,9 @@ class TorchLayers:
         dx = {"dx": x.grad} if x.requires_grad else {}
         return {"y": y, **dx, **{name: _gradient(leaf) for name, leaf in leaves.items()}}
 
+    def numbers(self, array: Any) -> np.ndarray:
+        return array.detach().double().numpy()
+
     def step(self, layer: Any, what: Pass) -> None:
         optimizer = torch.optim.SGD([p for p in layer.parameters() if p.requires_grad], lr=0.5)
         layer.train()

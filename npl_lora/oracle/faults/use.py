@@ -51,7 +51,7 @@ FAULTS = [
     ),
     Fault(
         "U6",
-        says="under torch.autocast the layer raises, or its numbers are far off",
+        says="under torch.autocast or Keras' mixed precision the layer raises, or its numbers are far off",
         wrong="y = x W^T, where the dtypes differ",
         right="y = x W^T + s (x A^T) B^T",
         hidden_when="everything has one dtype",

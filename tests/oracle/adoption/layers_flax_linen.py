@@ -131,3 +131,11 @@ class Embedding(nn.Module):
 class UnscaledEmbedding(Embedding):
     def scaled(self, t):
         return t
+
+
+class ScalesTwiceInEvaluation(Right):
+    @nn.compact
+    def __call__(self, x, deterministic: bool = True):
+        y, (a, b) = self.base(x), self.factors(x)
+        s = self.scale_of(self.alpha, self.rank) * (self.scale_of(self.alpha, self.rank) if deterministic else 1.0)
+        return y + s * (nn.Dropout(self.dropout)(x, deterministic=deterministic) @ a @ b)

@@ -137,3 +137,60 @@ class KeepsItsProduct(Right):
         if self.product is None:
             self.product = keras.ops.convert_to_numpy(keras.ops.matmul(self.lora_a, self.lora_b))
         return self.dense(x) + self.scale * keras.ops.matmul(x, self.product)
+
+
+class OverwritesX(Right):
+    """By torch's own word."""
+
+    def call(self, x, training=False):
+        y = super().call(x, training)
+        x.data.mul_(self.scale)
+        return y
+
+
+class KeepsLastX(Right):
+    """Its backward uses the x of the last call."""
+
+    def call(self, x, training=False):
+        self.last = x
+
+        @keras.ops.custom_gradient
+        def low_rank(x, a, b):
+            def backward(dy, *_, upstream=None):
+                dy = dy if upstream is None else upstream
+                g, last = dy @ keras.ops.transpose(b), keras.ops.reshape(self.last, (-1, self.last.shape[-1]))
+                flat = lambda t: keras.ops.transpose(keras.ops.reshape(t, (-1, t.shape[-1])))  # noqa: E731
+                return g @ keras.ops.transpose(a), flat(last) @ flat(g).T, flat(last @ a) @ flat(dy).T
+
+            return x @ a @ b, backward
+
+        return self.dense(x) + self.scale * low_rank(x, self.lora_a.value, self.lora_b.value)
+
+
+class ReadsTheStoredNumbers(Right):
+    """Past Keras' casting, so that the dtypes differ under a policy of mixed precision."""
+
+    def call(self, x, training=False):
+        return self.dense(x) + self.scale * (x @ self.lora_a._value @ self.lora_b._value)
+
+
+class AddsToItsBaseInEvaluation(Right):
+    """And takes nothing away again."""
+
+    def call(self, x, training=False):
+        if training:
+            return super().call(x, training)
+        self.dense.kernel.assign_add(self.scale * keras.ops.matmul(self.lora_a, self.lora_b))
+        return self.dense(x)
+
+
+class RemembersItsProduct(Right):
+    """From the first call in training on."""
+
+    product = None
+
+    def call(self, x, training=False):
+        product = keras.ops.matmul(self.lora_a, self.lora_b) if self.product is None else self.product
+        if training:
+            self.product = keras.ops.stop_gradient(product)
+        return self.dense(x) + self.scale * keras.ops.matmul(x, product)

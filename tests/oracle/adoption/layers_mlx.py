@@ -140,3 +140,53 @@ class KeepsItsProduct(Right):
         if "_product" not in self:
             self._product = self.lora_a @ self.lora_b
         return self.linear(x) + self.scale * (x @ self._product)
+
+
+class OverwritesX(Right):
+    """What is multiplied in place is the caller's array."""
+
+    def __call__(self, x):
+        y = self.linear(x)
+        x *= self.scale
+        return y + x @ self.lora_a @ self.lora_b
+
+
+class KeepsLastX(Right):
+    """Its backward uses the x of the last call."""
+
+    def __call__(self, x):
+        object.__setattr__(self, "last", x)
+
+        @mx.custom_function
+        def low_rank(x, a, b):
+            return x @ a @ b
+
+        @low_rank.vjp
+        def backward(primals, dy, _):
+            x, a, b = primals
+            g, last = dy @ b.T, object.__getattribute__(self, "last").reshape(-1, x.shape[-1])
+            flat = lambda t: t.reshape(-1, t.shape[-1])  # noqa: E731
+            return g @ a.T, last.T @ flat(g), (last @ a).T @ flat(dy)
+
+        return self.linear(x) + self.scale * low_rank(x, self.lora_a, self.lora_b)
+
+
+class AddsToItsBaseInEvaluation(Right):
+    """And takes nothing away again."""
+
+    def __call__(self, x):
+        if self.training:
+            return super().__call__(x)
+        self.linear.weight = self.linear.weight + self.scale * (self.lora_a @ self.lora_b).T
+        return self.linear(x)
+
+
+class RemembersItsProduct(Right):
+    """From the first call in training on."""
+
+    def __call__(self, x):
+        kept = self.__dict__.get("kept")
+        product = self.lora_a @ self.lora_b if kept is None else kept
+        if self.training:
+            object.__setattr__(self, "kept", mx.stop_gradient(product))
+        return self.linear(x) + self.scale * (x @ product)

@@ -45,6 +45,11 @@ EXPECTED = {
         "PathAlone": ("convention", "s = scale, not alpha / r"),
         "DropoutAfterB": ("pass", "Dropout acts after B"),
         "KeepsItsProduct": ("fail", "after A was changed, y in evaluation is not that of the new A"),
+        "OverwritesX": ("fail", "x is overwritten: a branch that uses it after the call gets other numbers"),
+        "KeepsLastX": ("fail", "called twice in one graph, dA and dB are wrong"),
+        "ReadsTheStoredNumbers": ("fail", "under a policy of mixed precision, its first call, at in = 13"),
+        "AddsToItsBaseInEvaluation": ("fail", "after training and evaluation in turn, y and dx are no longer the same"),
+        "RemembersItsProduct": ("fail", "checkpointed: CheckpointError"),
     },
     "layers_mlx": {
         **COMMON,
@@ -55,6 +60,10 @@ EXPECTED = {
         "PathAlone": ("pass", "A path.A (r, in)"),
         "DropoutAfterB": ("pass", "Dropout acts after B"),
         "KeepsItsProduct": ("fail", "after A was changed, y in evaluation is not that of the new A"),
+        "OverwritesX": ("fail", "x is overwritten: a branch that uses it after the call gets other numbers"),
+        "KeepsLastX": ("fail", "called twice in one graph, dA and dB are wrong"),
+        "AddsToItsBaseInEvaluation": ("fail", "after training and evaluation in turn, y and dx are no longer the same"),
+        "RemembersItsProduct": ("fail", "under gradient checkpointing, dA and dB are wrong"),
     },
     "layers_flax_linen": {
         **COMMON,
@@ -62,6 +71,7 @@ EXPECTED = {
         "DenseFactors": ("pass", "A path.down.kernel (in, r)"),
         "OnDense": ("convention", "s = scale, not alpha / r"),
         "DropoutAfterB": ("pass", "Dropout acts after B"),
+        "ScalesTwiceInEvaluation": ("fail", "y in evaluation differs from y in training without dropout"),
     },
     "layers_flax_nnx": {
         **COMMON,
