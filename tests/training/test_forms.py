@@ -65,6 +65,7 @@ QUESTION = ([X, 1, Z, Y, 2, Z], [2, Z])
         ({"prompt": "1", "completion": "2"}, ([1, 2, Z], [2, Z])),
         ({"prompt": [ASKED], "completion": [SAID]}, QUESTION),
         ({"prompt": [ASKED, SAID, ASKED], "completion": [SAID]}, (2 * QUESTION[0], QUESTION[1])),
+        ({"prompt": [ASKED, SAID], "completion": [SAID], "system": "5"}, ([Y, 5, Z, *QUESTION[0], Y, 2, Z], [2, Z])),
         ({"text": "1 2"}, ([1, 2, Z], [1, 2, Z])),
         ({"text": "1 z"}, ([1, Z], [1, Z])),  # it has its end
         ({"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}]}, QUESTION),
@@ -213,6 +214,7 @@ PREFERENCE = "which is for preference training"
         ({"messages": [{**ASKED, "content": [{"type": "image_url"}]}, SAID]}, "has a part of type 'image_url'"),
         ({"messages": [{**ASKED, "content": ["1"]}, SAID]}, "message 1 has a part of type '1', expected parts of type"),
         ({"conversations": [{"from": "bot", "value": "1"}]}, "turn 1 is from 'bot', expected one of human, user, gpt"),
+        ({"conversations": [{"from": ["human"], "value": "1"}]}, "turn 1 is from ['human'], expected one of human"),
         ({"conversations": []}, "has conversations = [], expected a list of objects"),
         ({"messages": []}, "has messages, expected a list of objects"),
         ({"messages": [ASKED, SAID], "prompt": "1", "completion": "2"}, "has messages, and also prompt and"),
@@ -316,6 +318,31 @@ def test_what_is_no_json(place, plain, content, sentence):
         rows_of(place, plain, content)
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+NAMES = ("role", "content", "from", "value", "type", "text", "weight", "tool_calls", "reasoning", "messages", "shouted")
+NAMES += ("prompt", "completion", "conversations", "instruction", "input", "output", "tools", "documents", "system")
+NAMES += ("chat_template_kwargs", "label", "begin_answer", "self", "of my own")
+ANYTHING = st.recursive(
+    st.sampled_from(
+        [None, 0, 1, 0.5, "", "1", "user", "assistant", "human", "gpt", "\ud800", "[]", True, CALL, TOOL, SAID]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(row=st.dictionaries(st.sampled_from(NAMES), ANYTHING, min_size=1, max_size=6), more=st.booleans())
+def test_whatever_stands_in_a_row_it_is_read_or_refused_in_a_sentence(place, telling, row, more):
+    row = {"messages": [ASKED, SAID], **row} if more else row
+    sentence = ""
+    try:
+        assert rows_of(place, telling, row).count
+    except DataError as error:
+        sentence = str(error)
+    assert "\n" not in sentence
+    assert not sentence or "line 1" in sentence
 
 
 def test_a_call_that_is_no_text_after_it_is_rendered(place, telling):

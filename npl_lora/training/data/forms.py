@@ -81,7 +81,8 @@ def _pair(where: str, row: Row) -> tuple[Pair | Turns, tuple[str, ...]]:
     prompt, completion, used = row["prompt"], row["completion"], ("prompt", "completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         turns = _turns(where, row, [*_messages(where, prompt), *_messages(where, completion)])
-        learned = [i >= len(prompt) and yes for i, yes in enumerate(turns.learned)]
+        begin = len(turns.messages) - len(completion)
+        learned = [i >= begin and yes for i, yes in enumerate(turns.learned)]
         return Turns(turns.messages, learned, turns.given), (*used, *_TEMPLATES_OWN, *_SYSTEM)
     refuse_fields(where, row, ("instruction", "input", "context"), "beside a prompt: write it into the prompt")
     refuse_fields(where, row, (*_TEMPLATES_OWN, *_SYSTEM), _NO_TEMPLATE)
@@ -99,11 +100,11 @@ def _sharegpt(where: str, row: Row) -> tuple[Turns, tuple[str, ...]]:
         if "from" not in turn and "role" in turn:
             messages.append(turn)
             continue
-        if turn.get("from") not in _ROLES:
-            who = quote_value(turn.get("from"))
-            raise DataError(f"{where}: turn {number} is from {who}, expected one of {', '.join(_ROLES)}")
+        who = turn.get("from")
+        if not isinstance(who, str) or who not in _ROLES:
+            raise DataError(f"{where}: turn {number} is from {quote_value(who)}, expected one of {', '.join(_ROLES)}")
         rest = {name: value for name, value in turn.items() if name not in ("from", "value")}
-        messages.append({"role": _ROLES[turn["from"]], "content": turn.get("value"), **rest})
+        messages.append({"role": _ROLES[who], "content": turn.get("value"), **rest})
     return _turns(where, row, _messages(where, messages)), ("conversations", *_TEMPLATES_OWN, *_SYSTEM)
 
 
