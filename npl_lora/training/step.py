@@ -22,6 +22,7 @@ from ..lora.masks import counter_rng, dropout_mask
 from ..lora.optimizers import AdamWState, adamw, sgd
 from ..models import LossOptions, Pretrained
 from ..support.array import Array
+from ..support.finite import describe_nonfinite, is_finite
 from ..support.ranks import ALONE, Ranks
 from .nonfinite import origin
 from .schedule import rate
@@ -148,9 +149,15 @@ def train_step(
     lr = recipe.lr * rate(state.step, steps=recipe.steps, warmup=recipe.warmup, schedule=recipe.schedule)
     parameters, means = dict(state.adapter.parameters), dict(state.means)
     for name, gradient in grads.items():
-        gradient = gradient if shrink == 1.0 else shrink * gradient
-        parameters[name], means[name] = _update_parameter(name, parameters[name], gradient, means.get(name), lr, recipe)
-    after = replace(
+        gradient, before = gradient if shrink == 1.0 else shrink * gradient, parameters[name]
+        with np.errstate(all="ignore"):  # an overflow shows in the parameter or in v
+            after, means[name] = _update_parameter(name, before, gradient, means.get(name), lr, recipe)
+        for what, array in ((name, after), (f"v of {name}", np.asarray(means[name].v))):
+            if not is_finite(array) and is_finite(before):
+                place = describe_nonfinite(what, array, array)
+                raise NonFiniteError(f"{place}, after step {state.step + 1}, though its gradient was finite")
+        parameters[name] = after
+    new = replace(
         state,
         adapter=state.adapter.with_parameters(parameters),
         means=means,
@@ -158,7 +165,7 @@ def train_step(
         micro_batches=state.micro_batches + len(batches),
     )
     count, tokens = sum(batch.count for batch in batches), sum(batch.size for batch in batches)
-    return after, Metrics(loss, norm, lr, count, tokens)
+    return new, Metrics(loss, norm, lr, count, tokens)
 
 
 def gradients(

@@ -90,6 +90,25 @@ def test_dropout_is_the_same_when_the_forward_is_computed_again(model):
     same(results[0][1], results[1][1], rtol=0)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_step_that_goes_too_far_is_said_and_leaves_the_state(model, optimizer):
+    """The loss and the gradients are finite: without this, the last step of a run would write what is not."""
+    state = State(model.attach(CONFIG, rng=1))
+    recipe = Recipe(steps=1, lr=1e308, loraplus_ratio=1e10, optimizer=optimizer, schedule="constant")
+    with pytest.raises(NonFiniteError, match=r"lora_B.weight is not finite at \[0, 0\]: .* after step 1, though"):
+        train_step(model, state, batches(), recipe)
+    assert all(np.isfinite(p).all() for p in state.adapter.parameters.values())
+
+
+def test_a_gradient_whose_square_is_too_large(tmp_path):
+    """In float32, with B A of the usual size: the gradient of B is near 1e25, and v would be infinite ever after."""
+    model = load(tiny.folder(tmp_path, dtype="float32"))
+    adapter = model.attach(CONFIG, rng=1)
+    scaled = {n: p * np.float32(1e25 if "_A" in n else 1e-25) for n, p in adapter.parameters.items()}
+    with pytest.raises(NonFiniteError, match=r"v of .*lora_B.weight is not finite at .*: inf .* after step 1"):
+        train_step(model, State(adapter.with_parameters(scaled)), batches(), Recipe(steps=1, clip=None))
+
+
 def test_what_is_not_finite_is_said_and_leaves_the_state(model):
     adapter = model.attach(CONFIG, rng=1)
     name = next(iter(adapter.parameters))
