@@ -195,6 +195,8 @@ PREFERENCE = "which is for preference training"
         ({"prompt": "1", "completion": "2", "input": "3"}, "has input, beside a prompt: write it into the prompt"),
         ({"text": "1 2", "documents": [{"text": "3"}]}, f"has documents, {BESIDE}"),
         ({"prompt": "1", "completion": "2", "labels": [1]}, "has labels, which says what is learned"),
+        ({"messages": [ASKED, SAID], "train": False}, "has train, which says what is learned"),
+        ({"text": "1 2", "mask": [0, 1]}, "has mask, which says what is learned"),
         ({"messages": [ASKED, SAID], "tools": [TOOL]}, "has tools, which the model's chat template does not show"),
         ({"messages": [ASKED, SAID], "documents": [{"text": "3"}]}, "has documents, which the model's chat template"),
         ({"messages": [ASKED, SAID], "tools": "all"}, "has tools = 'all', expected a list of objects"),

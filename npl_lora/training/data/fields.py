@@ -24,6 +24,7 @@ _REFUSED = {
     **dict.fromkeys(
         ("input_ids", "labels", "loss_mask", "completion_mask", "assistant_masks", "train_on_inputs"), _OWN_LABELS
     ),
+    **dict.fromkeys(("train", "training", "mask", "masked"), _OWN_LABELS),
     **dict.fromkeys(("functions", "function_call"), "an older form of tools: write tools"),
     **dict.fromkeys(("chat_template", "enable_thinking"), "which is for the template: write chat_template_kwargs"),
     "history": "which is turns before the prompt: write messages",
