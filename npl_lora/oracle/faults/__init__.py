@@ -20,6 +20,7 @@ from . import (
     loss,
     merging,
     norms,
+    optimisers,
     rope,
     scaling,
     serving,
@@ -42,7 +43,7 @@ _FILES = (
     backwards,
     kernels,
 )
-_MODELS = (attention, rope, norms, loss, extreme_logits, training, use)
+_MODELS = (attention, rope, norms, loss, extreme_logits, training, optimisers, use)
 FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, *_MODELS) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]
