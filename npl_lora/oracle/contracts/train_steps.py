@@ -40,20 +40,24 @@ def answer(
     gradients: Gradients = loss_and_gradients,
     trained: tuple[str, ...] = ("A", "B"),
     rates: Mapping[str, float] = _ONE_RATE,
+    together: bool = True,
 ) -> dict[str, Array]:
     """losses, each before its step; A_after, B_after, W_after.
 
     gradients: whoever computes them. rates: what the learning rate is multiplied by, for those that have their own.
+    together: whether every gradient of a window is that before its first step, or that before the parameter's own step.
     """
     X, Y = arrays["X"], arrays["Y"]
     now = {name: arrays[name] for name in ("W", "A", "B")}
     state = {name: AdamWState() for name in trained}
     losses = []
     for start in range(0, X.shape[0], config["accumulation"]):
-        window = slice(start, start + config["accumulation"])
-        loss, grads = gradients({**now, "X": X[window], "Y": Y[window]}, config, d, trained)
+        window = {"X": X[start : start + config["accumulation"]], "Y": Y[start : start + config["accumulation"]]}
+        loss, grads = gradients({**now, **window}, config, d, trained)
         losses.append(loss)
         for name in trained:
+            if not together and name != trained[0]:
+                _, grads = gradients({**now, **window}, config, d, trained)
             now[name], state[name] = _step(
                 now[name], grads[name], state[name], {**config, "lr": config["lr"] * rates.get(name, 1.0)}, d
             )

@@ -80,7 +80,7 @@ FAULTS = [
         wrong="dA[:, v] = s B^T (mean of the dy_n with id_n = v)",
         right="dA[:, v] = s B^T (sum of the dy_n with id_n = v)",
         hidden_when="no id occurs twice",
-        seen_in="torch's Embedding with scale_grad_by_freq=True",
+        seen_in="torch's Embedding with scale_grad_by_freq=True; pytorch/pytorch#84491",
         parts={"lora_embedding": with_gradients(A=_average_repeats)},
     ),
     Fault(

@@ -210,7 +210,7 @@ FAULTS = [
         wrong="(1 / B) sum_b (mean over sequence b)",
         right="the mean over all labels of the window",
         hidden_when="all sequences have equally many labels",
-        seen_in="hand-written losses that average each sequence first",
+        seen_in="imoneoi/openchat#182, which has it as an option; eric-mitchell/direct-preference-optimization#67",
         answers={"cross_entropy": _mean_of_sequences},
     ),
     Fault(
@@ -303,7 +303,7 @@ FAULTS = [
         wrong="sum",
         right="sum / (labels that count)",
         hidden_when="one label counts",
-        seen_in="torch's cross_entropy with reduction='sum'",
+        seen_in="thinking-machines-lab/tinker-cookbook#271",
         answers={"cross_entropy": _multiply(lambda arrays, config: float(_counted(arrays, config)[2]))},
     ),
     Fault(
@@ -313,7 +313,7 @@ FAULTS = [
         wrong="sum / B",
         right="sum / (labels that count)",
         hidden_when="each sequence has one label",
-        seen_in="hand-written losses",
+        seen_in="eric-mitchell/direct-preference-optimization#68",
         answers={
             "cross_entropy": _multiply(lambda arrays, config: _counted(arrays, config)[2] / arrays["logits"].shape[0])
         },
@@ -342,7 +342,7 @@ FAULTS = [
         wrong="dlogits = softmax(logits) / n where the label is ignored",
         right="dlogits = 0 where the label is ignored",
         hidden_when="no label is ignored",
-        seen_in="hand-written backward passes",
+        seen_in="PaddlePaddle/Paddle#28622",
         answers={"cross_entropy": _keep_ignored},
     ),
 ]

@@ -93,8 +93,8 @@ def _with_schedule(share):
     return lambda answer: _in_each_run("sgd", change)(_in_each_run("adamw", change)(answer))
 
 
-def _with_momentum(mu):
-    """SGD with momentum as torch has it: b <- mu b + g, from b = g."""
+def _with_momentum(mu, nesterov=False):
+    """SGD with momentum as torch has it: b <- mu b + g, from b = g. Nesterov's steps by g + mu b in place of b."""
 
     def wrap(answer):
         def wrong(arrays, config, d, trained=("A", "B"), **how):
@@ -105,7 +105,8 @@ def _with_momentum(mu):
                 def moved(p, g, *, lr, weight_decay):
                     name, g = trained[next(calls) % len(trained)], g + weight_decay * p
                     buffers[name] = mu * buffers[name] + g if name in buffers else g
-                    return step(p, buffers[name], lr=lr, weight_decay=0.0)
+                    by = g + mu * buffers[name] if nesterov else buffers[name]
+                    return step(p, by, lr=lr, weight_decay=0.0)
 
                 return moved
 
@@ -200,7 +201,7 @@ FAULTS = [
         wrong="m / (sqrt(v / (1 - b2^t)) + eps)",
         right="(m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)",
         hidden_when="there are many steps",
-        seen_in="hand-written optimisers",
+        seen_in="pytorch/pytorch#67105, which asks for it",
         parts={"adamw": _adam_that_moves(lambda m, v, c1, c2, eps, sqrt: m / (sqrt(v / c2) + eps))},
     ),
     Fault(
@@ -274,7 +275,7 @@ FAULTS = [
         wrong="(m / (1 - b1^t)) sqrt(1 - b2^t) / (sqrt(v) + eps)",
         right="(m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)",
         hidden_when="eps is small, or there are many steps",
-        seen_in="TensorFlow's and Keras' Adam, whose epsilon is the epsilon hat of Kingma and Ba 2015, section 2",
+        seen_in="keras-team/keras#17391; tensorflow/tensorflow#9047: the epsilon hat of Kingma and Ba 2015, section 2",
         parts={"adamw": _adam_that_moves(lambda m, v, c1, c2, eps, sqrt: (m / c1) * c2**0.5 / (sqrt(v) + eps))},
     ),
     Fault(
@@ -283,7 +284,7 @@ FAULTS = [
         wrong="p <- (p - lr m / (sqrt(v) + eps)) (1 - lr weight_decay)",
         right="p <- p (1 - lr weight_decay) - lr m / (sqrt(v) + eps)",
         hidden_when="weight_decay = 0",
-        seen_in="hand-written optimisers",
+        seen_in="bitsandbytes-foundation/bitsandbytes#2010; kyleliang919/C-Optim#3",
         parts={"adamw": _decay_last},
     ),
     Fault(
@@ -292,8 +293,18 @@ FAULTS = [
         wrong="b <- 0.9 b + g, p <- p - lr b",
         right="p <- p - lr g",
         hidden_when="there is one step",
-        seen_in="torch.optim.SGD with momentum=0.9",
+        seen_in="facebookresearch/detectron2#1110, whose default it is",
         answers={"train_steps": _with_momentum(0.9)},
+    ),
+    Fault(
+        "O12",
+        variant="nesterov",
+        says="SGD has Nesterov's momentum of 0.9, which nobody asked for",
+        wrong="b <- 0.9 b + g, p <- p - lr (g + 0.9 b)",
+        right="p <- p - lr g",
+        hidden_when="the test looks at gradients alone",
+        seen_in="kohya-ss/sd-scripts#1429: its SGDNesterov has momentum, asked for or not",
+        answers={"train_steps": _with_momentum(0.9, nesterov=True)},
     ),
     Fault(
         "O13",
@@ -301,7 +312,7 @@ FAULTS = [
         wrong="lr (1 - t / T) in step t of T, counted from 0",
         right="lr",
         hidden_when="there is one step",
-        seen_in="transformers' Trainer, whose lr_scheduler_type is linear by default",
+        seen_in="hiyouga/ChatGLM-Efficient-Tuning#393; transformers' Trainer, whose default it is",
         answers={"train_steps": _with_schedule(lambda k, n: 1.0 - k / n)},
     ),
     Fault(
@@ -311,7 +322,7 @@ FAULTS = [
         wrong="lr = 0 in the first step",
         right="lr",
         hidden_when="the test looks at gradients alone",
-        seen_in="transformers' get_linear_schedule_with_warmup",
+        seen_in="google-research/bert#1293; pytorch/torchtitan#1261",
         answers={"train_steps": _with_schedule(lambda k, n: 1.0 if k else 0.0)},
     ),
 ]

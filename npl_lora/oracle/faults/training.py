@@ -6,7 +6,7 @@ from ...ops.namespace import flat, zero_dim
 from ...support.array import Array
 from ..contracts.train_steps import loss_and_gradients
 from .fault import Fault
-from .wraps import with_gradients
+from .wraps import with_arguments, with_gradients
 
 
 def _micro_batches(a) -> int:
@@ -105,6 +105,37 @@ def _divide_by(K):
     return change
 
 
+def _one_after_the_other(first):
+    """`first` takes its step, and the other gradient is that after it."""
+
+    def wrap(answer):
+        def wrong(arrays, config, d, trained=("A", "B"), **how):
+            order = sorted(trained, key=lambda name: name != first)
+            return answer(arrays, config, d, trained=tuple(order), together=False, **how)
+
+        return wrong
+
+    return wrap
+
+
+def _divide_errors_by(count):
+    """The squared errors are added up and divided by count(K, N, out)."""
+    return {"mean_squared_error": with_arguments(count=lambda a: count(*a.prediction.shape))}
+
+
+_HALVE_GRADIENT = with_gradients(prediction=lambda g, a: g * 0.5)
+
+
+def _halve_loss(mean_squared_error):
+    """Half the mean, and half the gradient."""
+
+    def wrong(*args, **how):
+        loss, pullback = _HALVE_GRADIENT(mean_squared_error)(*args, **how)
+        return loss * 0.5, pullback
+
+    return wrong
+
+
 FAULTS = [
     Fault(
         "T2",
@@ -191,6 +222,83 @@ FAULTS = [
         hidden_when="|g| <= 1",
         seen_in="transformers' Trainer, whose max_grad_norm is 1 by default",
         answers={"train_steps": _with_gradients(_clip(1e-6))},
+    ),
+    Fault(
+        "T30",
+        says="A's gradient is computed after B's step, with the new B: the two do not step together",
+        wrong="B <- B - lr dB(A, B), then A <- A - lr dA(A, B)",
+        right="dA(A, B) and dB(A, B), then both steps",
+        hidden_when="the test looks at one gradient alone",
+        seen_in="joelgrus/data-science-from-scratch#31; VikParuchuri/zero_to_gpt#12",
+        answers={"train_steps": _one_after_the_other("B")},
+    ),
+    Fault(
+        "T30",
+        variant="A-first",
+        says="B's gradient is computed after A's step, with the new A: the two do not step together",
+        wrong="A <- A - lr dA(A, B), then B <- B - lr dB(A, B)",
+        right="dA(A, B) and dB(A, B), then both steps",
+        hidden_when="the test looks at one gradient alone",
+        seen_in="hand-written training loops",
+        answers={"train_steps": _one_after_the_other("A")},
+    ),
+    Fault(
+        "T31",
+        says="the loss is the sum of the squared errors of the window, not their mean",
+        wrong="sum (prediction - Y)^2",
+        right="(1 / n) sum (prediction - Y)^2, n the number of elements",
+        hidden_when="there is one element",
+        seen_in="XPixelGroup/BasicSR#359",
+        parts=_divide_errors_by(lambda K, N, out: 1),
+    ),
+    Fault(
+        "T31",
+        variant="micro-batch",
+        says="the squared errors of a micro-batch are added up, and the loss is the mean of the micro-batches' sums",
+        wrong="(1 / K) sum (prediction - Y)^2",
+        right="(1 / n) sum (prediction - Y)^2, n the number of elements",
+        hidden_when="a micro-batch is one element",
+        seen_in="hand-written training loops",
+        parts=_divide_errors_by(lambda K, N, out: K),
+    ),
+    Fault(
+        "T31",
+        variant="outputs",
+        says="the squared errors of a token are added up over its outputs, and the mean is over the tokens alone",
+        wrong="(1 / (K N)) sum (prediction - Y)^2",
+        right="(1 / (K N out)) sum (prediction - Y)^2",
+        hidden_when="out = 1",
+        seen_in="eje24/iap-diffusion-labs#21",
+        parts=_divide_errors_by(lambda K, N, out: K * N),
+    ),
+    Fault(
+        "T31",
+        variant="tokens",
+        says="each token's mean squared error is added up over the tokens of the window, not averaged",
+        wrong="(1 / out) sum (prediction - Y)^2",
+        right="(1 / (K N out)) sum (prediction - Y)^2",
+        hidden_when="the window is one token",
+        seen_in="hand-written training loops",
+        parts=_divide_errors_by(lambda K, N, out: out),
+    ),
+    Fault(
+        "T32",
+        says="the gradient of the mean squared error lacks its factor 2",
+        wrong="(1 / n) (prediction - Y)",
+        right="(2 / n) (prediction - Y)",
+        hidden_when="the gradients' sizes do not matter",
+        seen_in="davisking/dlib#1169",
+        parts={"mean_squared_error": _HALVE_GRADIENT},
+    ),
+    Fault(
+        "T32",
+        variant="loss",
+        says="the loss is half the mean squared error, and so is its gradient",
+        wrong="(1 / (2 n)) sum (prediction - Y)^2",
+        right="(1 / n) sum (prediction - Y)^2",
+        hidden_when="the gradients' sizes do not matter",
+        seen_in="bfortuner/ml-glossary#144",
+        parts={"mean_squared_error": _halve_loss},
     ),
     Fault(
         "B8",
