@@ -13,7 +13,7 @@ from light import light
 
 import npl_lora.oracle
 from npl_lora.oracle import CONTRACTS, DTYPES, check
-from npl_lora.oracle.case import Case
+from npl_lora.oracle.case import Case, widen
 from npl_lora.oracle.check import check_case
 from npl_lora.oracle.contracts.draw import Draw
 from npl_lora.oracle.definition import RIGHT
@@ -21,7 +21,7 @@ from npl_lora.oracle.diagnosis import diagnose
 from npl_lora.oracle.diagnosis.catalogue import all_reproduced, matches
 from npl_lora.oracle.diagnosis.compare import quick_distance
 from npl_lora.oracle.dtypes import computable
-from npl_lora.oracle.faults import FAULTS, page
+from npl_lora.oracle.faults import FAULTS, page, wrong_answer
 from npl_lora.oracle.faults.kinds import KINDS, by_kind
 from npl_lora.oracle.faults.relevant import contracts_of, relevant_to
 from npl_lora.oracle.report import Observed
@@ -82,6 +82,9 @@ HIDDEN |= {("lora_mlp_projections", name): ("float16", "bfloat16") for name in (
 HIDDEN |= {("train_steps", "O8"): ("float16", "bfloat16")}  # one v of all falls, by less than they round
 HIDDEN |= {("adapter_combine", "W9"): ("float32", "float16", "bfloat16"), ("lora_attention", "A6"): ("bfloat16",)}
 
+# Where float16 overflows on the way, an answer has NaNs where the formula has numbers: none can be compared.
+OVERFLOWS = {("train_steps", name) for name in ("T30", "T30/A-first", "T31", "T31/micro-batch")}
+
 # A fault that two others amount to is explained by them, rightly, when it is not in the catalogue itself.
 SUM_OF_OTHERS = {"S4", "T1", "D1"}  # S5 of dA and of dB; T2 and T3; D1 of linear layers and of embeddings
 
@@ -121,11 +124,11 @@ def observed(contract, *faults, dtypes=DTYPES):
     return found
 
 
-def ids_and_words(contract, *faults):
+def ids_and_words(contract, *faults, dtypes=DTYPES):
     if CONTRACTS[contract].judge is not None:
         diagnosis = check(Injected(*faults), contract=contract).contracts[0].diagnosis
     else:
-        diagnosis = diagnose(observed(contract, *faults))
+        diagnosis = diagnose(observed(contract, *faults, dtypes=dtypes))
     return diagnosis.ids, diagnosis.says
 
 
@@ -173,13 +176,28 @@ def test_what_is_not_shown_passes():
 
 @each([(c, fault) for c, fault in SHOWN if (c, fault.name) not in BREAKS], quick=("lora_linear",))
 def test_every_fault_is_named_first(contract, fault):
-    ids, says = ids_and_words(contract, fault)
+    dtypes = [dtype for dtype in DTYPES if dtype != "float16" or (contract, fault.name) not in OVERFLOWS]
+    ids, says = ids_and_words(contract, fault, dtypes=dtypes)
     first = EQUIVALENT.get((contract, fault.name), fault.id)
     others = {other.split("/")[0] for (c, other), name in EQUIVALENT.items() if (c, name) == (contract, first)}
     assert ids[0] == first
     assert fault.id in ids
     assert set(ids) <= {first, fault.id} | others | ({"D4", "D9"} if contract == "lora_dropout" else set())
     assert fault.says in says
+
+
+@pytest.mark.slow
+def test_what_overflows_is_finite_in_the_formula():
+    for contract, name in sorted(OVERFLOWS):
+        (fault,) = (fault for fault in FAULTS if fault.name == name)
+        at = observed(contract, fault, dtypes=["float16"])
+        formula = [wrong_answer(contract, fault)(widen(one.case), one.case.config) for one in at]
+        finite = [
+            (bool(np.isfinite(one.outputs[output]).all()), bool(np.isfinite(t).all()))
+            for one, wrong in zip(at, formula, strict=True)
+            for output, t in wrong.items()
+        ]
+        assert (False, True) in finite, name
 
 
 @pytest.mark.parametrize("dtype", light(DTYPES, 2))
