@@ -294,6 +294,8 @@ def test_a_list_of_numbers_is_edited_number_by_number(change, words):
         ("S3/always", ("y_again",)),  # the mask is read from it
         ("S7", ("y",)),
         ("D9", ("y", "y_again")),
+        ("S17", ("y", "y_again")),  # it garbles the masks
+        ("L14", ("y",)),
         ("D3/output", ("y", "y_again")),  # another mask than that of the gradients
     ],
 )
@@ -307,7 +309,7 @@ def test_what_is_wrong_with_an_output_that_shows_its_mask_is_named(name, outputs
 def test_a_gradient_of_another_mask_is_told_from_that_of_the_mask_of_y():
     found = diagnosis_of_drawn("D3/output", ("dA",))
     assert found.ids == ()
-    assert found.says == "dA is not the gradient for the mask that y was computed with."
+    assert found.says == "dA is not the gradient for the mask that y shows."
 
 
 def diagnosis_of_drawn(name, outputs):

@@ -155,8 +155,8 @@ def _covered(
     covered = _cover(answered, on_progress, places)
     if not has_masks(answered):
         return answered, covered
-    if unread := {id for id, name in covered.left if name == "y"}:
-        answered = read_again(answered, unread, known_faults(answered[0].case.contract))
+    if any(name in READ_FROM for _, name in covered.left):
+        answered = read_again(answered, covered.left, known_faults(answered[0].case.contract))
         covered = _cover(answered, on_progress, places)
     return answered, replace(covered, left=frozenset(e for e in covered.left if e[1] not in READ_FROM))
 

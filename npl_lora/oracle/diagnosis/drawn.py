@@ -18,10 +18,12 @@ from ..report import Claim, Observed
 from ..tolerance.judge import right_answer
 from . import cover, sentences
 from .compare import error_ratio, predict, quick_distance
+from .cover import READ_FROM
 from .hypothesis import Hypothesis
+from .precision import Element
 from .words import listed
 
-_MASKS = {"mask": "y", "mask_again": "y_again"}  # and the values that they are read from
+_MASKS = ("mask", "mask_again")  # of READ_FROM
 
 
 def is_drawn(observed: Sequence[Observed]) -> bool:
@@ -34,39 +36,44 @@ def has_masks(observed: Sequence[Observed]) -> bool:
     return bool(observed) and CONTRACTS[observed[0].case.contract].settle is not None
 
 
-def read_again(answered: Sequence[Observed], ids: Set[str], faults: Iterable[Hypothesis]) -> list[Observed]:
-    """What was observed, with the masks of these cases read by way of the first fault that then gives every number of
-    y; else by themselves, and without the gradients."""
+def read_again(answered: Sequence[Observed], left: Set[Element], faults: Iterable[Hypothesis]) -> Sequence[Observed]:
+    """What was observed, with the masks that nothing explains read by way of the first fault that then gives every
+    number of y and y_again; else read from these alone, and without the gradients where it is that of y."""
+    ids = {id for id, name in left if name in READ_FROM}
     unread = [one for one in answered if one.case.id in ids]
-    for fault in faults:
+    for fault in faults if unread else ():
         first = _through(fault, unread[0])
-        y = None if first is None else predict(fault.answer, first).get("y")
-        if first is None or y is None or not quick_distance(y, first, "y") < 1.0:
+        if first is None or not _may_give(fault, first):
             continue
         again = [_through(fault, one) if one.case.id in ids else one for one in answered]
         read = [one for one in again if one is not None]
-        if len(read) == len(again) and not any(name == "y" for _, name in cover.explain([fault], read).left):
+        if len(read) == len(again) and not any(name in READ_FROM for _, name in cover.explain([fault], read).left):
             return read
-    return [_values_alone(one) if one.case.id in ids else one for one in answered]
+    return [_values_alone(one) if (one.case.id, "y") in left else one for one in answered]
+
+
+def _may_give(fault: Hypothesis, one: Observed) -> bool:
+    """Whether what y and y_again are wrong by may be the fault, by a quick comparison."""
+    predicted = predict(fault.answer, one)
+    names = [name for name in READ_FROM if name in one.failed]
+    return all(name in predicted and quick_distance(predicted[name], one, name) < 1.0 for name in names)
 
 
 def _through(fault: Hypothesis, one: Observed) -> Observed | None:
-    """What was observed, with the masks that it shows if the fault is in it."""
+    """What was observed, with the masks that wrong outputs show if the fault is in them; None where they show none."""
     case, outputs = one.case, one.outputs or {}
     kept, shape = 1.0 / (1.0 - case.config["p"]), case["mask"].shape
-    bases = _values(fault, one, np.zeros(shape))
+    base = _values(fault, one, np.zeros(shape))
     alone = [_values(fault, one, kept * (np.arange(shape[-1]) == i) * np.ones(shape)) for i in range(shape[-1])]
     masks = {}
-    for name, output in _MASKS.items():
-        if output not in outputs or any(
-            t is None or t.shape != outputs[output].shape for t in (bases.get(output), *(a.get(output) for a in alone))
-        ):
-            return None
-        effects = np.stack([a[output] - bases[output] for a in alone], axis=-1)
-        if not np.isfinite(effects).all() or not np.isfinite(outputs[output]).all():
-            return None
-        shares = np.linalg.pinv(effects) @ (outputs[output].astype(np.float64) - bases[output])[..., None]
-        masks[name] = np.where(shares[..., 0] > 0.5, kept, 0.0).astype(case[name].dtype)
+    for mask, name in zip(_MASKS, READ_FROM, strict=True):
+        if name in one.failed and name in outputs:
+            got, values = outputs[name].astype(np.float64), [each.get(name) for each in (base, *alone)]
+            if not all(t is not None and t.shape == got.shape and np.isfinite(t - got).all() for t in values):
+                return None
+            effects = np.stack([t - base[name] for t in values[1:] if t is not None], axis=-1)
+            shares = np.linalg.pinv(effects) @ (got - base[name])[..., None]
+            masks[mask] = np.where(shares[..., 0] > 0.5, kept, 0.0).astype(case[mask].dtype)
     return _judged(one, case.with_arrays(masks), outputs)
 
 
