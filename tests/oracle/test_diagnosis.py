@@ -296,12 +296,13 @@ def test_a_list_of_numbers_is_edited_number_by_number(change, words):
         ("D9", ("y", "y_again")),
         ("S17", ("y", "y_again")),  # it garbles the masks
         ("L14", ("y",)),
+        ("S15", ("y",)),  # some cases have no low-rank path then, and in the other it is as S13
         ("D3/output", ("y", "y_again")),  # another mask than that of the gradients
     ],
 )
 def test_what_is_wrong_with_an_output_that_shows_its_mask_is_named(name, outputs):
     found = diagnosis_of_drawn(name, outputs)
-    assert found.ids == (name.partition("/")[0],)
+    assert name.partition("/")[0] in found.claims[0].ids
     assert found.claims[0].outputs == outputs
 
 

@@ -219,11 +219,13 @@ def _is_rival(e: Explanation, best: Explanation) -> bool:
 
 
 def probes(answered: Sequence[Observed]) -> list[Observed]:
-    """Few failing cases in which every output that fails anywhere fails, those of the finest dtype first."""
+    """Few failing cases in which every output that is wrong anywhere is wrong, those of the finest dtype first."""
     failing = sorted((one for one in answered if one.failed), key=lambda one: PRECISIONS[one.case.dtype].store)
     chosen, covered = [], set[tuple[str, bool, str]]()
     for one in failing:
-        kinds = {(name, "mask" in one.case, repr(one.case.config.get("use_rslora"))) for name in one.failed}
+        kinds = {
+            (name, "mask" in one.case, repr(one.case.config.get("use_rslora"))) for _, name in wrong_elements([one])
+        }
         if not kinds <= covered:
             chosen.append(one)
             covered |= kinds
