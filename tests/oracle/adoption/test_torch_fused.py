@@ -57,3 +57,12 @@ def test_loralib_as_it_is():
     (report,) = npl_lora.check(loralib.MergedLinear, dtypes=["float64"]).reports
     passed = {one.contract: len(one.cases) for one in report.contracts if one.verdict == "pass"}
     assert passed == {"layer": 19, "lora_linear": 11, "lora_merge": 7}
+
+
+def test_loralibs_convolution_as_it_is():
+    """It takes lora_dropout, and drops nothing."""
+    loralib = pytest.importorskip("loralib")
+    (report,) = npl_lora.check(loralib.Conv2d, dtypes=["float64"]).reports
+    verdicts = {one.contract: one.verdict for one in report.contracts}
+    assert verdicts == {"layer": "fail", "lora_conv2d": "pass"}
+    assert "The parameter lora_dropout has no effect in training." in str(report.contracts[0].diagnosis.says)
