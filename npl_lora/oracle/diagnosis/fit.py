@@ -181,13 +181,14 @@ def _times_a_term(observations: Sequence[Wrong]) -> str | None:
         if not all(formula in factors for factors in known):
             continue
         for says, power in _POWERS.items():
-            if all(_is_times(one, factors[formula] ** power) for one, factors in zip(observations, known, strict=True)):
+            if all(_is_times(one, factors[formula], power) for one, factors in zip(observations, known, strict=True)):
                 return f"is the right one {says} {formula}"
     return None
 
 
-def _is_times(one: Wrong, factors: np.ndarray) -> bool:
-    value = one.right.value * factors
+def _is_times(one: Wrong, factors: np.ndarray, power: float) -> bool:
+    with np.errstate(all="ignore"):
+        value = one.right.value * factors**power
     scale = np.max(np.abs(value), initial=0.0) / max(float(np.max(np.abs(one.right.value), initial=0.0)), _TINY)
     return bool(np.isfinite(value).all()) and one.explained(value, float(scale))
 
