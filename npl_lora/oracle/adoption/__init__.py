@@ -5,7 +5,7 @@
     shapes          which tensor is W, A, B
     law             the scale as a law of alpha and r, by probing
     another_method  what is no LoRA, and no wrong layer for that
-    fused           projections of q, k and v in one layer: as a case asks them, and what each adds
+    fused           projections of q, k and v in one layer, as a case asks them; fused_groups: what each adds
     blocks          convolutions whose factors are matrices with the kernel in both
     sibling         the low-rank path that a wrapper is handed: a class beside it
     layer           the layer with all of this; answers: what it answers to the cases of each contract
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .adoption import Adoption
+from .another_method import refuse_another_method
 from .answers import Function, functions
 from .array_functions import adopt_function, takes_arrays
 from .constructor import Constructor
@@ -80,6 +81,7 @@ def adopt(thing: Any) -> tuple[dict[str, Function], Adoption] | None:
     if home != "torch" and kind not in (LINEAR, EMBEDDING):
         raise NotAdoptedError(f"its kind is {kind.name}, which is adopted of torch alone")
     layer = Layer(framework, constructor)
+    refuse_another_method(layer)
     scales = layer.law.slope if not layer.law.parameter else None
     said = (*scale_fact(layer.law), *facts(layer, _more_facts(layer)))
     merging = find_merging(layer)

@@ -1,16 +1,19 @@
 """What adds no multiple of B A, and has parameters that LoRA has not, is another method and no wrong layer."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .law import CLOSE
+from .layer import Layer
+from .wanted import NotAdoptedError
 
-if TYPE_CHECKING:
-    from .layer import Layer
+
+def refuse_another_method(layer: Layer) -> None:
+    """Raise NotAdoptedError for a layer that is another method."""
+    if not layer.law.formula and (others := _other_parameters(layer)):
+        raise NotAdoptedError(f"what it adds to x W^T + b is no multiple of B A, and it has {others} besides")
 
 
-def other_parameters(layer: "Layer") -> str:
+def _other_parameters(layer: Layer) -> str:
     """The paths of the parameters that LoRA has not, of a layer that is its base where A and B are zero; else ""."""
     roles = layer.roles
     known = {roles.A.path, roles.B.path, *roles.biases, *([roles.W.path] if roles.W else [])}
@@ -19,7 +22,7 @@ def other_parameters(layer: "Layer") -> str:
     return " and ".join(others) if others and roles.m is None and _is_base_without_update(layer) else ""
 
 
-def _is_base_without_update(layer: "Layer") -> bool:
+def _is_base_without_update(layer: Layer) -> bool:
     wanted = layer.probe
     W = np.random.default_rng(0).normal(size=(wanted.out, wanted.in_))
     A, B = np.zeros((wanted.rank, wanted.in_)), np.zeros((wanted.out, wanted.rank))

@@ -7,8 +7,7 @@ from typing import Any
 
 from .config import AnyConfig
 from .fused import SOME, Groups
-from .places import USUAL
-from .wanted import NotAdoptedError, Wanted
+from .wanted import USUAL, NotAdoptedError, Wanted
 from .words import GROUPS, factor_of_part, role_of
 
 Parts = Mapping[str, Callable[[Wanted], Any]]  # {role: how a framework makes what is handed over}

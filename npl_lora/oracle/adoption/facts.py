@@ -9,7 +9,7 @@ import numpy as np
 
 from ..one_line import describe
 from .framework import Pass
-from .fused import groups_kept
+from .fused_groups import groups_kept
 from .initial import describe_start, left_to_the_caller
 from .kinds import CONV2D, EMBEDDING
 from .layer import Layer

@@ -12,13 +12,12 @@ import numpy as np
 from ..case import Case
 from ..definition import RIGHT
 from ..one_line import describe
-from .another_method import other_parameters
 from .constructor import GLUE, Constructor
 from .framework import Framework
 from .fused import of_rows
 from .kinds import CONV1D, CONV2D, EMBEDDING, LINEAR, kind_of
 from .law import CLOSE, GRID, Law, dora_scale, find_law, low_rank_scale
-from .places import places
+from .places import IMAGE, Places
 from .refusal import refusal
 from .shapes import Held, Roles, Shapes, find_roles, square_roles
 from .sibling import find_sibling
@@ -47,8 +46,6 @@ class Layer:
             self._exchange_sizes()
         if not self.law.formula and self.kind is LINEAR and constructor.has("base"):
             self._turn_base()
-        if not self.law.formula and (others := other_parameters(self)):
-            raise NotAdoptedError(f"what it adds to x W^T + b is no multiple of B A, and it has {others} besides")
         if not self.law.formula and self.kind.groups:
             self._square_groups()
 
@@ -168,7 +165,16 @@ class Layer:
         if self.kind is not CONV2D:
             return {}
         kernel = case["W"].shape[2:]
-        return {"kernel": kernel, **places(self, config, kernel)}
+        return {"kernel": kernel, **Places(self.constructor, self.probe, self._image_size).asked(config, kernel)}
+
+    def _image_size(self, wanted: Wanted) -> tuple[int, ...]:
+        """Rows and columns of y for an image; () where the layer raises."""
+        wanted = wanted.but(bias=not self.takes_no_bias)
+        try:
+            built = self.framework.cast(self.build(wanted), "float32")
+            return self.framework.value(built, np.zeros((1, wanted.in_, *IMAGE), np.float32)).shape[2:]
+        except Exception:  # whatever a stranger's layer raises
+            return ()
 
     def _built_in(self, wanted: Wanted, dtype: str) -> Any:
         """A new layer, made in this dtype where the framework has a default dtype and the class does not mind it."""

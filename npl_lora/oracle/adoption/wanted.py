@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+Pair = tuple[int, int]
+
+USUAL: dict[str, Pair] = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}  # of a convolution
+
 
 class NotAdoptedError(Exception):
     """The layer cannot be adopted. One sentence, which begins with what is in the way."""
@@ -27,10 +31,10 @@ class Wanted:
     transposed: bool = False
     dtype: str = ""
     device: str = ""
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    kernel: Pair = (1, 1)
+    stride: Pair = USUAL["stride"]
+    padding: Pair = USUAL["padding"]
+    dilation: Pair = USUAL["dilation"]
     padding_idx: int | None = None
     kind: str = "linear"
     groups: tuple[bool, ...] = ()
