@@ -50,6 +50,7 @@ NOT_SHOWN |= {
 }
 NOT_SHOWN |= {(contract, "B10/without-dropout") for contract in PROJECTIONS}  # DoRA's layers have no dropout
 NOT_SHOWN |= {("lora_attention_projections", name) for name in ("T11", "T13", "A2")}  # no key_mask, two heads
+NOT_SHOWN |= {("lora_attention_projections", name) for name in ("A13/tiled", "A14")}  # one key/value head
 NOT_SHOWN |= {
     (contract, fault.name)
     for contract in CONTRACTS.keys() - {"lora_linear", "lora_batched"}

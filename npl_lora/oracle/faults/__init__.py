@@ -14,6 +14,7 @@ from . import (
     dropout,
     embedding,
     extreme_logits,
+    heads,
     initialisation,
     kernels,
     layout,
@@ -43,7 +44,7 @@ _FILES = (
     backwards,
     kernels,
 )
-_MODELS = (attention, rope, norms, loss, extreme_logits, training, optimisers, use)
+_MODELS = (attention, heads, rope, norms, loss, extreme_logits, training, optimisers, use)
 FAULTS: tuple[Fault, ...] = tuple(fault for file in (*_FILES, *_MODELS) for fault in file.FAULTS)
 
 __all__ = ["FAULTS", "Fault", "wrong_answer"]

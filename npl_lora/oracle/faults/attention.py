@@ -1,8 +1,12 @@
 """Faults of attention and of the gated MLP around LoRA."""
 
+import functools
+
+import numpy as np
+
 from ...ops import Pullback
 from .fault import Fault
-from .wraps import with_arguments, with_gradients, with_question
+from .wraps import ATTENTION, as_numpy, with_arguments, with_gradients, with_parts, with_question
 
 
 def _tile_heads(op):
@@ -25,6 +29,35 @@ def _tile_heads(op):
 
 def _default_scale(a):
     return a.q.shape[-1] ** -0.5
+
+
+def _scaled_by_width(arrays, config):
+    return {"attention": with_arguments(scale=lambda a: arrays["x"].shape[-1] ** -0.5)}
+
+
+def _scaled_by_share(arrays, config):
+    return {"attention": with_arguments(scale=lambda a: (arrays["x"].shape[-1] // config["n_heads"]) ** -0.5)}
+
+
+def _softmax_plus_one(op):
+    """A key of zeros that every query sees, with a value of zeros: its score is 0, and exp(0) = 1."""
+
+    @functools.wraps(op)
+    def wrong(q, k, v, *, key_mask=None, **settings):
+        xp = k.__array_namespace__()
+        k, v = (xp.concat((xp.zeros_like(t[..., :1, :]), t), axis=-2) for t in (k, v))
+        if key_mask is not None:
+            mask = as_numpy(key_mask)
+            key_mask = xp.asarray(np.concatenate((np.ones_like(mask[..., :1]), mask), axis=-1))
+        y, pullback = op(q, k, v, key_mask=key_mask, **{**settings, "offset": settings.get("offset", 0) + 1})
+
+        def gradients(dy, wrt):
+            grads = pullback(dy, wrt=wrt)
+            return {name: grad if name == "q" else grad[..., 1:, :] for name, grad in grads.items()}
+
+        return y, Pullback(gradients, y, pullback.inputs)
+
+    return wrong
 
 
 def _three_equal_parts(op):
@@ -133,6 +166,45 @@ FAULTS = [
         parts={
             "attention": with_gradients(q=lambda g, a: g / _default_scale(a), k=lambda g, a: g / _default_scale(a)),
         },
+    ),
+    Fault(
+        "T14",
+        variant="width",
+        says="the scores are divided by sqrt(C) of the model's width, not by sqrt(D) of a head's",
+        wrong="softmax(q k^T / sqrt(C))",
+        right="softmax(q k^T / sqrt(D))",
+        hidden_when="C = D",
+        seen_in="lucidrains/vit-pytorch#65; karpathy/ng-video-lecture#6; FareedKhan-dev/train-llm-from-scratch#3",
+        answers=dict.fromkeys(ATTENTION, with_parts(_scaled_by_width)),
+    ),
+    Fault(
+        "T14",
+        variant="share",
+        says="the scores are divided by sqrt(C / H) of the model's width C, although a head has another size",
+        wrong="softmax(q k^T / sqrt(C / H))",
+        right="softmax(q k^T / sqrt(D))",
+        hidden_when="C = H D",
+        seen_in="hand-written attention with a head size of its own",
+        answers=dict.fromkeys(ATTENTION, with_parts(_scaled_by_share)),
+    ),
+    Fault(
+        "T14",
+        variant="multiplied",
+        says="the scores are multiplied by sqrt(D), not divided",
+        wrong="softmax(q k^T sqrt(D))",
+        right="softmax(q k^T / sqrt(D))",
+        hidden_when="D = 1",
+        seen_in="esceptico/perceiver-io#9",
+        parts={"attention": with_arguments(scale=lambda a: float(a.q.shape[-1]) ** 0.5)},
+    ),
+    Fault(
+        "A17",
+        says="the sum of the softmax has one 1 more, as softmax1 has: a key that is not there",
+        wrong="P = exp(Z) / (1 + sum(exp(Z)))",
+        right="P = exp(Z) / sum(exp(Z))",
+        hidden_when="nothing hides it",
+        seen_in="hand-written attention",
+        parts={"attention": _softmax_plus_one},
     ),
     Fault(
         "A1",

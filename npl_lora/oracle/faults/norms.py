@@ -85,6 +85,38 @@ def _sum_for_mean(dx, a):
     return _q(a) * (g - xhat * (float(a.x.shape[-1]) * _mean(g * xhat)))
 
 
+def _with_mean_of_gradient(dx, a):
+    """q (g - mean(g) - xhat mean(g o xhat)): LayerNorm's."""
+    return dx - _q(a) * _mean(a.w * a.dy)
+
+
+def _weight_outside(dx, a):
+    """w o q (dy - xhat mean(dy o xhat))."""
+    return a.w * _without_weight(dx, a)
+
+
+def _not_normalised(dx, a):
+    """q g - q^2 x mean(g o x)."""
+    q, g = _q(a), a.w * a.dy
+    return q * g - q * q * (a.x * _mean(g * a.x))
+
+
+def _weight_added(op):
+    """y = xhat + w, with its gradients."""
+
+    def wrong(x, w, *, eps):
+        xhat, right = op(x, 0.0 * w + 1.0, eps=eps)
+        y = xhat + w
+
+        def gradients(dy, wrt):
+            grads = right(dy, wrt=wrt)
+            return {**grads, "w": _sum_over_tokens(dy)} if "w" in grads else grads
+
+        return y, Pullback(gradients, y, right.inputs)
+
+    return wrong
+
+
 def _last_token(dw, a):
     return rows(a.dy * (a.x * _q(a)))[-1, :]
 
@@ -131,6 +163,16 @@ FAULTS = [
         parts={"rms_norm": with_arguments(w=lambda a: a.w + 1.0)},
     ),
     Fault(
+        "N4",
+        variant="added",
+        says="the weight is added, not multiplied",
+        wrong="y = xhat + w",
+        right="y = w o xhat",
+        hidden_when="nothing hides it",
+        seen_in="hand-written norms",
+        parts={"rms_norm": _weight_added},
+    ),
+    Fault(
         "N5",
         says="dx lacks the weight",
         wrong="dx = q (dy - xhat mean(dy o xhat))",
@@ -148,6 +190,16 @@ FAULTS = [
         hidden_when="the weight is 1",
         seen_in="hand-written backward passes",
         parts={"rms_norm": with_gradients(x=_without_weight_in_mean)},
+    ),
+    Fault(
+        "N5",
+        variant="outside",
+        says="the weight stands outside the bracket of dx, so the mean lacks it",
+        wrong="dx = w o q (dy - xhat mean(dy o xhat))",
+        right="dx = q (g - xhat mean(g o xhat)) with g = w o dy",
+        hidden_when="the weight is the same for all features",
+        seen_in="hand-written backward passes",
+        parts={"rms_norm": with_gradients(x=_weight_outside)},
     ),
     Fault(
         "N6",
@@ -169,6 +221,26 @@ FAULTS = [
         parts={"rms_norm": with_gradients(x=_sum_for_mean)},
     ),
     Fault(
+        "N6",
+        variant="mean",
+        says="the mean of g is subtracted in dx too, as in LayerNorm's",
+        wrong="dx = q (g - mean(g) - xhat mean(g o xhat))",
+        right="dx = q (g - xhat mean(g o xhat)) with g = w o dy",
+        hidden_when="the mean of w o dy is 0",
+        seen_in="backward passes copied from LayerNorm's",
+        parts={"rms_norm": with_gradients(x=_with_mean_of_gradient)},
+    ),
+    Fault(
+        "N6",
+        variant="power",
+        says="the second term of dx has q^2 where q^3 should be",
+        wrong="dx = q g - q^2 x mean(g o x)",
+        right="dx = q g - q^3 x mean(g o x) with g = w o dy",
+        hidden_when="every token has mean square 1",
+        seen_in="hand-written backward passes",
+        parts={"rms_norm": with_gradients(x=_not_normalised)},
+    ),
+    Fault(
         "N7",
         says="the root is that of the sum of squares, not of their mean",
         wrong="x / sqrt(sum(x^2) + eps)",
@@ -185,6 +257,16 @@ FAULTS = [
         hidden_when="every token has mean square 1",
         seen_in="hand-written backward passes",
         parts={"rms_norm": with_gradients(w=lambda dw, a: _sum_over_tokens(a.dy * a.x))},
+    ),
+    Fault(
+        "N8",
+        variant="bias",
+        says="dw is the sum of dy, as a bias's is",
+        wrong="dw = sum_n dy",
+        right="dw = sum_n dy o xhat",
+        hidden_when="the test checks y and dx only",
+        seen_in="hand-written backward passes",
+        parts={"rms_norm": with_gradients(w=lambda dw, a: _sum_over_tokens(a.dy))},
     ),
     Fault(
         "N9",

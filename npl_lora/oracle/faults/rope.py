@@ -1,11 +1,14 @@
 """Faults of rope: angles, signs, pairs and positions."""
 
+import functools
+
 import numpy as np
 
+from ... import ops
 from ...ops import Pullback
-from ...ops.compose import chain
+from ...ops.compose import chain, join_heads, split_heads
 from .fault import Fault
-from .wraps import as_numpy, with_arguments, with_gradients, with_question
+from .wraps import ATTENTION, as_numpy, with_arguments, with_gradients, with_parts, with_question
 
 
 def _skip_rotation(op):
@@ -54,6 +57,57 @@ def _at_positions(change):
         return {"positions": positions.__array_namespace__().asarray(changed)}
 
     return with_question(arrays=other)
+
+
+def _of_v_too(arrays, config):
+    if config["rope_theta"] is None:
+        return {}
+
+    def wrap(op):
+        @functools.wraps(op)
+        def wrong(q, k, v, **settings):
+            v, rotate_back = ops.rope(v, theta=config["rope_theta"])
+            y, pullback = op(q, k, v, **settings)
+
+            def gradients(dy, wrt):
+                grads = pullback(dy, wrt=wrt)
+                return {**grads, "v": rotate_back(grads["v"])["x"]} if "v" in grads else grads
+
+            return y, Pullback(gradients, y, pullback.inputs)
+
+        return wrong
+
+    return {"attention": wrap}
+
+
+def _of_heads(change, undo):
+    """rope of change(heads, D), and undo(what it gives, D)."""
+
+    def rotate(op):
+        def wrong(x, **settings):
+            D = x.shape[-1]
+            y, right = op(change(x, D), **settings)
+            y = undo(y, D)
+            return y, Pullback(lambda dy, wrt: {"x": undo(right(change(dy, D))["x"], D)}, y, right.inputs)
+
+        return wrong
+
+    return dict.fromkeys(ATTENTION, with_parts(lambda arrays, config: {"rope": rotate}))
+
+
+def _side_by_side(t, D):
+    """(..., H, T, D) -> (..., T, H D)"""
+    return join_heads(t)[0]
+
+
+def _cut(t, D):
+    """(..., T, H D) -> (..., H, T, D)"""
+    return split_heads(D)(t)[0]
+
+
+def _tokens_first(t, D):
+    """(..., H, T, D) -> (..., T, H, D), and back."""
+    return t.__array_namespace__().reshape(join_heads(t)[0], (*t.shape[:-3], t.shape[-2], t.shape[-3], D))
 
 
 FAULTS = [
@@ -149,6 +203,44 @@ FAULTS = [
         hidden_when="positions are consecutive",
         seen_in="hand-written attention with packed texts",
         answers={"rope": _at_positions(lambda p: p[0] + np.arange(p.size))},
+    ),
+    Fault(
+        "A9",
+        variant="first",
+        says="rope takes the first position for all rows",
+        wrong="phi = p_0 theta^(-2i / D) for row t",
+        right="phi = p_t theta^(-2i / D)",
+        hidden_when="all positions are the same",
+        seen_in="hand-written attention with a cache",
+        answers={"rope": _at_positions(lambda p: p[0] + 0 * p)},
+    ),
+    Fault(
+        "A15",
+        says="rope is applied to v as well",
+        wrong="z = P (R v)",
+        right="z = P v",
+        hidden_when="rope_theta is null",
+        seen_in="hand-written attention",
+        answers=dict.fromkeys(ATTENTION, with_parts(_of_v_too)),
+    ),
+    Fault(
+        "A16",
+        says="rope is applied before the heads are cut: all of them are rotated as one head of size H D",
+        wrong="pairs and frequencies of a head of size H D",
+        right="pairs and frequencies of a head of size D, in each head",
+        hidden_when="there is one head",
+        seen_in="hand-written attention",
+        answers=_of_heads(_side_by_side, _cut),
+    ),
+    Fault(
+        "A16",
+        variant="axis",
+        says="rope is applied before the heads are moved: it takes the number of the head for the position",
+        wrong="phi = h theta^(-2i / D) for head h",
+        right="phi = t theta^(-2i / D) for token t",
+        hidden_when="rope_theta is null",
+        seen_in="mlfoundations/open_lm#4; facebookresearch/xformers#841; NVIDIA/audio-flamingo#27",
+        answers=_of_heads(_tokens_first, _tokens_first),
     ),
     Fault(
         "A10",

@@ -10,6 +10,7 @@ For a contract:
 
     with_question(config=lambda arrays, config: {"weights": [1.0]})     it answers another question
     with_outputs(delta=lambda delta, arrays, config: 2.0 * delta)       some of its outputs are changed
+    with_parts(lambda arrays, config: {"rope": wrap})                   its parts are changed, as the question says
 
 In the first two, `a` holds the arguments of the call by name, defaults included; in with_gradients also `a.dy` and
 `a.right`, the right pullback. A wrap runs on plain arrays and on error-carrying ones. `compose` applies several wraps.
@@ -30,7 +31,10 @@ Arrays = Mapping[str, Array]
 ArgumentChange = Callable[[SimpleNamespace], Any]  # (a) -> the argument
 GradientChange = Callable[[Array, SimpleNamespace], Array]  # (gradient, a) -> gradient
 OutputChange = Callable[[Array, Arrays, Config], Array]  # (output, arrays, config) -> output
+PartsChange = Callable[[Arrays, Config], Mapping[str, Wrap]]  # (arrays, config) -> wraps of parts
 QuestionChange = Callable[[Arrays, Config], Mapping[str, Any]]  # (arrays, config) -> the entries that change
+
+ATTENTION = ("lora_attention", "lora_attention_projections")  # the contracts that attend
 
 
 def compose(*wraps: Wrap) -> Wrap:
@@ -136,6 +140,18 @@ def with_question(arrays: QuestionChange | None = None, config: QuestionChange |
             other_arrays = {**asked, **arrays(asked, settings)} if arrays else asked
             other_config = {**settings, **config(asked, settings)} if config else settings
             return answer(other_arrays, other_config, d)
+
+        return wrong
+
+    return wrap
+
+
+def with_parts(parts: PartsChange) -> Wrap:
+    """Answer with parts of the definition that are wrong in a way that depends on the question."""
+
+    def wrap(answer: AnswerFunction) -> AnswerFunction:
+        def wrong(arrays: Arrays, config: Config, d: Definition) -> dict[str, Array]:
+            return answer(arrays, config, d.wrapped(**parts(arrays, config)))
 
         return wrong
 
