@@ -31,6 +31,7 @@ from .interrogate import interrogate
 from .one_shape import takes_one_shape
 from .precision import Ask
 from .progress import OnProgress, silent
+from .rope_angles import other_angles
 from .where import where
 from .words import listed
 from .wrong import Wrong
@@ -120,6 +121,10 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         return _joined([claim])
     covered = _without_parts(failing, covered)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
+    if angles := other_angles(failing, sentences.in_order(_unexplained(failing, covered), failing)):
+        told = {name for claim in angles for name in claim.outputs}
+        claims += angles
+        covered = replace(covered, left=frozenset(e for e in covered.left if e[1] not in told))
     described = _described(failing, covered, places)
     claims += described
     untold = {name for _, name in covered.left} - {name for claim in described for name in claim.outputs}
@@ -146,6 +151,12 @@ def _without_parts(failing: Sequence[Observed], covered: cover.Cover) -> cover.C
     kept = [(e, rivals) for e, rivals in covered.chosen if e.hypothesis.fault is not None or not e.outputs <= whole]
     dropped = {element for e, _ in covered.chosen if e not in [k for k, _ in kept] for element in e.elements}
     return cover.Cover(kept, covered.left | dropped)
+
+
+def _unexplained(failing: Sequence[Observed], covered: cover.Cover) -> set[str]:
+    """The outputs that nothing explains in any case."""
+    told = frozenset().union(*(e.elements for e, _ in covered.chosen))
+    return {name for _, name in covered.left} - {name for _, name in told}
 
 
 def _covered(

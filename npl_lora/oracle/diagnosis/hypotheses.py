@@ -11,6 +11,7 @@ from ..faults import FAULTS
 from ..faults.relevant import parts_used, relevant_to
 from .edits import edits, output_edits, question_edits
 from .hypothesis import Hypothesis, halves_of_fault, of_fault, with_parts
+from .rope_angles import rope_edits
 
 _RANK_OF_SCALES = 11
 
@@ -27,6 +28,7 @@ def hypotheses_for(cases: Iterable[Case]) -> Iterator[Hypothesis]:
                 told.add(edit.says)
                 yield edit
     yield from _scale_edits(contract)
+    yield from rope_edits(cases[0])
     yield from question_edits(cases[0])
     yield from output_edits(cases[0])
 
