@@ -22,6 +22,7 @@ from .degrees import Change, degrees
 from .hypothesis import has_pullback
 from .inner_terms import terms_of, with_term
 from .low_rank_input import LOW_RANK_INPUTS, InputChange, with_low_rank_input
+from .other_roots import other_roots
 from .result_wraps import handed_on, mean_over_tokens, with_cotangent, with_value
 from .traced import BACKWARD
 
@@ -60,6 +61,9 @@ def edits_of(part: str, calls: list[Call], inner: bool) -> Iterator[Edit]:
     if part == "lora_linear" and call.arguments["x"].ndim > 1:
         for says, linear in LOW_RANK_INPUTS.items():
             yield Edit(f"x {says} before A", partial(with_low_rank_input, linear))
+    for says, by_hand, differentiated in other_roots() if part == "rms_norm" else ():
+        of_all = Edit(f"{says} (and its gradient accordingly)", differentiated, 2)
+        yield Edit(says, by_hand, 1, differentiated=of_all)
     if has_pullback(part):
         if call.value is not None and call.value.dtype.kind == "f":
             for made in array_changes(part, "dy", call.value):
