@@ -180,3 +180,57 @@ def _(a, config):
         return p * (1.0 - lr * decay) - lr * state["m"] / (1.0 - b1**t) / (state["v"] / (1.0 - b2**t) + eps)
 
     return train_steps(a, config, step)
+
+
+def rope(a, config, angles):
+    """angles(p (T, 1), i (D/2,), D, theta)"""
+    D = a["x"].shape[-1]
+    phi = angles(a["positions"][:, None] * 1.0, np.arange(D // 2), D, config["theta"])
+
+    def turned(u, phi):
+        half = (slice(0, None, 2), slice(1, None, 2)) if config["interleaved"] else (slice(D // 2), slice(D // 2, D))
+        first, second = (u[..., part] for part in half)
+        y = np.empty_like(u)
+        y[..., half[0]] = first * np.cos(phi) - second * np.sin(phi)
+        y[..., half[1]] = second * np.cos(phi) + first * np.sin(phi)
+        return y
+
+    return {"y": turned(a["x"], phi), "dx": turned(a["dy"], -phi)}
+
+
+@mistake("rope", "degrees", "every output: as if the angles were taken for degrees.")
+def _(a, config):
+    return rope(a, config, lambda p, i, D, theta: np.radians(p * theta ** (-2 * i / D)))
+
+
+@mistake("rope", "the next exponent", "every output: as if the frequencies were theta^(-2(i + 1) / D).")
+def _(a, config):
+    return rope(a, config, lambda p, i, D, theta: p * theta ** (-2 * (i + 1) / D))
+
+
+@mistake(
+    "rope", "frequencies of its own", "y and dx: as if rope's angles were others: at position 1 (row 1), pair 1, 0.5,"
+)
+def _(a, config):
+    return rope(a, config, lambda p, i, D, theta: p * 2.0**-i)
+
+
+def rms_norm(a, config, root):
+    x, w, dy = a["x"], a["w"], a["dy"]
+    q = 1.0 / root(x, config["eps"])
+    h, g = x * q, w * dy
+    return {
+        "y": w * h,
+        "dx": q * (g - h * np.mean(g * h, axis=-1, keepdims=True)),
+        "dw": np.sum(flat(dy) * flat(h), axis=0),
+    }
+
+
+@mistake("rms_norm", "n - 1 for n", "every output: as if the root were sqrt(sum(x^2) / (n - 1) + eps).")
+def _(a, config):
+    return rms_norm(a, config, lambda x, eps: np.sqrt(np.sum(x * x, axis=-1, keepdims=True) / (x.shape[-1] - 1) + eps))
+
+
+@mistake("rms_norm", "the mean of |x|", "every output: as if the root were mean(|x|) + eps.")
+def _(a, config):
+    return rms_norm(a, config, lambda x, eps: np.mean(np.abs(x), axis=-1, keepdims=True) + eps)
