@@ -208,9 +208,7 @@ def _(a, config):
     return rope(a, config, lambda p, i, D, theta: p * theta ** (-2 * (i + 1) / D))
 
 
-@mistake(
-    "rope", "frequencies of its own", "y and dx: as if rope's angles were others: at position 1 (row 1), pair 1, 0.5,"
-)
+@mistake("rope", "frequencies of its own", "as if rope's angles were others: at position 1 (row 1), pair 1, 0.5,")
 def _(a, config):
     return rope(a, config, lambda p, i, D, theta: p * 2.0**-i)
 
