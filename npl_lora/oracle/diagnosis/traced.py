@@ -5,7 +5,6 @@ term. A term is known by its formula in the names of the op's arguments, without
 lora_linear has the same formula with dropout and without.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -143,7 +142,7 @@ class Traced:
         t = self.t * bare(other)
         if _is_optional(other):
             return self._of(t, self.formula, self.level)
-        if not isinstance(other, Traced) or math.prod(other.shape) == 1:
+        if not isinstance(other, Traced) or other.shape == ():
             self.trace.scaled.add(self.formula)
             return self._of(t, f"{_held(other, _PRODUCT)} {_held(self, _PRODUCT)}", _PRODUCT)
         return self._of(t, f"{_held(self, _QUOTIENT)} o {_held(other, _QUOTIENT)}", _QUOTIENT)
