@@ -24,30 +24,6 @@ def _dx_with_mask_twice(dx, a):
     return dx if a.mask is None else a.dy @ a.W + a.mask * a.mask * unmasked_low_rank_dx(a)
 
 
-def _drop_in_evaluation(answer):
-    def wrong(arrays, config, d):
-        dropped = answer({**arrays, "mask": arrays["mask_eval"]}, config, d)
-        return {**answer(arrays, config, d), "y_eval": dropped["y"]}
-
-    return wrong
-
-
-def _scale_in_evaluation(answer):
-    def wrong(arrays, config, d):
-        weaker = d.wrapped(scale=lambda scale: lambda config: (1.0 - config["p"]) * scale(config))
-        return {**answer(arrays, config, d), "y_eval": answer(arrays, config, weaker)["y_eval"]}
-
-    return wrong
-
-
-def _keep_unscaled(answer):
-    def wrong(arrays, config, d):
-        masks = {name: arrays[name] * (1.0 - config["p"]) for name in ("mask", "mask_again")}
-        return answer({**arrays, **masks}, config, d)
-
-    return wrong
-
-
 def _gradients_without_mask(op):
     """dA and dB computed from x instead of x o mask."""
 
@@ -239,33 +215,6 @@ FAULTS = [
         hidden_when="p = 0",
         seen_in="state-spaces/mamba#1023",
         parts={"lora_linear": _gradients_without_mask},
-    ),
-    Fault(
-        "D4",
-        says="dropout acts in evaluation as well",
-        wrong="y_eval = x W^T + s ((x o mask) A^T) B^T",
-        right="y_eval = x W^T + s (x A^T) B^T",
-        hidden_when="p = 0",
-        seen_in="huggingface/peft#3766; meta-pytorch/torchtune#1049",
-        answers={"lora_dropout": _drop_in_evaluation},
-    ),
-    Fault(
-        "D5",
-        says="evaluation multiplies the low-rank path by 1 - p, although training already divides by 1 - p",
-        wrong="y_eval = x W^T + (1 - p) s (x A^T) B^T",
-        right="y_eval = x W^T + s (x A^T) B^T",
-        hidden_when="p = 0",
-        seen_in="ooples/AiDotNet#256",
-        answers={"lora_dropout": _scale_in_evaluation},
-    ),
-    Fault(
-        "D9",
-        says="the values that dropout keeps are not divided by 1 - p",
-        wrong="a mask of 0 and 1",
-        right="a mask of 0 and 1 / (1 - p)",
-        hidden_when="p = 0",
-        seen_in="hand-written dropout",
-        answers={"lora_dropout": _keep_unscaled},
     ),
     Fault(
         "D10",

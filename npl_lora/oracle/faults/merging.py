@@ -64,6 +64,16 @@ FAULTS = [
         parts={"unmerge": lambda op: lambda W, A, B, **settings: op(W, -A, B, **settings)},
     ),
     Fault(
+        "M17",
+        variant="twice",
+        says="unmerging subtracts the update twice",
+        wrong="W_unmerged = W - s B A",
+        right="W_unmerged = W",
+        hidden_when="B = 0, or the merge adds it twice as well",
+        seen_in="huggingface/peft#3774, whose merge adds it twice as well",
+        parts={"unmerge": lambda op: lambda W, A, B, *, scale, **how: op(W, A, B, scale=2.0 * scale, **how)},
+    ),
+    Fault(
         "M18",
         says="the adapted layer loses the bias of the base layer",
         wrong="y = x W^T + s (x A^T) B^T",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...ops import Pullback
+from ...ops.namespace import rows
 from ...support.array import Array
 from .fault import Fault
 from .wraps import as_numpy, in_gradients, with_arguments
@@ -112,6 +113,24 @@ def _sorted_update(lora_batched):
             return grads
 
         return y, Pullback(backward, y, of_base.inputs, of_base.frozen)
+
+    return wrong
+
+
+def _tiled(lora_batched):
+    """Rows of several tokens are put one below the other, with the ids repeated as a whole."""
+
+    def wrong(x, W, A, B, ids, **how):
+        xp, tokens = x.__array_namespace__(), x.shape[1:-1]
+        each = xp.asarray(np.tile(as_numpy(ids), int(np.prod(tokens))))
+        y, right = lora_batched(rows(x), W, A, B, each, **how)
+        y = xp.reshape(y, (*x.shape[:-1], y.shape[-1]))
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = right(rows(dy), wrt=wrt)
+            return {name: xp.reshape(t, x.shape) if name == "x" else t for name, t in grads.items()}
+
+        return y, Pullback(backward, y, right.inputs, right.frozen)
 
     return wrong
 
@@ -308,5 +327,24 @@ FAULTS = [
         hidden_when="no adapter has two rows",
         seen_in="indexed assignment in NumPy and torch, in the place of add.at or index_add_",
         parts={name: in_gradients("A", "B")(wrap) for name, wrap in _with_ids(_last_rows).items()},
+    ),
+    Fault(
+        "P15",
+        says="ids are counted from 1, and 0 means no adapter",
+        wrong="y_n with the adapter ids_n - 1",
+        right="y_n with the adapter ids_n, and no adapter where it is -1",
+        hidden_when="no row has an adapter",
+        seen_in="hand-written engines that keep 0 for the base model",
+        parts=_with_ids(lambda ids, K: np.maximum(ids - 1, -1)),
+    ),
+    Fault(
+        "P16",
+        says="the ids of rows of several tokens are tiled, not repeated: neighbouring tokens get the adapters of"
+        " neighbouring rows",
+        wrong="token t of row n with the adapter ids_((n T + t) mod N)",
+        right="token t of row n with the adapter ids_n",
+        hidden_when="each row has one token, or all rows have the same adapter",
+        seen_in="hand-written engines that flatten a batch of prompts",
+        parts={"lora_batched": _tiled},
     ),
 ]
