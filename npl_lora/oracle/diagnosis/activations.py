@@ -1,13 +1,17 @@
-"""Activations that are none of a gated MLP's: what an implementation may take for one of them."""
+"""What an implementation may take for an activation of a gated MLP, or for its derivative."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ...ops import Pullback
-from ...ops.namespace import sigmoid
+from ...ops.glu import ACTIVATIONS
+from ...ops.namespace import normal_cdf, normal_pdf, sigmoid
 from ...support.array import Array
 
 Activation = Callable[[Array], tuple[Array, Array]]  # z -> act(z), act'(z)
+Derivative = Callable[[Array], Array]
 
 
 def _quick_gelu(z: Array) -> tuple[Array, Array]:
@@ -65,6 +69,69 @@ OTHER_ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def _doubled(act: Activation, z: Array) -> tuple[Array, Array]:
+    a, slope = act(z)
+    return 2.0 * a, 2.0 * slope
+
+
+def _gelu(inner: float, z: Array) -> tuple[Array, Array]:
+    """z Phi(inner z)."""
+    return z * normal_cdf(inner * z), normal_cdf(inner * z) + inner * z * normal_pdf(inner * z)
+
+
+def _gelu_tanh(factor: float, cubic: float, z: Array) -> tuple[Array, Array]:
+    """z (1 + tanh(factor (z + cubic z^3))) / 2."""
+    two_u, d_two_u = 2.0 * factor * (z + cubic * z * z * z), 2.0 * factor * (1.0 + 3.0 * cubic * z * z)
+    sigma = sigmoid(two_u)
+    return z * sigma, sigma + z * sigma * sigmoid(-two_u) * d_two_u
+
+
+_FACTOR, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715
+
+WRONG_CONSTANTS: Mapping[str, Mapping[str, Activation]] = {
+    "gelu": {
+        "gelu lacked its factor 1/2": partial(_doubled, partial(_gelu, 1.0)),
+        "gelu had erf(z) for erf(z / sqrt(2))": partial(_gelu, math.sqrt(2.0)),
+    },
+    "gelu_tanh": {
+        "gelu_tanh lacked its factor 1/2": partial(_doubled, partial(_gelu_tanh, _FACTOR, _CUBIC)),
+        "gelu_tanh lacked sqrt(2 / pi)": partial(_gelu_tanh, 1.0, _CUBIC),
+        "gelu_tanh had 0.44715 for 0.044715": partial(_gelu_tanh, _FACTOR, 10.0 * _CUBIC),
+    },
+}
+
+
+def _silu_slope_of_activated(z: Array) -> Array:
+    sigma = sigmoid(z * sigmoid(z))
+    return sigma * (1.0 + z * (1.0 - sigma))
+
+
+def _gelu_tanh_slope_without_square(z: Array) -> Array:
+    sigma = sigmoid(2.0 * _FACTOR * (z + _CUBIC * z * z * z))  # (1 + tanh u) / 2, so that 1 - tanh u is 2 (1 - sigma)
+    return sigma + z * (1.0 - sigma) * _FACTOR * (1.0 + 3.0 * _CUBIC * z * z)
+
+
+WRONG_DERIVATIVES: Mapping[str, Mapping[str, Derivative]] = {
+    "silu": {
+        "sigma(z) + z (1 - sigma(z))": lambda z: sigmoid(z) + z * (1.0 - sigmoid(z)),
+        "sigma(a) (1 + z (1 - sigma(a))), with a = silu(z)": _silu_slope_of_activated,
+    },
+    "gelu": {
+        "Phi(z) + phi(z)": lambda z: normal_cdf(z) + normal_pdf(z),
+        "Phi(z) + z exp(-z^2) / sqrt(2 pi)": lambda z: normal_cdf(z) + z * normal_pdf(math.sqrt(2.0) * z),
+    },
+    "gelu_tanh": {"its own with 1 - tanh(u) for 1 - tanh(u)^2": _gelu_tanh_slope_without_square},
+}
+
+
+def slope_of(name: str, z: Array) -> Array:
+    """The derivative of one of these activations, or of a gated MLP's own."""
+    if name in OTHER_ACTIVATIONS:
+        return OTHER_ACTIVATIONS[name](z)[1]
+    _, pullback = ACTIVATIONS[name](z)
+    return pullback(0.0 * z + 1.0)["z"]
+
+
 def with_activation(act: Activation, glu: Any) -> Any:
     """glu with another activation in the place of its own."""
 
@@ -79,3 +146,55 @@ def with_activation(act: Activation, glu: Any) -> Any:
         return y, Pullback(backward, y, ("gate", "up"))
 
     return wrong
+
+
+def where_asked(name: str, act: Activation, glu: Any) -> Any:
+    """glu with another activation where `name` is asked for."""
+    other = with_activation(act, glu)
+
+    def wrong(gate: Array, up: Array, *, activation: str = "") -> tuple[Array, Pullback]:
+        result: tuple[Array, Pullback] = (other if activation == name else glu)(gate, up, activation=activation)
+        return result
+
+    return wrong
+
+
+def with_derivative(slope: Callable[[Array, str], Array], glu: Any) -> Any:
+    """glu with slope(gate, activation) in the place of the activation's derivative."""
+
+    def wrong(gate: Array, up: Array, *, activation: str = "") -> tuple[Array, Pullback]:
+        y, right = glu(gate, up, activation=activation)
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            changed = {"gate": dy * up * slope(gate, activation)} if "gate" in wrt else {}
+            return {**right(dy, wrt=wrt), **changed}
+
+        return y, Pullback(backward, y, right.inputs, right.frozen)
+
+    return wrong
+
+
+def derivatives(activation: str) -> dict[str, Callable[[Array, str], Array]]:
+    """{clause: slope(gate, activation)}: what may stand in the place of this activation's derivative."""
+
+    def where(slope: Derivative) -> Callable[[Array, str], Array]:
+        return lambda z, asked: slope(z) if asked == activation else slope_of(asked, z)
+
+    others = sorted(ACTIVATIONS.keys() - {activation}) + sorted(OTHER_ACTIVATIONS)
+    return {
+        "the derivative of the activation were taken of the activated value": lambda z, asked: slope_of(
+            asked, ACTIVATIONS[asked](z)[0]
+        ),
+        **{
+            f"the derivative of the activation were that of {other}": partial(_slope_of_other, other)
+            for other in others
+        },
+        **{
+            f"the derivative of {activation} were {says}": where(slope)
+            for says, slope in WRONG_DERIVATIVES.get(activation, {}).items()
+        },
+    }
+
+
+def _slope_of_other(other: str, z: Array, asked: str) -> Array:
+    return slope_of(other, z)

@@ -15,7 +15,14 @@ from ...ops.glu import ACTIVATIONS
 from ...support.array import Array
 from ..definition import Wrap
 from ..faults.wraps import compose, with_arguments, with_gradients
-from .activations import OTHER_ACTIVATIONS, with_activation
+from .activations import (
+    OTHER_ACTIVATIONS,
+    WRONG_CONSTANTS,
+    derivatives,
+    where_asked,
+    with_activation,
+    with_derivative,
+)
 from .calls import Call
 from .changes import GRADIENT_CHANGES, SCALAR_CHANGES, ArrayChange, array_changes, rectified, rolled
 from .degrees import Change, degrees
@@ -125,10 +132,18 @@ def _argument_edits(part: str, name: str, value: Any, call: Call) -> Iterator[Ed
     elif isinstance(value, list | tuple) and all(isinstance(one, float) for one in value):
         yield from _list_edits(name, value)
     elif name == "activation":
-        for other in sorted(ACTIVATIONS.keys() - {value}):
-            yield Edit(f"the activation were {other}", with_arguments(activation=partial(_constant, other)))
-        for other, function in OTHER_ACTIVATIONS.items():
-            yield Edit(f"the activation were {other}", partial(with_activation, function))
+        yield from _activation_edits(value)
+
+
+def _activation_edits(activation: str) -> Iterator[Edit]:
+    for other in sorted(ACTIVATIONS.keys() - {activation}):
+        yield Edit(f"the activation were {other}", with_arguments(activation=partial(_constant, other)))
+    for other, function in OTHER_ACTIVATIONS.items():
+        yield Edit(f"the activation were {other}", partial(with_activation, function))
+    for says, function in WRONG_CONSTANTS.get(activation, {}).items():
+        yield Edit(says, partial(where_asked, activation, function))
+    for says, slope in derivatives(activation).items():
+        yield Edit(says, partial(with_derivative, slope), half="backward")
 
 
 def _list_edits(name: str, numbers: Sequence[float]) -> Iterator[Edit]:
