@@ -22,6 +22,7 @@ from ..report import NOTHING, Claim, Diagnosis, Observed
 from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
+from .combined import another_combination
 from .cover import EVIDENCE, READ_FROM
 from .dora_norm import other_norms
 from .drawn import has_masks, is_drawn, of_another_mask, read_again
@@ -117,7 +118,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
     several = covered.left or len(covered.chosen) > 1
     if several and not is_drawn(observed) and (matches := catalogue.several_matches(observed)):
         return _known(matches, failing)
-    if covered.left and (claim := other_norms(failing)):
+    if several and (claim := other_norms(failing) or another_combination(answered)):
         return _joined([claim])
     covered = _without_parts(failing, covered)
     claims = [sentences.of_explanation(best, rivals, answered) for best, rivals in covered.chosen]
