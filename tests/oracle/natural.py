@@ -232,3 +232,159 @@ def _(a, config):
 @mistake("rms_norm", "the mean of |x|", "every output: as if the root were mean(|x|) + eps.")
 def _(a, config):
     return rms_norm(a, config, lambda x, eps: np.mean(np.abs(x), axis=-1, keepdims=True) + eps)
+
+
+@mistake("lora_merge", "the unmerge twice", "unmerging subtracts the update twice (M17)", ["M5"])
+def _(a, config):
+    D = a["B"] @ a["A"]
+    D = scale(config) * (D.T if config["fan_in_fan_out"] else D)
+    return {"W_merged": a["W"] + D, "W_unmerged": a["W"] - D}
+
+
+def adapter_combine(a, config, weights=None, truncated=None, use_rslora=None):
+    """truncated(delta, r, [w_i s_i B_i A_i]), for svd."""
+    weights = config["weights"] if weights is None else weights(np.array(config["weights"]))
+    of = zip(config["alpha"], config["r"], config["use_rslora"] if use_rslora is None else use_rslora, strict=True)
+    s = [scale({"alpha": alpha, "r": r, "use_rslora": rs}) for alpha, r, rs in of]
+    terms = [w * s[i] * a[f"B_{i + 1}"] @ a[f"A_{i + 1}"] for i, w in enumerate(weights)]
+    if config["combination"] != "svd":
+        return {"delta": sum(terms)}
+    return {"delta": (truncated or (lambda t, r, each: singular(t, r)))(sum(terms), config["r_new"], terms)}
+
+
+def singular(t, r, change=lambda S: S):
+    U, S, Vt = np.linalg.svd(t, full_matrices=False)
+    return (U[:, :r] * change(S[:r])) @ Vt[:r]
+
+
+@mistake("adapter_combine", "use_rslora of the first", "as the use_rslora of the first one says (S9)", ["S3"])
+def _(a, config):
+    return adapter_combine(a, config, use_rslora=[config["use_rslora"][0]] * len(config["r"]))
+
+
+COMBINED = {
+    "weights of sum one": ("the weights were divided by their sum.", {"weights": lambda w: w / w.sum()}),
+    "softmax": ("the weights went through a softmax.", {"weights": lambda w: np.exp(w) / np.exp(w).sum()}),
+    "a mean": ("delta were a mean over the adapters", {"weights": lambda w: w / len(w)}),
+    "roots of weights": ("the weights were the roots", {"weights": lambda w: np.sign(w) * np.sqrt(np.abs(w))}),
+    "roots of S": ("the roots of the singular values", {"truncated": lambda t, r, each: singular(t, r, np.sqrt)}),
+    "S twice": ("the singular values were squared", {"truncated": lambda t, r, each: singular(t, r, np.square)}),
+    "no S": ("the singular values were left out", {"truncated": lambda t, r, each: singular(t, r, np.ones_like)}),
+    "one less": ("r_new - 1 singular values", {"truncated": lambda t, r, each: singular(t, r - 1)}),
+    "one more": ("r_new + 1 singular values", {"truncated": lambda t, r, each: singular(t, r + 1)}),
+    "no truncation": ("nothing were truncated", {"truncated": lambda t, r, each: t}),
+    "each truncated": (
+        "each adapter were truncated to r_new, and then summed.",
+        {"truncated": lambda t, r, each: sum(singular(one, r) for one in each)},
+    ),
+    "of the first": ("that of the first adapter", {"truncated": lambda t, r, each: singular(each[0], r)}),
+    "other singular values": (
+        "U and V of the svd are right, and the singular values are not",
+        {"truncated": lambda t, r, each: singular(t, r, lambda S: S**1.25 + 0.5)},
+    ),
+}
+for what, (says, how) in COMBINED.items():
+
+    @mistake("adapter_combine", what, says, ["W8", "W3"])
+    def _(a, config, how=how):
+        return adapter_combine(a, config, **how)
+
+
+def sigmoid(z):
+    return 1.0 / (1.0 + np.exp(-z))
+
+
+def Phi(z):
+    return 0.5 * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0)))
+
+
+def phi(z):
+    return np.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
+
+
+def gelu_tanh(z):
+    t = np.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3))
+    du = math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * z * z)
+    return 0.5 * z * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * du
+
+
+ACTIVATIONS = {
+    "silu": lambda z: (z * sigmoid(z), sigmoid(z) * (1.0 + z * (1.0 - sigmoid(z)))),
+    "gelu": lambda z: (z * Phi(z), Phi(z) + z * phi(z)),
+    "gelu_tanh": gelu_tanh,
+}
+
+
+def lora_mlp(a, config, **other):
+    """other: another activation with its slope, by the name of the right one."""
+    s, W, A, B = scale(config), *({n: a[f"{t}_{n}"] for n in ("gate", "up", "down")} for t in "WAB")
+
+    def forward(n, x):
+        return x @ W[n].T + s * (x @ A[n].T) @ B[n].T
+
+    def backward(n, dy, x):
+        grads[f"dA_{n}"], grads[f"dB_{n}"] = s * flat(dy @ B[n]).T @ flat(x), s * flat(dy).T @ flat(x @ A[n].T)
+        return dy @ W[n] + s * (dy @ B[n]) @ A[n]
+
+    gate, up, grads = forward("gate", a["x"]), forward("up", a["x"]), {}
+    act, slope = {**ACTIVATIONS, **other}[config["activation"]](gate)
+    dh = backward("down", a["dy"], act * up)
+    dx = backward("gate", dh * up * slope, a["x"]) + backward("up", dh * act, a["x"])
+    return {"y": forward("down", act * up), "dx": dx, **grads}
+
+
+def with_slope(name, slope):
+    return {name: lambda z: (ACTIVATIONS[name](z)[0], slope(z))}
+
+
+MLP = {
+    "that of the sigmoid": with_slope("silu", lambda z: sigmoid(z) * (1.0 - sigmoid(z))),
+    "sigma(z) + z (1 - sigma(z))": with_slope("silu", lambda z: sigmoid(z) + z * (1.0 - sigmoid(z))),
+    "Phi(z) + phi(z)": with_slope("gelu", lambda z: Phi(z) + phi(z)),
+    "Phi(z) + z exp(-z^2)": with_slope("gelu", lambda z: Phi(z) + z * phi(math.sqrt(2.0) * z)),
+    "gelu lacked its factor 1/2 in glu.": {"gelu": lambda z: (2.0 * z * Phi(z), 2.0 * (Phi(z) + z * phi(z)))},
+    "gelu had erf(z) for erf(z / sqrt(2)) in glu.": {
+        "gelu": lambda z: (z * Phi(2.0**0.5 * z), Phi(2.0**0.5 * z) + 2.0**0.5 * z * phi(2.0**0.5 * z))
+    },
+    "that of relu": {n: (lambda z, n=n: (ACTIVATIONS[n](z)[0], (z > 0) * 1.0)) for n in ACTIVATIONS},
+    "of the activated value": {
+        n: (lambda z, n=n: (ACTIVATIONS[n](z)[0], ACTIVATIONS[n](ACTIVATIONS[n](z)[0])[1])) for n in ACTIVATIONS
+    },
+}
+for says, other in MLP.items():
+
+    @mistake("lora_mlp", says, says, ["dy were doubled", "term"])
+    def _(a, config, other=other):
+        return lora_mlp(a, config, **other)
+
+
+def lora_dropout(a, config, mask=None, evaluated=lambda p: 1.0):
+    """mask(numbers drawn from 0 to 1, p). evaluated(p): a factor of the low-rank path in y_eval."""
+    p, s, A, B = config["p"], scale(config), a["A"], a["B"]
+    rng, linear = np.random.default_rng(5), config["layer"] == "linear"
+    what, base = (a["x"], a["x"] @ a["W"].T) if linear else (A.T[a["ids"]], a["E"][a["ids"]])
+    through = A if linear else np.eye(A.shape[0])
+    mask = mask or (lambda drawn, p: (drawn >= p) / (1.0 - p))
+    M, again = (mask(rng.random(what.shape), p) for _ in range(2))
+    y, y_again, y_eval = (base + s * (t @ through.T) @ B.T for t in (what * M, what * again, what * evaluated(p)))
+    g, dB = s * a["dy"] @ B, s * flat(a["dy"]).T @ flat((what * M) @ through.T)
+    if linear:
+        grads = {"dx": a["dy"] @ a["W"] + M * (g @ A), "dA": flat(g).T @ flat(what * M)}
+    else:
+        dA = np.zeros(A.shape[::-1])
+        np.add.at(dA, a["ids"].reshape(-1), flat(g * M))
+        grads = {"dA": dA.T}
+    return {"y": y, "y_again": y_again, "y_eval": y_eval, **grads, "dB": dB}
+
+
+DROPOUT = {
+    "evaluation divides the low-rank path by 1 - p": {"evaluated": lambda p: 1.0 / (1.0 - p)},
+    "are divided by p instead of 1 - p (D9)": {"mask": lambda drawn, p: (drawn >= p) / p},
+    "are divided by 1 - p twice (D9)": {"mask": lambda drawn, p: (drawn >= p) / (1.0 - p) ** 2},
+    "p is taken for the probability to keep a value, not to drop it (D15)": {"mask": lambda drawn, p: (drawn < p) / p},
+}
+for says, how in DROPOUT.items():
+
+    @mistake("lora_dropout", says, says, ["D4"])
+    def _(a, config, how=how):
+        return lora_dropout(a, config, **how)
