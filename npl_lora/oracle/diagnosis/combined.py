@@ -139,7 +139,7 @@ def another_combination(answered: Sequence[Observed]) -> Claim | None:
 def _is_met(one: Observed, predicted: np.ndarray) -> bool:
     """Whether this is what came back, and is wrong where that is wrong."""
     right, got = one.right["delta"], (one.outputs or {}).get("delta")
-    if not isinstance(right, Right) or got is None or not np.isfinite(predicted).all():
+    if not isinstance(right, Right) or got is None or not _is_finite(got) or not np.isfinite(predicted).all():
         return False
     is_wrong = changes(predicted, one.bar("delta"))
     if not one.failed:
@@ -148,13 +148,17 @@ def _is_met(one: Observed, predicted: np.ndarray) -> bool:
     return near and is_nearer(got.astype(np.float64), predicted, right.value)
 
 
+def _is_finite(got: np.ndarray) -> bool:
+    return got.dtype.kind == "f" and bool(np.isfinite(got.astype(np.float64)).all())
+
+
 def _other_singular_values(failing: Sequence[tuple[Observed, _Question]]) -> Claim | None:
     """What is in the place of the singular values, where U and V are right."""
     finest = min(PRECISIONS[one.case.dtype].store for one, _ in failing)
     read = []
     for one, q in failing:
-        got = (one.outputs or {})["delta"]
-        if q.r_new is None or got.shape != one.right["delta"].shape or not np.isfinite(got.astype(np.float64)).all():
+        got = (one.outputs or {}).get("delta")
+        if q.r_new is None or got is None or got.shape != one.right["delta"].shape or not _is_finite(got):
             return None
         if PRECISIONS[one.case.dtype].store > finest:
             continue
@@ -162,8 +166,8 @@ def _other_singular_values(failing: Sequence[tuple[Observed, _Question]]) -> Cla
         f = np.einsum("ok,oi,ki->k", U, got.astype(np.float64), Vt)
         if not _is_met(one, (U * f) @ Vt):
             return None
-        read.append((one.case.id, S, f))
-    if all(np.max(np.abs(f)) <= _ZERO * S[0] for _, S, f in read):
+        read.append((one.case.id, S, np.where(np.abs(f) > _ZERO * S[0], f, 0.0)))
+    if not any(np.any(f) for _, _, f in read):
         says = "delta: it is 0 within rounding wherever it is an svd, as when the smallest singular values are kept."
         return Claim((), ("delta",), says)
     case, S, f = read[0]

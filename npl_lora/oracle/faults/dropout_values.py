@@ -90,6 +90,16 @@ FAULTS = [
     ),
     Fault(
         "D5",
+        variant="p",
+        says="evaluation multiplies the low-rank path by p",
+        wrong="y_eval = x W^T + p s (x A^T) B^T",
+        right="y_eval = x W^T + s (x A^T) B^T",
+        hidden_when="p = 1",
+        seen_in="karpathy/convnetjs#61, #106",
+        answers={"lora_dropout": _scale_in_evaluation(lambda p: p)},
+    ),
+    Fault(
+        "D5",
         variant="divided",
         says="evaluation divides the low-rank path by 1 - p, as training does what it keeps",
         wrong="y_eval = x W^T + s (x A^T) B^T / (1 - p)",
