@@ -388,3 +388,13 @@ for says, how in DROPOUT.items():
     @mistake("lora_dropout", says, says, ["D4"])
     def _(a, config, how=how):
         return lora_dropout(a, config, **how)
+
+
+@mistake("lora_init", "Kaiming's bound with a = 0", "its numbers are distributed as U(-c, c) with c = sqrt(6 / in)")
+def _(a, config):
+    (out, n), r, rng = a["W"].shape, config["r"], np.random.default_rng(len(a["W"]))
+    if config["layer"] == "embedding":
+        return {"A": np.zeros((r, out)), "B": rng.standard_normal((n, r))}
+    uniform = config["distribution"] == "kaiming_uniform"
+    A = rng.uniform(-1.0, 1.0, (r, n)) * (6.0 / n) ** 0.5 if uniform else rng.standard_normal((r, n)) / r
+    return {"A": A, "B": np.zeros((out, r))}

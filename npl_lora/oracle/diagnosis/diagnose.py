@@ -26,6 +26,7 @@ from .combined import another_combination
 from .cover import EVIDENCE, READ_FROM
 from .dora_norm import other_norms
 from .drawn import has_masks, is_drawn, of_another_mask, read_again
+from .drawn_spread import other_spreads
 from .edits import PLACED
 from .hypotheses import hypotheses_for, known_faults
 from .interrogate import interrogate
@@ -127,7 +128,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         claims += angles
         covered = replace(covered, left=frozenset(e for e in covered.left if e[1] not in told))
     described = _described(failing, covered, places)
-    claims += described
+    claims += described + other_spreads(failing)
     untold = {name for _, name in covered.left} - {name for claim in described for name in claim.outputs}
     wrong = {name for one in failing for name in one.failed}
     small = {name for name in wrong if _could_all_be_rounding(name, failing)}
