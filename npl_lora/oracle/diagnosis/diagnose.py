@@ -5,6 +5,7 @@
 3. cover: each wrong output for itself, by a fault in the value alone, in the backward alone, in one output or in one
    branch, or by a generated edit.
 4. catalogue: several known faults that together reproduce every answer.
+   Also read off the answer: DoRA's norms, rope's angles, how adapters were combined, the spread of what was drawn.
 5. fit: a description of the numbers, for each output that nothing explains.
 6. interrogate: what these outputs depend on, found by asking the subject again, where it can be asked.
 
@@ -211,13 +212,25 @@ def _too_little(failing: Sequence[Observed], outputs: Set[str]) -> list[Claim]:
     little = {name for name in outputs if _bits_beyond_rounding(failing, name) < EVIDENCE}
     if not (names := sentences.in_order(little, failing)):
         return []
-    return [Claim((), names, f"{listed(names)}: too little is off to tell why; in a finer dtype more of it shows.")]
+    finest = min((one.case.dtype for one in failing), key=lambda dtype: PRECISIONS[dtype].store)
+    shows = "" if finest == "float64" else "; in a finer dtype more of it shows"
+    return [Claim((), names, f"{listed(names)}: too little is off to tell why{shows}.")]
 
 
 def _bits_beyond_rounding(failing: Sequence[Observed], name: str) -> float:
-    """How unlikely it is to meet all errors of an output by chance, each within a standard deviation, in bits."""
-    errors = [precision.errors_of(one, name) for one in failing if name in one.failed]
-    return sum(np.inf if e is None else float(np.sum(np.log2(np.maximum(np.abs(e), 1.0)))) for e in errors)
+    """How unlikely it is to meet all errors of an output by chance, each within a standard deviation, in bits.
+
+    Where nothing rounds, any error is more than chance.
+    """
+    bits = 0.0
+    for one in (one for one in failing if name in one.failed):
+        right, got, errors = one.right[name], (one.outputs or {}).get(name), precision.errors_of(one, name)
+        if errors is None or not isinstance(right, Right) or got is None:
+            return np.inf
+        if np.any((right.deviation == 0) & (got.astype(np.float64) != right.value)):
+            return np.inf
+        bits += float(np.sum(np.log2(np.maximum(np.abs(errors), 1.0))))
+    return bits
 
 
 def _could_all_be_rounding(name: str, failing: Sequence[Observed]) -> bool:
