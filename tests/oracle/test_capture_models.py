@@ -172,7 +172,10 @@ def test_every_form_that_is_adopted_is_read_where_it_stands(folder, kind):
     _, case = judged(folder)
     assert case.verdict == "pass", case.message
     trained = adopted.framework.tensors(layer)
-    fixed = {f"d{one}" for one in "AB" if not trained[getattr(adopted.roles, one).path].trained}
+    paths = {one: getattr(adopted.roles, one).path for one in "AB"}
+    if adopted.path_alone:  # its roles are those beside a base
+        paths = {one: path.removeprefix("path.") for one, path in paths.items()}
+    fixed = {f"d{one}" for one, path in paths.items() if not trained[path].trained}
     assert set(case.outputs) == OUTPUTS - fixed
     # OddLaw has another number for each r; of AdapterAddedLater only a number is left, which no attribute holds.
     law = {"OddLaw": "scaling", "AdapterAddedLater": "2.333"}.get(kind.__name__, adopted.law.formula)
