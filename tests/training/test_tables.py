@@ -86,7 +86,7 @@ CELLS = st.text(st.sampled_from("123 ,;\t\"'\nxyz"), min_size=1).filter(str.stri
     separator=st.sampled_from(",;\t"),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     bom=st.booleans(),
-    end=st.sampled_from(["\n", "\r\n"]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
     name=st.sampled_from(["a.csv", "a.tsv", "A.CSV"]),
 )
 def test_however_a_spreadsheet_writes_it(place, tokenizer, cells, separator, quoting, bom, end, name):

@@ -34,7 +34,7 @@ def read(
     columns = text_column, label_column
     with _cells_of_any_length(content):
         separator = _separator(path, content, columns)
-        header = next(csv.reader(io.StringIO(content, newline=""), delimiter=separator))
+        header = _header(content, separator)
         examples = list(_examples(path, content, separator, columns))
     if not examples:
         raise DataError(f"{path} has a header line and no rows")
@@ -61,11 +61,15 @@ def read(
 
 def _separator(path: Path, content: str, columns: tuple[str, str]) -> str:
     """The first separator with which the header line has both columns; if none has, that of the file's name."""
-    head = content.split("\n", 1)[0].strip("\r")
     for separator in (_by_name(path), *_SEPARATORS):
-        if {*columns} <= {*next(csv.reader([head], delimiter=separator), [])}:
+        if {*columns} <= {*_header(content, separator)}:
             return separator
     return _by_name(path)
+
+
+def _header(content: str, separator: str) -> list[str]:
+    """The first line's cells. A line may also end in a carriage return alone."""
+    return next(csv.reader(io.StringIO(content, newline=""), delimiter=separator), [])
 
 
 def _by_name(path: Path) -> str:
