@@ -25,7 +25,7 @@ from .where import short_name
 
 _CLEARLY = 0.35  # so much nearer than the right answer a hypothesis must be. Small errors never are
 EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
-_OF_FAULTS = 18.0  # some two hundred of these are known faults and their halves, 8 bits, and they are likelier
+_OF_FAULTS = 20.0  # some two hundred of these are known faults and their halves: 8 bits in the place of 12
 _BALL = (2.0 * np.pi * np.e) ** 0.5 / 2.0  # half the side of the box of a ball's volume, by its root mean square
 _LIKE = 0.7  # the cosine between two errors from which on the degree is looked for
 _SOMEWHAT_LIKE = 0.3  # and from which on others of a family are tried. Where all is linear, they have 0.7 or 1
