@@ -43,11 +43,11 @@ class Layer:
         self.roles = self._roles_or_those_of_squares()
         self.law = self._find_law()
         if not self.law.formula and self.roles.W is not None and self.roles.W.path.startswith("parametrizations."):
-            self._exchange_sizes()
+            self._read_with(constructor, "exchanged", True)  # what it takes for the rows of W may be in
         if not self.law.formula and self.kind is LINEAR and constructor.has("base"):
-            self._turn_base()
+            self._read_with(self, "kind", CONV1D)  # it may be written for a base (in, out), and say so nowhere
         if not self.law.formula and self.kind.groups:
-            self._square_groups()
+            self._read_with(self, "square_groups", True)  # it may take in for the size of a group
 
     @cached_property
     def dropout_place(self) -> str:
@@ -344,41 +344,18 @@ class Layer:
         best = int(np.argmin(misfits))
         return orders[best]
 
-    def _exchange_sizes(self) -> None:
-        """A parametrization may mean the rows of W by in. Then what it adds has rank r only if they are exchanged."""
-        before = self.roles, self.law
-        self.constructor.exchanged = True
-        self.roles = self._find_roles()
-        self.law = self._find_law()
-        if not self.law.formula:
-            self.constructor.exchanged = False
-            self.roles, self.law = before
-
-    def _turn_base(self) -> None:
-        """A layer may be written for a base whose weight is (in, out), and say so nowhere."""
-        before = self.roles, self.law
-        self.kind = CONV1D
+    def _read_with(self, owner: Any, name: str, value: Any) -> None:
+        """Read the roles and the law again with another setting, and keep it if that gives a law."""
+        before, roles, law = getattr(owner, name), self.roles, self.law
+        setattr(owner, name, value)
         try:
             self.roles = self._find_roles()
             self.law = self._find_law()
-        except Exception:  # a stranger's constructor may raise anything with another base
-            self.law = before[1]
+        except Exception:  # a stranger's constructor may raise anything where it is asked for other things
+            self.law = law
         if not self.law.formula:
-            self.kind = LINEAR
-            self.roles, self.law = before
-
-    def _square_groups(self) -> None:
-        """A fused projection may take the number of inputs for the size of a group."""
-        before = self.roles, self.law
-        self.square_groups = True
-        try:
-            self.roles = self._find_roles()
-            self.law = self._find_law()
-        except Exception:  # a stranger's constructor may raise anything at other sizes
-            self.law = before[1]
-        if not self.law.formula:
-            self.square_groups = False
-            self.roles, self.law = before
+            setattr(owner, name, before)
+            self.roles, self.law = roles, law
 
     def _low_rank(self, strength: float, rank: int) -> tuple[float, float]:
         """s, and what share of the low-rank path is left when s A^T B^T is taken away."""
