@@ -24,11 +24,11 @@ from ..tolerance.judge import Right
 from ..tolerance.rounding import PRECISIONS
 from . import catalogue, cover, fit, precision, sentences
 from .combined import another_combination
-from .cover import EVIDENCE, READ_FROM
 from .dora_norm import other_norms
 from .drawn import has_masks, is_drawn, of_another_mask, read_again
 from .drawn_spread import other_spreads
 from .edits import PLACED
+from .evidence import EVIDENCE, READ_FROM
 from .hypotheses import hypotheses_for, known_faults
 from .interrogate import interrogate
 from .one_shape import takes_one_shape

@@ -18,7 +18,7 @@ from ..report import Claim, Observed
 from ..tolerance.judge import right_answer
 from . import cover, sentences
 from .compare import error_ratio, predict, quick_distance
-from .cover import READ_FROM
+from .evidence import READ_FROM
 from .hypothesis import Hypothesis
 from .precision import Element
 from .words import listed

@@ -14,7 +14,7 @@ from ..case import Case
 from ..contracts import CONTRACTS
 from ..tolerance.judge import format_factor as number
 from . import expressions
-from .cover import EVIDENCE
+from .evidence import EVIDENCE
 from .terms import known_factors, low_rank_span, terms
 from .wrong import Wrong
 

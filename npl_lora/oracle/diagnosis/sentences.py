@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from ..case import Case
 from ..faults import Fault
 from ..report import Claim, Observed
-from .cover import Explanation, wrong_elements
+from .cover import wrong_elements
+from .evidence import Explanation
 from .place import place_of
 from .precision import Coarseness
 from .where import where
