@@ -1,7 +1,7 @@
 """What a hypothesis explains of what was observed, and whether that could have come by chance.
 
-Evidence is counted in bits. It is as unlikely to meet a number by chance as the error is large, in units of what is left
-of it.
+Evidence is counted in bits. It is as unlikely to meet a number by chance as the error is large, in units of what is
+left of it.
 """
 
 from collections.abc import Mapping, Sequence
