@@ -88,12 +88,14 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
                 on_progress(f"explanations of {probe.case.id}", tried, total)
                 near += trial.near(hypothesis)
                 tried += 1
-            candidates += _explanations(near, answered)
+            candidates += _explanations(near, answered, trial.faults)
             whole = [e for e in candidates if e.elements == wrong]
             if any(e.against == 0 or e.hypothesis.fault is None for e in whole):
                 return _choose(candidates, wrong, value_name)
         if trial.put_off and any((probe.case.id, trial.value_name) in e.elements for e in candidates):
-            candidates += _explanations([h for one in trial.put_off for h in trial.compared(one)], answered)
+            candidates += _explanations(
+                [h for one in trial.put_off for h in trial.compared(one)], answered, trial.faults
+            )
         tried = 0
         left = wrong - frozenset().union(*(e.elements for e in candidates))
     return _choose([*candidates, *_by_degree(leads, left, answered, on_progress)], wrong, value_name)
@@ -107,14 +109,15 @@ def _by_degree(
     for number, lead in enumerate(promising := _most_promising(leads, left)):
         on_progress("by what degree", number, len(promising))
         close = fitted(lead.hypothesis, lead.probe, lead.name, lead.degree)
-        explanations += _explanations((replace(one, is_fitted=True) for one in close), answered)
+        explanations += _explanations((replace(one, is_fitted=True) for one in close), answered, 0)
         if any(e.elements >= left for e in explanations):
             break
     return explanations
 
 
-def _explanations(hypotheses: Iterable[Hypothesis], answered: Sequence[Observed]) -> list[Explanation]:
-    return [e for h in hypotheses for one in _also_differentiated(h) if (e := explanation(one, answered)).elements]
+def _explanations(hypotheses: Iterable[Hypothesis], answered: Sequence[Observed], faults: int) -> list[Explanation]:
+    variants = (one for h in hypotheses for one in _also_differentiated(h))
+    return [e for one in variants if (e := explanation(one, answered, faults)).elements]
 
 
 def _also_differentiated(hypothesis: Hypothesis) -> Iterator[Hypothesis]:
@@ -204,7 +207,8 @@ class _Trial:
     """Hypotheses tried on one case, by a quick comparison.
 
     leads: gets those whose degree is still to be found. put_off: those that give another wrong value than came back,
-    which is no explanation unless something else explains the value.
+    which is no explanation unless something else explains the value. faults: how many known faults change an output
+    that is wrong here.
     """
 
     def __init__(self, probe: Observed, leads: list[_Lead]) -> None:
@@ -212,6 +216,7 @@ class _Trial:
         self.errors = _errors(probe)
         self.value_name = CONTRACTS[probe.case.contract].value_name
         self.put_off: list[Hypothesis] = []
+        self.faults = 0
         self._likeness: dict[str, float] = {}  # of families
         self._shows_in_value = set[str]()  # sites, where the value is right
 
@@ -231,6 +236,7 @@ class _Trial:
         """The same, from the whole answer."""
         probe, predicted = self.probe, predict(hypothesis.answer, self.probe)
         shown = [n for n in self.errors if n in predicted and changes(predicted[n], probe.bar(n))]
+        self.faults += hypothesis.fault is not None and bool(shown)
         for name in shown:
             clear = _squares(predicted[name], probe, name) <= _CLEARLY**2 * self.errors[name]
             if clear and quick_distance(predicted[name], probe, name) < 1.0:

@@ -18,8 +18,8 @@ from .hypothesis import Hypothesis
 from .precision import Element
 from .where import short_name
 
-EVIDENCE = 24.0  # bits: some thousand hypotheses are tried, 12 bits, and one in as many runs may err
-_OF_FAULTS = 20.0  # some two hundred of these are known faults and their halves: 8 bits in the place of 12
+_OF_ERRING = 12.0  # bits: one run in some thousand may err
+EVIDENCE = _OF_ERRING + 12.0  # some thousand hypotheses are tried
 _BALL = (2.0 * np.pi * np.e) ** 0.5 / 2.0  # half the side of the box of a ball's volume, by its root mean square
 READ_FROM = ("y", "y_again")  # the masks that a subject draws by itself
 
@@ -58,8 +58,11 @@ class Explanation:
         return frozenset(name for _, name in self.elements)
 
 
-def explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explanation:
-    """What the hypothesis explains, contradicts and refutes; nothing is explained on too little evidence."""
+def explanation(hypothesis: Hypothesis, answered: Sequence[Observed], faults: int) -> Explanation:
+    """What the hypothesis explains, contradicts and refutes; nothing is explained on too little evidence.
+
+    faults: how many known faults and halves of them could have been what came back.
+    """
     elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
     bits: dict[tuple[str, str, str], np.ndarray] = {}
     for one in answered:
@@ -73,7 +76,8 @@ def explanation(hypothesis: Hypothesis, answered: Sequence[Observed]) -> Explana
             elements.add((one.case.id, name))
             found = _bits(one, name, reproduced, hypothesis.fault is not None)
             bits[short_name(one.case), one.case.dtype, name] = np.append(found, -_bits_of_masks(one, name))
-    if _evidence(bits, hypothesis.is_fitted) < (EVIDENCE if hypothesis.fault is None else _OF_FAULTS):
+    enough = EVIDENCE if hypothesis.fault is None else _OF_ERRING + np.log2(max(faults, 1))
+    if _evidence(bits, hypothesis.is_fitted) < enough:
         elements = set()
     return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
 
