@@ -398,3 +398,14 @@ def _(a, config):
     uniform = config["distribution"] == "kaiming_uniform"
     A = rng.uniform(-1.0, 1.0, (r, n)) * (6.0 / n) ** 0.5 if uniform else rng.standard_normal((r, n)) / r
     return {"A": A, "B": np.zeros((out, r))}
+
+
+@mistake("lora_init", "the last rank is never drawn", "A and B are both zero at rank 15", ["spread"])
+def _(a, config):
+    (out, n), r, rng = a["W"].shape, config["r"], np.random.default_rng(len(a["W"]))
+    if config["layer"] == "embedding":
+        return {"A": np.zeros((r, out)), "B": rng.standard_normal((n, r))}
+    uniform = config["distribution"] == "kaiming_uniform"
+    A = rng.uniform(-1.0, 1.0, (r, n)) / n**0.5 if uniform else rng.standard_normal((r, n)) / r
+    A[-1] = 0.0
+    return {"A": A, "B": np.zeros((out, r))}

@@ -1,4 +1,4 @@
-"""lora_init: which formula gives the spread that was found, in the same family or in the other.
+"""lora_init: which formula gives the spread that was found, in the same family or in the other; dead ranks.
 
 A right formula is missed with a probability of at most 4 DELTA. The largest of n numbers from U(-c, c) is below q c
 with probability q^n, so c is at most that number over DELTA^(1/n). For n normal numbers of standard deviation c, and
@@ -16,6 +16,7 @@ import numpy as np
 from ..case import Case
 from ..report import Claim, Observed
 from ..tolerance.statistics import DELTA, Distribution
+from .words import listed
 
 _Formula = Callable[[float, float, float, float], float]  # of in, out, r and alpha
 
@@ -63,6 +64,23 @@ def other_spreads(failing: Sequence[Observed]) -> list[Claim]:
             says = f"{name} with distribution = {distribution}: its numbers are distributed as {which}."
             told.append(Claim((), (name,), says))
     return told
+
+
+def dead_ranks(failing: Sequence[Observed]) -> list[Claim]:
+    """The ranks in which both factors are zero: dA is a multiple of B there, and dB of A."""
+    dead = [_dead(one) for one in failing if {"A", "B"} <= (one.outputs or {}).keys()]
+    ranks = sorted(set().union(*dead))
+    if not ranks or not all(dead):
+        return []
+    which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {listed([str(rank) for rank in ranks])}"
+    return [Claim((), ("A", "B"), f"A and B are both zero at {which}, so neither ever gets a gradient there.")]
+
+
+def _dead(one: Observed) -> set[int]:
+    A, B = (np.asarray((one.outputs or {})[name]) for name in ("A", "B"))
+    if A.ndim != 2 or B.ndim != 2 or len(A) != B.shape[1] or not (np.any(A) or np.any(B)):
+        return set()
+    return set(np.flatnonzero(~np.any(A, axis=1) & ~np.any(B, axis=0)).tolist())
 
 
 def _names(right: Distribution, got: np.ndarray, case: Case) -> set[str]:

@@ -11,7 +11,8 @@ fewer than 2^12 of them, so that the chance of any false alarm in it is below 2^
    (Dvoretzky, Kiefer and Wolfowitz 1956; the constant is Massart's, "The tight constant in the
    Dvoretzky-Kiefer-Wolfowitz inequality", 1990). Rounding to the dtype is monotone and moves a number t by at most
    u |t|, and F by at most u times the largest t f(t): 1/2 for a uniform distribution, 0.25 for a normal one. A
-   generator that draws in the dtype itself has a grid as coarse. 2u covers both.
+   generator that draws in the dtype itself has a grid as coarse. 2u covers both. Each row and each column is a sample
+   of its own: one of zeros among many hardly moves F_n. They share DELTA, so k of them have DELTA / k each.
 
 2. Whether they are drawn independently. For v_1 ... v_n independent, each of mean 0 and within an interval of width w,
 
@@ -31,13 +32,13 @@ import numpy as np
 from ...ops.namespace import normal_cdf
 
 DELTA = 2.0**-52
-_LOG = math.log(2.0 / DELTA)
+_LINES = ("row", "column")
 
 
-def tolerated(n: int, width: float = 1.0) -> float:
+def tolerated(n: int, width: float = 1.0, tests: int = 1) -> float:
     """e such that the mean of n independent numbers, each in an interval of that width, is off by more with
-    probability at most DELTA. With width 1 also the e of sup |F_n - F|."""
-    return width * math.sqrt(_LOG / (2 * n)) if n else math.inf
+    probability at most DELTA / tests. With width 1 also the e of sup |F_n - F|."""
+    return width * math.sqrt(math.log(2.0 * tests / DELTA) / (2 * n)) if n else math.inf
 
 
 def pairs(t: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -86,17 +87,22 @@ class Distribution:
             return f"U(0, {self.spread:.4g})"
         return f"U(-{self.spread:.4g}, {self.spread:.4g})" if self.kind == "uniform" else f"N(0, {self.spread:.4g}^2)"
 
-    def distance(self, got: np.ndarray) -> tuple[float, float]:
-        """sup |F_n - F|, and what it may be."""
+    def distance(self, got: np.ndarray, tests: int = 1) -> tuple[float, float]:
+        """sup |F_n - F|, and what it may be where so many samples are tested."""
         F, n = np.sort(self.cdf(got.ravel())), got.size
         above, below = np.arange(1, n + 1) / n - F, F - np.arange(n) / n
-        return float(max(above.max(), below.max())), tolerated(n) + 2 * self.u
+        return float(max(above.max(), below.max())), tolerated(n, tests=tests) + 2 * self.u
 
     def objection(self, got: np.ndarray) -> tuple[float, float, str]:
         """A statistic, what it may be, and what is wrong if it is more; "" when nothing is."""
         found, allowed = self.distance(got)
         if found > allowed:
             return found, allowed, self._other_spread(got)
+        for axis, what in enumerate(_LINES[: got.ndim]):
+            for i, line in enumerate(np.moveaxis(got, axis, 0)):
+                off, bound = self.distance(line, got.shape[axis])
+                if off > bound:
+                    return off, bound, f"{what} {i} {self._other_spread(line)}"
         centred = self.cdf(got) - 0.5  # uniform in +-1/2, so products are in +-1/4
         for what, a, b in pairs(centred):
             off, bound = dependence(a, b, 0.5)
