@@ -65,29 +65,36 @@ def _has_wrong_numbers(right: Right | Distribution, got: np.ndarray) -> bool:
     return isinstance(right, Right) and (got.dtype.kind != "f" or changes(got.astype(np.float64), right))
 
 
-def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_progress: OnProgress = silent) -> Cover:
+def explain(
+    faults: Iterable[Hypothesis],
+    edits: Iterable[Hypothesis],
+    observed: Sequence[Observed],
+    on_progress: OnProgress = silent,
+) -> Cover:
     """The fewest hypotheses that explain as much as can be explained.
 
-    The hypotheses come in stages of like rank, the simplest first. A stage is tried on one case, and what fits there is
-    compared with all. The search ends when one hypothesis explains everything, and not in one branch alone.
+    The known faults are tried first, then the edits in stages of like rank, the simplest first. A stage is tried on one
+    case, and what fits there is compared with all. The search ends when one hypothesis explains everything, and not in
+    one branch alone.
     """
     answered = [one for one in observed if one.outputs is not None]
     wrong = frozenset(wrong_elements(answered))
     value_name = CONTRACTS[answered[0].case.contract].value_name if answered else ""
-    stages = [list(stage) for _, stage in groupby(sorted(hypotheses, key=_stage), key=_stage)]
+    first_stages: list[list[Hypothesis]] = []
     candidates: list[Explanation] = []
     leads: list[_Lead] = []
-    left, total, tried = wrong, sum(map(len, stages)), 0
+    left = wrong
     for number, probe in enumerate(probes(answered)):
         if not any((probe.case.id, name) in left for name in probe.failed):
             continue
         trial = _Trial(probe, leads)
-        for stage in stages if number == 0 else stages[:_FIRST_STAGES]:
+        for stage in first_stages if number else _in_stages(faults, edits):
+            if number == 0 and len(first_stages) < _FIRST_STAGES:
+                first_stages.append(stage)
             near = []
-            for hypothesis in stage:
-                on_progress(f"explanations of {probe.case.id}", tried, total)
+            for tried, hypothesis in enumerate(stage):
+                on_progress(f"explanations of {probe.case.id}", tried, len(stage))
                 near += trial.near(hypothesis)
-                tried += 1
             candidates += _explanations(near, answered, trial.faults)
             whole = [e for e in candidates if e.elements == wrong]
             if any(e.against == 0 or e.hypothesis.fault is None for e in whole):
@@ -96,7 +103,6 @@ def explain(hypotheses: Iterable[Hypothesis], observed: Sequence[Observed], on_p
             candidates += _explanations(
                 [h for one in trial.put_off for h in trial.compared(one)], answered, trial.faults
             )
-        tried = 0
         left = wrong - frozenset().union(*(e.elements for e in candidates))
     return _choose([*candidates, *_by_degree(leads, left, answered, on_progress)], wrong, value_name)
 
@@ -153,8 +159,14 @@ def _most_promising(leads: Iterable[_Lead], left: frozenset[Element]) -> list[_L
     return [lead for of_output in chosen.values() for lead in of_output]
 
 
-def _stage(hypothesis: Hypothesis) -> int:
-    return hypothesis.rank // 10
+def _in_stages(faults: Iterable[Hypothesis], edits: Iterable[Hypothesis]) -> Iterator[list[Hypothesis]]:
+    """The edits are made when no fault explains it all: there are thousands."""
+    yield list(faults)
+    yield from (list(stage) for _, stage in groupby(sorted(edits, key=_stage), key=_stage))
+
+
+def _stage(edit: Hypothesis) -> int:
+    return edit.rank // 10
 
 
 def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element], value_name: str) -> Cover:

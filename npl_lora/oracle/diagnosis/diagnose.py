@@ -26,10 +26,10 @@ from . import catalogue, cover, fit, precision, sentences
 from .combined import another_combination
 from .dora_norm import other_norms
 from .drawn import has_masks, is_drawn, of_another_mask, read_again
-from .drawn_spread import other_spreads
+from .drawn_spread import dead_ranks, other_spreads
 from .edits import PLACED
 from .evidence import EVIDENCE, READ_FROM
-from .hypotheses import hypotheses_for, known_faults
+from .hypotheses import edits_for, known_faults
 from .interrogate import interrogate
 from .one_shape import takes_one_shape
 from .precision import Ask
@@ -129,7 +129,7 @@ def _explained(observed: Sequence[Observed], ask: Ask | None, on_progress: OnPro
         claims += angles
         covered = replace(covered, left=frozenset(e for e in covered.left if e[1] not in told))
     described = _described(failing, covered, places)
-    claims += described + other_spreads(failing)
+    claims += described + other_spreads(failing) + dead_ranks(failing)
     untold = {name for _, name in covered.left} - {name for claim in described for name in claim.outputs}
     wrong = {name for one in failing for name in one.failed}
     small = {name for name in wrong if _could_all_be_rounding(name, failing)}
@@ -178,10 +178,10 @@ def _covered(
 def _cover(answered: Sequence[Observed], on_progress: OnProgress, places: bool) -> cover.Cover:
     if not (probes := cover.probes(answered)):
         return cover.Cover([], frozenset())
-    hypotheses = hypotheses_for([one.case for one in probes])
+    faults, edits = known_faults(probes[0].case.contract), edits_for(one.case for one in probes)
     if places:
-        return cover.explain(hypotheses, answered, on_progress)
-    return cover.explain((h for h in hypotheses if h.rank < PLACED), answered, on_progress).in_every_case()
+        return cover.explain(faults, edits, answered, on_progress)
+    return cover.explain(faults, (e for e in edits if e.rank < PLACED), answered, on_progress).in_every_case()
 
 
 def _answered(failing: Sequence[Observed], outputs: Set[str], ask: Ask) -> list[Claim]:

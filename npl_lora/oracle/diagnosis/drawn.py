@@ -47,7 +47,7 @@ def read_again(answered: Sequence[Observed], left: Set[Element], faults: Iterabl
             continue
         again = [_through(fault, one) if one.case.id in ids else one for one in answered]
         read = [one for one in again if one is not None]
-        if len(read) == len(again) and not any(name in READ_FROM for _, name in cover.explain([fault], read).left):
+        if len(read) == len(again) and not any(name in READ_FROM for _, name in cover.explain([fault], [], read).left):
             return read
     return [_values_alone(one) if (one.case.id, "y") in left else one for one in answered]
 

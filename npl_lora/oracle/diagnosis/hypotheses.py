@@ -16,11 +16,10 @@ from .rope_angles import rope_edits
 _RANK_OF_SCALES = 11
 
 
-def hypotheses_for(cases: Iterable[Case]) -> Iterator[Hypothesis]:
-    """Every hypothesis that can show in these cases of one contract. Simple ones come first."""
+def edits_for(cases: Iterable[Case]) -> Iterator[Hypothesis]:
+    """Every generated edit that can show in these cases of one contract."""
     cases = list(cases)
     contract = cases[0].contract
-    yield from known_faults(contract)
     told = set[str]()
     for case in cases:
         for edit in edits(case):

@@ -7,7 +7,7 @@ wrong, and the generated edits of `edits`. All of them are definitions with a wr
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from ...ops import Pullback
@@ -122,6 +122,7 @@ def backward_alone(wrap: Wrap) -> Wrap:
 HALVES = {"value": in_value, "backward": backward_alone}
 
 
+@cache
 def has_pullback(part: str) -> bool:
     """Whether a part of the definition is an op, which returns its value and its pullback."""
     return "Pullback" in str(inspect.signature(inspect.unwrap(getattr(RIGHT, part))).return_annotation)

@@ -79,7 +79,7 @@ def score(subject, fault, report):
     if contract.verdict == "pass":
         return "passed", False
     diagnosis, observed = contract.diagnosis, contract.observed
-    false = bool([id_ for id_ in false_ids(contract.contract, diagnosis, observed) if id_ != fault.id])
+    false = set(diagnosis.ids) != {fault.id} and bool({*false_ids(contract.contract, diagnosis, observed)} - {fault.id})
     if not diagnosis.ids:
         return "no id" if diagnosis.says else "silent", False
     return _column(subject, fault, contract, false), false
