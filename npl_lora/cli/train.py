@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from ..adapters import Adapter, ConfigError, LoRAConfig
 from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..support.extras import MissingExtraError
+from ..support.quoting import quote_value
 from ..support.ranks import Ranks, RanksError, join_ranks
 from ..support.tensor_file import TensorFileError, json_object
+from ..training import checkpoint
 from ..training.curve import draw
 from ..training.run import CHECKPOINT, Event, Run
 from ..training.schedule import SCHEDULES
@@ -188,6 +191,8 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     from ._screen import Screen
 
     recipe, tokenizer = _recipe(arguments), load_tokenizer(arguments.model)
+    if arguments.resume and tokenizer.template is not None:
+        tokenizer.template.now = _begun(arguments.out / CHECKPOINT) or tokenizer.template.now
     rows = _data.read(arguments, tokenizer)
     if rows.classes is not None and arguments.sample is not None:
         raise ValueError("--sample needs a language model: a classifier does not continue text")
@@ -210,7 +215,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
         every=arguments.every,
         patience=arguments.patience,
         base=str(arguments.model),
-        about={name: str(getattr(arguments, name)) for name in ("length", "held_out")},
+        about=_about(arguments, tokenizer),
         resume=arguments.resume,
         **allow,
         ranks=ranks,
@@ -232,6 +237,25 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
         draw(arguments.out)
     except MissingExtraError as error:
         screen.note(str(error))
+
+
+def _about(arguments: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, str]:
+    """What must be the same when the run resumes. The date is there if the chat template shows it."""
+    about = {name: str(getattr(arguments, name)) for name in ("length", "held_out")}
+    if tokenizer.template is not None and tokenizer.template.shows_date:
+        about["date"] = tokenizer.template.now.isoformat()
+    return about
+
+
+def _begun(path: Path) -> datetime | None:
+    """The date that the run's rows show, if they do."""
+    if not path.exists():  # Run says so
+        return None
+    date = checkpoint.read_about(path).get("date")
+    try:
+        return None if date is None else datetime.fromisoformat(date)
+    except (TypeError, ValueError):
+        raise checkpoint.CheckpointError(f"{path} cannot be used: it has date = {quote_value(date)}") from None
 
 
 def _take_steps(running: Run, screen: "Screen", tokenizer: Tokenizer, prompt: str | None) -> None:

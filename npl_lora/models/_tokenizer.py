@@ -57,10 +57,10 @@ class Tokenizer:
         text = self.template.render([{"role": "user", "content": question}], begin_answer=True)
         return self.encode(text, bare=True)
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens, without added ones, and the position in the text where each starts."""
+    def encode_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens, without added ones, and where in the text each begins and ends."""
         found = self._inner.encode(text, add_special_tokens=False)
-        return list(found.ids), [begin for begin, _ in found.offsets]
+        return list(found.ids), list(found.offsets)
 
     def as_json(self) -> str:
         """The contents of a tokenizer.json."""
@@ -106,18 +106,35 @@ def _read_ends(folder: Path) -> list[int]:
 
 
 def _read_template(folder: Path) -> ChatTemplate | None:
-    """The template in chat_template.jinja, or the one in tokenizer_config.json, named default if there are several."""
-    about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    own, source = folder / "chat_template.jinja", about.get("chat_template")
-    if isinstance(source, list):
-        named = [entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default"]
-        source = named[0].get("template") if named else None
-    if own.exists():
-        try:
-            source = own.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise ModelError(f"{own} is no text in UTF-8") from None
-    return ChatTemplate(source, _special_names(about)) if isinstance(source, str) else None
+    """The template in chat_template.jinja, chat_template.json or tokenizer_config.json. There may be several, each with
+    a name: tool_use is for a conversation with tools, and default for any other."""
+    about, more = (
+        read_json(folder / name) if (folder / name).exists() else {}
+        for name in ("tokenizer_config.json", "chat_template.json")
+    )
+    found = {**_named(about.get("chat_template")), **_named(more.get("chat_template"))}
+    files = {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (own := folder / "chat_template.jinja").exists():
+        files["default"] = own
+    found |= {name: _read_text(file) for name, file in files.items()}
+    if found and "default" not in found:
+        raise ModelError(f"{folder} has chat templates named {', '.join(found)}, expected one named default")
+    return ChatTemplate(found["default"], _special_names(about), found.get("tool_use")) if found else None
+
+
+def _named(source: Any) -> dict[str, str]:
+    """{name: template}. One alone is the default."""
+    entries = source if isinstance(source, list) else [{"name": "default", "template": source}]
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    texts = {str(entry.get("name")): entry.get("template") for entry in entries}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ModelError(f"{file} is no text in UTF-8") from None
 
 
 def _special_names(about: Mapping[str, Any]) -> dict[str, str]:

@@ -49,10 +49,7 @@ def load(path: Path, adapter: LoRA, about: dict[str, Any], allow_nonfinite: bool
     """The state in a checkpoint, for a new adapter of the same run. Raises CheckpointError, also for numbers that are
     not finite, unless allow_nonfinite."""
     try:
-        tensors, metadata = open_tensors(path)
-        if not isinstance(metadata, dict) or metadata.get("kind") != _KIND:
-            raise _UnusableError("is not a checkpoint of this version of npl-lora")
-        numbers = json_object(str(metadata.get("numbers")), "has metadata that")
+        tensors, numbers = _open(path)
         _compare(_object(numbers, "about"), json.loads(json.dumps(about)))
         state = _state(tensors, numbers, adapter)
         if not allow_nonfinite and (problem := describe_first_nonfinite(tensors, tensors)):
@@ -60,6 +57,21 @@ def load(path: Path, adapter: LoRA, about: dict[str, Any], allow_nonfinite: bool
         return state
     except (TensorFileError, _UnusableError) as error:
         raise CheckpointError(f"{path} cannot be used: it {error}") from None
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The settings of the run that wrote the checkpoint. Raises CheckpointError."""
+    try:
+        return _object(_open(path)[1], "about")
+    except (TensorFileError, _UnusableError) as error:
+        raise CheckpointError(f"{path} cannot be used: it {error}") from None
+
+
+def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    tensors, metadata = open_tensors(path)
+    if not isinstance(metadata, dict) or metadata.get("kind") != _KIND:
+        raise _UnusableError("is not a checkpoint of this version of npl-lora")
+    return tensors, json_object(str(metadata.get("numbers")), "has metadata that")
 
 
 class _UnusableError(Exception):

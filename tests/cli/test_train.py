@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,8 +22,10 @@ from light import light
 from models import tiny
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from training.templates import DATED
 
 from npl_lora.cli import main
+from npl_lora.models import _chat as chat
 from npl_lora.models import load, load_tokenizer
 from npl_lora.training import checkpoint, data, loop
 from npl_lora.training.metrics import FIELDS, MetricsFile
@@ -450,6 +454,21 @@ def test_text_that_is_none(model, tmp_path, capsys, content, sentence):
         path.write_bytes(content)
     assert train(model, path, tmp_path / "out") == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_run_whose_rows_show_the_date_resumes_on_another_day(tmp_path, monkeypatch, capsys):
+    folder = tiny.with_tokenizer(tiny.folder(tmp_path / "model", dtype="float32"), chat_template=DATED)
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    row = {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}
+    rows.write_text("\n".join([json.dumps(row)] * 8))
+    assert train(folder, rows, out) == 0
+    monkeypatch.setattr(chat, "datetime", Mock(now=lambda: datetime(2024, 7, 26)))
+    assert train(folder, rows, tmp_path / "other") == 0
+    assert metrics(out) != metrics(tmp_path / "other")
+    assert train(folder, rows, out, "--resume") == 0
+    rows.write_text(rows.read_text().replace('"2"', '"3"'))
+    assert train(folder, rows, out, "--resume") == 2
+    assert "was made with other rows" in capsys.readouterr().err
 
 
 def test_a_run_is_not_written_over_and_not_mixed_up(model, text, tmp_path, capsys):

@@ -144,7 +144,7 @@ def test_a_label_that_the_adapter_does_not_know(tokenizer, write):
     [
         (
             "{{ messages[-1]['content'] }}",
-            "line 1: the model's template renders message 2 differently when more follows",
+            "line 1: message 1, of the role user, is not shown by the chat template",
         ),
         ("{{ raise_exception('no ' ~ messages[0]['role']) }}", "line 1: the chat template fails: no user"),
         ("{{ messages[0].nothing.more }}", "line 1: the chat template fails: "),

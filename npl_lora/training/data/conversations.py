@@ -2,15 +2,13 @@
 
 Only what the model should say is learned: a completion, or what the assistant says; of a text, everything. A completion
 and a text are followed by the token that ends a text. Prompt and completion are encoded separately, as when the model
-answers. A conversation is rendered by the model's own template. To find an answer in it, its beginning is rendered
-twice: up to the answer, and up to the answer's end.
+answers. A conversation is rendered by the model's own template, and `answers` says where the answers are in it.
 
 A row longer than the length loses its end. It is dropped if truncation removed every label.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from ...models import ChatTemplate, ModelError, Tokenizer
 from ...support.quoting import quote_name
+from .answers import answers, learned
 from .fields import describe_unused, told_to_template
 from .forms import Pair, Plain, Turns, as_text, form_of
 from .objects import read_objects
@@ -26,9 +25,9 @@ from .rows import IGNORED, Data, DataError, Row, count_labels
 
 def read(path: Path, content: str, tokenizer: Tokenizer, length: int) -> Data:
     """The rows of the file. Raises DataError, which names the line."""
-    rows, cut, left_out, unused = list[Row](), 0, 0, Counter[str]()
+    rows, cut, left_out, unused, odd = list[Row](), 0, 0, Counter[str](), Counter[str]()
     for where, found in read_objects(path, content):
-        tokens, learned = _example(where, found, tokenizer, unused)
+        tokens, learned = _example(where, found, tokenizer, unused, odd)
         row = _row(tokens[:length], learned[:length])
         cut += len(tokens) > length
         if count_labels(row):
@@ -41,8 +40,12 @@ def read(path: Path, content: str, tokenizer: Tokenizer, length: int) -> Data:
         raise DataError(f"{path}: truncation to {length} tokens removed every label of every row")
     if not rows:
         raise DataError(f"{path} has no rows")
-    notes = tuple(note for note in [describe_unused(unused)] if note)
+    notes = tuple(note for note in [describe_unused(unused), *_describe_odd(odd)] if note)
     return Data(rows, cut=cut, left_out=left_out, notes=notes)
+
+
+def _describe_odd(odd: Counter[str]) -> list[str]:
+    return [f"{says}: {count:,}" for says, count in odd.items() if count]
 
 
 def _row(tokens: list[int], learned: list[bool]) -> Row:
@@ -51,7 +54,7 @@ def _row(tokens: list[int], learned: list[bool]) -> Row:
 
 
 def _example(
-    where: str, found: dict[str, Any], tokenizer: Tokenizer, unused: Counter[str]
+    where: str, found: dict[str, Any], tokenizer: Tokenizer, unused: Counter[str], odd: Counter[str]
 ) -> tuple[list[int], list[bool]]:
     """The tokens of a row, and for each whether the model should say it."""
     end = [] if tokenizer.end is None else [tokenizer.end]
@@ -65,18 +68,20 @@ def _example(
             tokens += end if tokens[-1:] != end else []
             return tokens, [True] * len(tokens)
         case turns:
-            return _conversation(where, turns, tokenizer, unused)
+            return _conversation(where, turns, tokenizer, unused, odd)
 
 
-def _conversation(where: str, turns: Turns, tokenizer: Tokenizer, unused: Counter[str]) -> tuple[list[int], list[bool]]:
+def _conversation(
+    where: str, turns: Turns, tokenizer: Tokenizer, unused: Counter[str], odd: Counter[str]
+) -> tuple[list[int], list[bool]]:
     template = tokenizer.template
     if template is None:
         raise DataError(f"{where} is a conversation, but the model has no chat template: write prompt and completion")
-    told_to_template(where, turns.messages, turns.given, template.source, unused)
+    told_to_template(where, turns.messages, turns.given, template.source_for(turns.given), unused)
     try:
-        text, spans = _answers(turns, template)
+        text, spans = answers(turns, template, odd)
         for name in ("tools", "documents"):
-            if name in turns.given and text == template.render(turns.messages, more={**turns.given, name: None}):
+            if name in turns.given and text == _rendered(template, turns.messages, {**turns.given, name: None}):
                 raise DataError(f"{where} has {name}, which the model's chat template does not show: remove them")
         for number in _not_shown(turns, template, text):
             role = quote_name(turns.messages[number]["role"])
@@ -84,34 +89,22 @@ def _conversation(where: str, turns: Turns, tokenizer: Tokenizer, unused: Counte
     except ModelError as error:
         raise DataError(f"{where}: {error}") from None
     tokens, places = tokenizer.encode_with_places(as_text(where, "the conversation", text))
-    return tokens, [any(begin <= place < end for begin, end in spans) for place in places]
+    return tokens, learned(spans, places)
 
 
 def _not_shown(turns: Turns, template: ChatTemplate, text: str) -> Iterator[int]:
-    """The messages without which the conversation reads the same. Every template shows the user and the assistant."""
+    """The messages without which the conversation reads the same, but for the assistant's."""
     for i, message in enumerate(turns.messages):
         content = message.get("content", "").strip()
-        if message["role"] in ("user", "assistant") or content in text:
+        if message["role"] == "assistant" or content in text:
             continue
-        try:
-            without = template.render([*turns.messages[:i], *turns.messages[i + 1 :]], more=turns.given)
-        except ModelError:  # the template asks for it
-            continue
-        if without == text:
+        if text == _rendered(template, [*turns.messages[:i], *turns.messages[i + 1 :]], turns.given):
             yield i
 
 
-def _answers(turns: Turns, template: ChatTemplate) -> tuple[str, Sequence[tuple[int, int]]]:
-    """The conversation as a text, and the span of each learned answer in it: with its end marker, without trailing
-    white space."""
-    render, messages = partial(template.render, more=turns.given), turns.messages
-    text, spans = render(messages), []
-    for i, is_learned in enumerate(turns.learned):
-        if not is_learned:
-            continue
-        before = render(messages[:i], begin_answer=True)
-        after = render(messages[: i + 1])
-        if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
-            raise ModelError(f"the model's template renders message {i + 1} differently when more follows")
-        spans.append((len(before), len(after.rstrip())))
-    return text, spans
+def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], given: dict[str, Any]) -> str | None:
+    """None if the template asks for what is missing."""
+    try:
+        return template.render(messages, more=given)
+    except ModelError:
+        return None
