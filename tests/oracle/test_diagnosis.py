@@ -91,6 +91,12 @@ def test_a_fault_is_not_named_that_an_output_refutes_which_failed_by_the_measure
     assert found.ids == ("N9",)
 
 
+@pytest.mark.parametrize("output", ["loss", "dlogits"])
+def test_a_fault_is_named_that_shows_as_nan_alone(output):
+    """T25: softmax without the largest logit subtracted. In the other cases it changes nothing."""
+    assert diagnosis("cross_entropy", with_fault("cross_entropy", "T25", [output]), "float32").ids == ("T25",)
+
+
 def test_another_order_is_told_in_cases_with_any_number_of_axes():
     def shuffled(case):
         y = plain(case)["y"]

@@ -296,10 +296,12 @@ class _Trial:
 
 
 def _squares(expected: np.ndarray, one: Observed, name: str) -> float:
-    """The sum of squares of got - expected, in units of what is allowed."""
+    """The sum of squares of got - expected, in units of what is allowed. A NaN is as far as can be from any number."""
     right, got = one.right[name], (one.outputs or {})[name]
     assert isinstance(right, Right)
     if expected.shape != got.shape or got.dtype.kind != "f":
+        return np.inf
+    if not np.array_equal(np.isnan(got), np.isnan(expected)):
         return np.inf
     with np.errstate(all="ignore"):
         ratio = (got.astype(np.float64) - expected)[right.allowed > 0] / right.allowed[right.allowed > 0]

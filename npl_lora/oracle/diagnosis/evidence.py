@@ -112,8 +112,10 @@ def _bits(one: Observed, name: str, reproduced: Right, is_fault: bool) -> np.nda
     assert isinstance(right, Right)
     deviation = np.maximum(right.deviation, reproduced.deviation)
     usable = (deviation > 0) & np.isfinite(got)
+    if is_fault and (np.any(np.isnan(got)) or not (np.any(usable) or np.all(np.isfinite(got)))):
+        return np.full(1, EVIDENCE)
     if not np.any(usable):
-        return np.full(1, EVIDENCE if is_fault and not np.all(np.isfinite(got)) else 0.0)
+        return np.zeros(1)
     left = np.sqrt(np.mean(np.square((got - reproduced.value)[usable] / deviation[usable])))
     width = _BALL * left * deviation
     width = np.where(reproduced.allowed > 0, np.fmin(width, reproduced.allowed), width)[usable]
