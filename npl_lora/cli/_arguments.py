@@ -125,8 +125,8 @@ def add_adapter(parser: argparse.ArgumentParser, required: bool = False) -> None
     )
 
 
-def add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help=what)
+def add_out(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, required=required, help=what)
 
 
 def add_allow_nonfinite(parser: argparse._ActionsContainer) -> None:

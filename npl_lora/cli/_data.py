@@ -53,6 +53,15 @@ def check_length(length: int, model: Pretrained) -> None:
         raise ValueError(f"--length is {length}, expected 2 to {model.config.positions} positions")
 
 
+def first_rows(rows: data.Data, tokenizer: Tokenizer, count: int = 3) -> list[tuple[str, list[data.Piece]]]:
+    """The first rows in pieces, each with a heading such as "row 1: 34 tokens, 8 learned"."""
+    found = []
+    for number, row in enumerate(rows.rows[:count], 1):
+        label = f"class {rows.classes[int(row.labels)]!r}" if rows.classes else f"{data.count_labels(row):,} learned"
+        found.append((f"row {number}: {row.tokens.size:,} tokens, {label}", list(data.pieces(row, tokenizer))))
+    return found
+
+
 def description(rows: data.Data, length: int) -> str:
     """ "120 rows, 3 cut to 256 tokens, 1 dropped because truncation removed every label" and the like."""
     words = f"{len(rows.rows):,} rows"

@@ -6,9 +6,9 @@ sentence, so that grep finds it whole.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..oracle import CaseReport, ContractReport, Report
 from ..oracle.tolerance.judge import OutputVerdict
@@ -29,6 +29,9 @@ from rich.progress import (  # noqa: E402
 )
 from rich.table import Table  # noqa: E402
 from rich.text import Text  # noqa: E402
+
+if TYPE_CHECKING:
+    from ..training.data import Piece
 
 _STYLE = {
     "pass": "green",
@@ -98,6 +101,22 @@ class Screen:
         """Plain lines on standard output."""
         for sentence in sentences:
             _print(self._out, Text(sentence))
+
+    def print_rows(self, rows: Sequence[tuple[str, Sequence["Piece"]]], note: bool = False) -> None:
+        """Rows of data, each with a heading: the texts of its pieces with their tokens, what is learned in colour.
+        note: on standard error."""
+        console = self._err if note else self._out
+        for heading, pieces in rows:
+            table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            table.add_column(overflow="fold")
+            for piece in pieces:
+                style = "green" if piece.is_learned else "dim"
+                mark = "learned" if piece.is_learned else "shown"
+                table.add_row(f"  {mark}", Text(_shortened(piece.text)), Text(_few(piece.tokens)), style=style)
+            _print(console, Text(heading))
+            console.print(table)
 
     def print_not_checked(self, sentences: list[str]) -> None:
         """Why something was not checked."""
@@ -221,6 +240,18 @@ def _ratio(output: OutputVerdict) -> float:
 def _numbers(output: OutputVerdict) -> tuple[str, str]:
     error, allowed = ("-" if value is None else f"{value:.1e}" for value in (output.error, output.allowed))
     return error, allowed
+
+
+def _shortened(text: str, length: int = 300) -> str:
+    """A text on one line, without its middle if it is long."""
+    text = text.replace("\n", "⏎").replace("\t", "→")
+    return text if len(text) <= length else f"{text[: 2 * length // 3]} … {text[-length // 3 :]}"
+
+
+def _few(tokens: Sequence[int], count: int = 12) -> str:
+    """Tokens, without the middle ones if they are many."""
+    words = [str(token) for token in tokens]
+    return " ".join(words if len(words) <= count else [*words[: count - 3], "…", *words[-2:]])
 
 
 def _failure(contract: ContractReport) -> str:

@@ -51,6 +51,7 @@ run.
 
 _EXAMPLES = """\
 npl-lora train model.gguf text.txt --out adapter --steps 100 --lr 1e-3
+npl-lora train model chats.jsonl --look
 npl-lora train model chats.jsonl --out adapter --rank 16 --patience 3
 npl-lora train bert reviews.csv --out adapter --text-column review
 npl-lora train model text.txt --out adapter --resume
@@ -76,7 +77,13 @@ def add_command(commands: _arguments.Commands) -> None:
     )
     _arguments.add_model(parser)
     _arguments.add_data(parser)
-    _arguments.add_out(parser, "the folder to write, see above")
+    _arguments.add_out(parser, "the folder to write, see above (default: none; needed without --look)", False)
+    parser.add_argument(
+        "--look",
+        action="store_true",
+        help="print the first rows as they will be learned, and end: nothing is trained, and --out is not needed"
+        " (default: train)",
+    )
     parser.add_argument(
         "--resume", action="store_true", help="continue from the checkpoint in --out (default: start a new run)"
     )
@@ -171,6 +178,12 @@ def _add_evaluation_options(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and report how it went."""
+    if arguments.look:
+        with command_errors():
+            _look(arguments)
+        return 0
+    if arguments.out is None:
+        raise CommandError("--out is missing: name the folder to write; see npl-lora train --help", 2)
     ranks = join_ranks()
     with end_together(ranks):
         try:
@@ -224,6 +237,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     screen.note(str(model))
     for sentence in (_data.description(rows, arguments.length), *rows.notes):
         screen.note(sentence)
+    screen.print_rows(_data.first_rows(rows, tokenizer), note=True)
     if ranks.size > 1:
         screen.note(f"{ranks.size} ranks: if one dies all end, and --resume continues")
     try:
@@ -237,6 +251,16 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
         draw(arguments.out)
     except MissingExtraError as error:
         screen.note(str(error))
+
+
+def _look(arguments: argparse.Namespace) -> None:
+    """Print how the data will be learned."""
+    from ._screen import Screen
+
+    screen, tokenizer = Screen(), load_tokenizer(arguments.model)
+    rows = _data.read(arguments, tokenizer)
+    screen.print_sentences([_data.description(rows, arguments.length), *rows.notes])
+    screen.print_rows(_data.first_rows(rows, tokenizer))
 
 
 def _about(arguments: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, str]:

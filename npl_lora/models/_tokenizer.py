@@ -66,9 +66,9 @@ class Tokenizer:
         """The contents of a tokenizer.json."""
         return str(self._inner.to_str(pretty=True))
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of the tokens. Special tokens have none."""
-        return str(self._inner.decode(list(tokens), skip_special_tokens=True))
+    def decode(self, tokens: Iterable[int], special: bool = False) -> str:
+        """The text of the tokens. special: that of special tokens too."""
+        return str(self._inner.decode(list(tokens), skip_special_tokens=not special))
 
 
 def _count_added(found: Any) -> int:

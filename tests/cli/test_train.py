@@ -471,6 +471,36 @@ def test_a_run_whose_rows_show_the_date_resumes_on_another_day(tmp_path, monkeyp
     assert "was made with other rows" in capsys.readouterr().err
 
 
+def test_what_is_learned_is_seen_before_hours_are_spent(tmp_path, capsys):
+    folder = tiny.with_tokenizer(tiny.folder(tmp_path / "model", dtype="float32"))
+    rows = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]
+    rows.write_text("\n".join([json.dumps({"messages": turns}), *['{"prompt": "4", "completion": "5"}'] * 3]))
+    assert main(["train", str(folder), str(rows), "--look"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines()] == [
+        ["4", "rows"],
+        ["row", "1:", "7", "tokens,", "2", "learned"],
+        ["shown", "x", "1", "2", "z", "y", "10", "1", "2", "12", "11"],
+        ["learned", "3", "z", "3", "12"],
+        *[["row", "2:", "2", "tokens,", "1", "learned"], ["shown", "4", "4"], ["learned", "5", "5"]],
+        *[["row", "3:", "2", "tokens,", "1", "learned"], ["shown", "4", "4"], ["learned", "5", "5"]],
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows.jsonl"]
+    assert train(folder, rows, tmp_path / "out") == 0
+    assert "shown    x 1 2 z y  10 1 2 12 11" in capsys.readouterr().err
+
+
+def test_a_classifier_is_shown_with_its_class(tmp_path, capsys):
+    folder = tiny.with_tokenizer(tiny.folder(tmp_path / "model", "bert", dtype="float32"))
+    table = tmp_path / "a.csv"
+    table.write_text("text,label\n1 2,low\n7 8,high\n")
+    assert main(["train", str(folder), str(table), "--look"]) == 0
+    assert "row 1: 2 tokens, class 'low'" in capsys.readouterr().out
+    assert main(["train", str(folder), str(table)]) == 2
+    assert "--out is missing: name the folder to write" in capsys.readouterr().err
+
+
 def test_a_run_is_not_written_over_and_not_mixed_up(model, text, tmp_path, capsys):
     assert train(model, text, tmp_path / "out") == 0
     assert train(model, text, tmp_path / "out") == 2

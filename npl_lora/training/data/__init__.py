@@ -6,7 +6,7 @@
 Each format has a module: text (.txt, .md), conversations (.jsonl, .json), classified (.csv, .tsv). Any file may be
 packed (.bz2). A mistake in a file raises DataError; the message is one sentence with the line number.
 
-Reading order: rows, kinds, text, objects, fields, forms, conversations, classified.
+Reading order: rows, kinds, text, objects, fields, forms, answers, conversations, classified, look.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from pathlib import Path
 from ...models import Tokenizer
 from . import classified, conversations, text
 from .kinds import check_content, kind_by_name
+from .look import Piece, pieces
 from .rows import IGNORED, Data, DataError, Row, batch, batch_at, check, count_labels, in_order, split
 from .text import read_text, windows
 
@@ -22,6 +23,7 @@ __all__ = [
     "IGNORED",
     "Data",
     "DataError",
+    "Piece",
     "Row",
     "batch",
     "batch_at",
@@ -29,6 +31,7 @@ __all__ = [
     "count_labels",
     "in_order",
     "is_classified",
+    "pieces",
     "read",
     "read_text",
     "split",
