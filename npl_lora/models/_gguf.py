@@ -20,6 +20,7 @@ from ..support.extras import require
 from ..support.quoting import quote_name, quote_value
 from ._config import ModelError
 from ._gguf_file import Entry, GGUFError, open_file, read_head
+from ._rope_config import read_rope
 from ._weights import Stored, Weights
 
 _TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
@@ -39,6 +40,11 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_SCALING = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
+_SCALING |= {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+# Llama 3.1's to 3.3's, which a GGUF file does not have
+_LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_LLAMA3 |= {"original_max_position_embeddings": 8192}
 _PERMUTED = ("llama", "mistral")  # kinds whose q and k the converter permutes
 
 
@@ -82,9 +88,39 @@ class GGUF:
             "sliding_window": self.field(f"{kind}.attention.sliding_window"),
             "tie_word_embeddings": "output.weight" not in self._head.entries,
         }
-        if self.field(f"{kind}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in self._head.entries:
-            raise ModelError(f"{self.path} scales rope, which is not supported in a GGUF file: use the original files")
+        found["rope_scaling"] = self._rope_scaling(kind)
         return {name: value for name, value in found.items() if value is not None}
+
+    def _rope_scaling(self, kind: str) -> dict[str, Any] | None:
+        """How rope is scaled, as in a config.json. Llama 3's file has the quotients of the plain angles and its own."""
+        name = self.field(f"{kind}.rope.scaling.type", "none")
+        if "rope_freqs.weight" in self._head.entries:
+            return self._llama3_scaling(kind)
+        if name == "none":
+            return None
+        if name not in ("linear", "yarn"):
+            raise ModelError(f"{self.path} scales rope by {quote_value(name)}, expected linear or yarn")
+        if self.field(f"{kind}.rope.scaling.attn_factor", 1.0) != 1.0:
+            raise ModelError(f"{self.path} has rope.scaling.attn_factor, which is not supported in a GGUF file")
+        found = {ours: self.field(f"{kind}.rope.scaling.{theirs}") for ours, theirs in _SCALING.items()}
+        return {"rope_type": name} | {ours: value for ours, value in found.items() if value is not None}
+
+    def _llama3_scaling(self, kind: str) -> dict[str, Any]:
+        entry = self._head.entries["rope_freqs.weight"]
+        quotients = np.asarray(self._stored("rope_freqs.weight", entry, {}).read(), np.float64)
+        found = {**_LLAMA3, "factor": float(np.max(quotients, initial=1.0))}
+        theta, D = float(self.field(f"{kind}.rope.freq_base", 10000.0)), 2 * quotients.size
+        if quotients.ndim != 1 or not quotients.size or found["factor"] == 1.0:
+            raise ModelError(f"{self.path} has a rope_freqs.weight that scales nothing")
+        plain, scaled = (
+            read_rope({"rope_theta": theta, **more}, D, 1).frequencies for more in ({}, {"rope_scaling": found})
+        )
+        if not np.allclose(np.divide(plain, scaled), quotients, rtol=1e-5, atol=0.0):
+            raise ModelError(
+                f"{self.path} has a rope_freqs.weight that is not Llama 3's, which is not supported in a GGUF file:"
+                " use the original files"
+            )
+        return found
 
     def texts(self, name: str) -> list[str]:
         """A field that is a list of strings; empty if there is none. Raises ModelError."""
@@ -99,7 +135,7 @@ class GGUF:
         heads = {f"attn_{name}": config.get("num_attention_heads") for name in "qk"}
         heads["attn_k"] = config.get("num_key_value_heads", heads["attn_k"])
         permuted = heads if config["model_type"] in _PERMUTED else {}
-        entries = self._head.entries.items()
+        entries = [(name, entry) for name, entry in self._head.entries.items() if name != "rope_freqs.weight"]
         stored = {_rename(name): self._stored(name, entry, permuted) for name, entry in entries}
         return Weights({n: replace(s, file=None) for n, s in stored.items()} if allow_nonfinite else stored, dtype)
 

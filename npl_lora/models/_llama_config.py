@@ -1,6 +1,5 @@
-"""Llama's config.json and tensors: sizes, rope's frequencies, attention windows, and the names in the checkpoint."""
+"""Llama's config.json and tensors: sizes, attention windows, and the names in the checkpoint."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ..adapters import Module
 from ..support.quoting import quote_value
 from ._config import MOST, ModelError, read_choice, read_integer, read_number, read_padding
+from ._rope_config import Rope, read_rope
 
 KINDS: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
 TARGETS: tuple[str, ...] = ("q_proj", "v_proj")  # PEFT's default for these kinds
@@ -28,7 +28,7 @@ class Config:
     vocabulary: int
     positions: int
     eps: float
-    frequencies: tuple[float, ...]
+    rope: Rope
     windows: tuple[int | None, ...]
     padding_idx: int | None = None
 
@@ -40,7 +40,7 @@ class Config:
             for name, most in (("num_hidden_layers", MOST), ("hidden_size", 1 << 31), ("num_attention_heads", MOST))
         )
         head_size = read_integer(fields, "head_dim", width // n_heads, most=MOST)
-        positions = read_integer(fields, "max_position_embeddings")
+        rope = read_rope(fields, head_size, read_integer(fields, "max_position_embeddings"))
         read_choice(fields, "hidden_act", "silu", ("silu",))
         n_kv_heads = read_integer(fields, "num_key_value_heads", n_heads)
         if n_heads % n_kv_heads or head_size % 2:
@@ -54,9 +54,9 @@ class Config:
             head_size=head_size,
             inner=read_integer(fields, "intermediate_size"),
             vocabulary=read_integer(fields, "vocab_size"),
-            positions=positions,
+            positions=rope.positions,
             eps=read_number(fields, "rms_norm_eps", 1e-6),
-            frequencies=_frequencies(fields, head_size, positions),
+            rope=rope,
             windows=_windows(fields, n_layers),
             padding_idx=read_padding(fields),
         )
@@ -92,37 +92,6 @@ def norms(config: Config, tensors: Collection[str]) -> dict[str, tuple[int, ...]
         heads = (f"model.layers.{i}.self_attn.{name}_norm.weight" for name in "qk")
         expected |= {name: (config.head_size,) for name in heads if name in tensors}
     return expected
-
-
-def _frequencies(fields: Mapping[str, Any], head_size: int, positions: int) -> tuple[float, ...]:
-    """The angle per position of each pair of features, theta^(-2i / D), scaled as rope_scaling asks."""
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ModelError(f"config.json has {quote_value(rope)} for rope, expected an object")
-    theta = read_number({**fields, **rope}, "rope_theta", 10000.0)
-    plain = [theta ** (-2.0 * i / head_size) for i in range(head_size // 2)]
-    kind = read_choice(rope, "rope_type", rope.get("type", "default"), ("default", "linear", "llama3"))
-    if kind == "default":
-        return tuple(plain)
-    factor = read_number(rope, "factor")
-    if kind == "linear":
-        return tuple(f / factor for f in plain)
-    positions = read_integer(rope, "original_max_position_embeddings", positions)
-    return tuple(_llama3(f, factor, rope, positions) for f in plain)
-
-
-def _llama3(frequency: float, factor: float, rope: Mapping[str, Any], positions: int) -> float:
-    """Llama 3.1's scaling of one frequency, by how many turns it makes in the original context.
-
-    Below low_freq_factor turns it is divided by the factor. Above high_freq_factor turns it stays. Between the two it
-    is interpolated.
-    """
-    low, high = read_number(rope, "low_freq_factor"), read_number(rope, "high_freq_factor")
-    if not low < high:
-        raise ModelError(f"config.json has low_freq_factor = {low} and high_freq_factor = {high}, expected low < high")
-    turns = positions * frequency / (2.0 * math.pi)
-    share = min(max((turns - low) / (high - low), 0.0), 1.0)
-    return (1.0 - share) * frequency / factor + share * frequency
 
 
 def _windows(fields: Mapping[str, Any], n_layers: int) -> tuple[int | None, ...]:

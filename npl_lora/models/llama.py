@@ -14,11 +14,12 @@ layer.rms_norm(name), layer.linear(name) and attention(...) compute nothing yet:
 Derivation. The composed stages give the pullback too. For y = x + f(x), dx = dy + f's pullback of dy.
 
 Source: Touvron et al., "LLaMA", 2023, section 2.2; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2" and "Qwen3"
-technical reports, 2024 and 2025; Su et al. 2021 for rope; Llama 3.1's configuration for its frequencies.
+technical reports, 2024 and 2025; Su et al. 2021 for rope; its angles are in `_rope_config`.
 """
 
 from functools import partial
 
+from ..ops import Pullback
 from ..ops.compose import Stage, branch, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
 from ._cache import Cache
@@ -39,13 +40,18 @@ def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: C
 def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
     """y = o(softmax(q k^T / sqrt(D)) v), causal, with rope on q and k.  x (B, T, C) -> y (B, T, C)."""
     start = 0 if cache is None else cache.length
-    rope = partial(layer.ops.rope, start=start, frequencies=config.frequencies)
+    # YaRN multiplies the rotated q and the rotated k by its factor, and so their product by its square
+    scale = None if config.rope.factor == 1.0 else config.rope.factor**2 / config.head_size**0.5
+
+    def rope(x: Array) -> tuple[Array, Pullback]:
+        return layer.ops.rope(x, start=start, frequencies=config.rope.at(start + x.shape[-2]))
 
     def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 normalises q and k
         norm = [layer.rms_norm(f"{name}_norm", config.eps)] if f"{name}_norm.weight" in layer else []
         return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
 
-    attend = partial(cached_attention, layer.ops, i, start, cache, window=config.windows[i], key_mask=key_mask)
+    seen = dict(scale=scale, window=config.windows[i], key_mask=key_mask)
+    attend = partial(cached_attention, layer.ops, i, start, cache, **seen)
     q, k, v = chain(*heads("q"), rope), chain(*heads("k"), rope), chain(*heads("v"))
     return chain(branch(attend, q=q, k=k, v=v), join_heads, layer.linear("o_proj"))
 

@@ -43,7 +43,8 @@ def written(path, kind, arrays, **fields):
     writer.add_key_length(32)
     writer.add_context_length(16)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(100.0)
+    writer.add_rope_freq_base(fields.get("theta", 100.0))
+    fields.get("more", lambda writer: None)(writer)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(fields.get("pre", "smollm"))
     writer.add_token_list([*"012345678", "a", "b", "ab", "<|end|>"])
@@ -96,6 +97,66 @@ def test_what_is_read_is_what_was_written(tmp_path, arrays, kind):
             np.testing.assert_array_equal(model.base[name], right)
     ids = tiny.tokens()[0]
     np.testing.assert_array_equal(model.decode().logits(ids)[0], model.logits(ids)[0])
+
+
+def yarn(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(4)
+    writer.add_rope_scaling_yarn_beta_fast(8.0)
+
+
+def linear(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(3.0)
+
+
+def llama3(writer, low=1.0):
+    """As llama.cpp's converter writes it for Llama 3.2: the quotients of the plain angles and the scaled ones."""
+    turns = 8192 * 500000.0 ** (-np.arange(16) / 16) / (2 * np.pi)
+    share = np.clip((turns - low) / (4.0 - low), 0.0, 1.0)
+    writer.add_tensor("rope_freqs.weight", (1.0 / ((1.0 - share) / 32.0 + share)).astype(np.float32))
+
+
+LLAMA3 = dict(rope_type="llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0)
+
+
+@pytest.mark.parametrize(
+    ("write", "theta", "scaling"),
+    [
+        (yarn, 100.0, dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=4, beta_fast=8.0)),
+        (linear, 100.0, dict(rope_type="linear", factor=3.0)),
+        (llama3, 500000.0, {**LLAMA3, "original_max_position_embeddings": 8192}),
+    ],
+)
+def test_rope_is_scaled_as_in_the_folder(tmp_path, arrays, write, theta, scaling):
+    path, _ = written(tmp_path / "model.gguf", "F32", arrays, theta=theta, more=write)
+    model = load(path)
+    folder = tiny.folder(
+        tmp_path / "folder",
+        dtype="float32",
+        change=lambda a: a.update(arrays),
+        **{**CONFIG, "rope_theta": theta, "rope_scaling": scaling},
+    )
+    ids = tiny.tokens()[0]
+    np.testing.assert_array_equal(model.logits(ids)[0], load(folder).logits(ids)[0])
+    plain, _ = written(tmp_path / "plain.gguf", "F32", arrays, theta=theta)
+    assert np.any(load(plain).logits(ids)[0] != model.logits(ids)[0])
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda w: llama3(w, 2.0), "has a rope_freqs.weight that is not Llama 3's"),
+        (lambda w: w.add_tensor("rope_freqs.weight", np.ones(16, np.float32)), "that scales nothing"),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE), "scales rope by 'longrope'"),
+        (lambda w: (yarn(w), w.add_rope_scaling_attn_factors(2.0)), "has rope.scaling.attn_factor"),
+    ],
+)
+def test_rope_that_is_scaled_otherwise(tmp_path, arrays, write, sentence):
+    path, _ = written(tmp_path / "model.gguf", "F32", arrays, theta=500000.0, more=write)
+    with pytest.raises(ModelError, match=sentence):
+        load(path)
 
 
 def test_the_tokenizer(tmp_path, arrays):

@@ -32,6 +32,16 @@ MODELS = {
     "qwen2-window": ("Qwen2", dict(use_sliding_window=True, sliding_window=4, max_window_layers=1)),
     "qwen3": ("Qwen3", dict(head_dim=8)),
 }
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
+ROPES = {
+    "linear": ("Llama", dict(rope_scaling=dict(rope_type="linear", factor=3.0))),
+    "yarn": ("Qwen2", dict(rope_scaling=YARN, head_dim=8)),
+    "yarn-fast": ("Llama", dict(rope_scaling={**YARN, "beta_fast": 8.0, "beta_slow": 0.5, "truncate": False})),
+    "yarn-scaled": ("Qwen3", dict(rope_scaling={**YARN, "attention_factor": 1.3}, head_dim=12)),
+    "yarn-mscale": ("Llama", dict(rope_scaling={**YARN, "mscale": 0.7, "mscale_all_dim": 1.2})),
+    "dynamic": ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=3.0), max_position_embeddings=8)),
+    "dynamic-short": ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=3.0), max_position_embeddings=32)),
+}
 GPT2 = dict(vocab_size=61, n_embd=24, n_inner=40, n_layer=3, n_head=4, n_positions=64, activation_function="gelu_new")
 GPT2 |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, pad_token_id=None)
 GPT2_LORAS = {
@@ -61,7 +71,7 @@ def theirs(tmp_path, name, lora, seed=0):
     if name == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, attn_implementation="sdpa"))
     else:
-        kind, config = MODELS[name]
+        kind, config = (MODELS | ROPES)[name]
         config = getattr(transformers, f"{kind}Config")(**{**TINY, **config}, attn_implementation="sdpa")
         model = getattr(transformers, f"{kind}ForCausalLM")(config)
     for parameter in model.parameters():  # in general position: norms that are not one, biases that are not zero
@@ -111,6 +121,11 @@ def off(got, right):
 @pytest.mark.parametrize("lora", LORAS)
 def test_logits_loss_and_gradients(tmp_path, name, lora, recompute):
     check_agreement(tmp_path, name, LORAS[lora], recompute)
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_stretched_rope(tmp_path, name):
+    check_agreement(tmp_path, name, LORAS["usual"], recompute=False)
 
 
 @pytest.mark.parametrize("lora", GPT2_LORAS)
