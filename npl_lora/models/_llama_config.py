@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ..adapters import Module
 from ..support.quoting import quote_value
@@ -17,7 +17,11 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes and constants from config.json. windows: one for each layer, None where attention is not limited."""
+    """Sizes and constants from config.json. windows: one for each layer, None where attention is not limited.
+
+    The last four are Gemma's. score_scale: on q k^T; by default 1 / sqrt(D), times YaRN's factor on q and on k.
+    norm_offset: what is added to a norm's weight. local_rope: the angles of the layers with a window.
+    """
 
     n_layers: int
     width: int
@@ -31,9 +35,17 @@ class Config:
     rope: Rope
     windows: tuple[int | None, ...]
     padding_idx: int | None = None
+    activation: str = "silu"
+    score_scale: float | None = None
+    norm_offset: float = 0.0
+    local_rope: Rope | None = None
+
+    def rope_of(self, i: int) -> Rope:
+        """The angles of layer i."""
+        return self.rope if self.local_rope is None or self.windows[i] is None else self.local_rope
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Config":
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Read a config.json. Raises ModelError for a field that is missing or not supported."""
         n_layers, width, n_heads = (
             read_integer(fields, name, most=most)
@@ -57,6 +69,7 @@ class Config:
             positions=rope.positions,
             eps=read_number(fields, "rms_norm_eps", 1e-6),
             rope=rope,
+            score_scale=None if rope.factor == 1.0 else rope.factor**2 / head_size**0.5,
             windows=_windows(fields, n_layers),
             padding_idx=read_padding(fields),
         )

@@ -115,11 +115,11 @@ class Scope:
         """y = op(x), the elementwise op of this name."""
         return renamed(getattr(self.ops, name), {"z": "x"})
 
-    def rms_norm(self, name: str, eps: float) -> Stage:
-        """x (..., C) -> y (..., C), RMSNorm with the weight of this name."""
+    def rms_norm(self, name: str, eps: float, offset: float = 0.0) -> Stage:
+        """x (..., C) -> y (..., C), RMSNorm with the weight of this name. offset: what is added to the weight."""
         at = self.at(name)
         return renamed(
-            lambda x: at.ops.rms_norm(x, at["weight"], eps=eps),
+            lambda x: at.ops.rms_norm(x, at["weight"] + offset if offset else at["weight"], eps=eps),
             {"w": f"{self.prefix}{name}.weight"},
         )
 

@@ -32,35 +32,47 @@ def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: C
     """h = x + attention(norm(x)),  y = h + mlp(norm(h)).  x (B, T, C) -> y (B, T, C)."""
     attend = attention(layer.at("self_attn"), config, i, key_mask, cache)
     return chain(
-        residual(chain(layer.rms_norm("input_layernorm", config.eps), attend)),
-        residual(chain(layer.rms_norm("post_attention_layernorm", config.eps), mlp(layer.at("mlp")))),
+        residual(chain(rms_norm(layer, config, "input_layernorm"), attend)),
+        residual(chain(rms_norm(layer, config, "post_attention_layernorm"), mlp(layer.at("mlp"), config))),
     )
 
 
 def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
     """y = o(softmax(q k^T / sqrt(D)) v), causal, with rope on q and k.  x (B, T, C) -> y (B, T, C)."""
     start = 0 if cache is None else cache.length
-    # YaRN multiplies the rotated q and the rotated k by its factor, and so their product by its square
-    scale = None if config.rope.factor == 1.0 else config.rope.factor**2 / config.head_size**0.5
 
     def rope(x: Array) -> tuple[Array, Pullback]:
-        return layer.ops.rope(x, start=start, frequencies=config.rope.at(start + x.shape[-2]))
+        return layer.ops.rope(x, start=start, frequencies=config.rope_of(i).at(start + x.shape[-2]))
 
     def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 normalises q and k
-        norm = [layer.rms_norm(f"{name}_norm", config.eps)] if f"{name}_norm.weight" in layer else []
+        norm = [rms_norm(layer, config, f"{name}_norm")] if f"{name}_norm.weight" in layer else []
         return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
 
-    seen = dict(scale=scale, window=config.windows[i], key_mask=key_mask)
-    attend = partial(cached_attention, layer.ops, i, start, cache, **seen)
+    attend = partial(
+        cached_attention,
+        layer.ops,
+        i,
+        start,
+        cache,
+        scale=config.score_scale,
+        window=config.windows[i],
+        key_mask=key_mask,
+    )
     q, k, v = chain(*heads("q"), rope), chain(*heads("k"), rope), chain(*heads("v"))
     return chain(branch(attend, q=q, k=k, v=v), join_heads, layer.linear("o_proj"))
 
 
-def mlp(layer: Scope) -> Stage:
-    """y = down(silu(gate(x)) o up(x)).  x (B, T, C) -> y (B, T, C)."""
+def mlp(layer: Scope, config: Config) -> Stage:
+    """y = down(act(gate(x)) o up(x)); act is SiLU.  x (B, T, C) -> y (B, T, C)."""
     # (B, T, C) -> (B, T, F), and back to (B, T, C)
-    inner = branch(layer.ops.glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
+    glu = partial(layer.ops.glu, activation=config.activation)
+    inner = branch(glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
     return chain(inner, layer.linear("down_proj"))
+
+
+def rms_norm(place: Scope, config: Config, name: str) -> Stage:
+    """x (..., C) -> y (..., C), RMSNorm with the weight of this name."""
+    return place.rms_norm(name, config.eps, config.norm_offset)
 
 
 def hidden(
@@ -71,7 +83,7 @@ def hidden(
     return chain(
         model.embedding(EMBEDDING, config.padding_idx),
         *(map(recompute, blocks) if recomputed else blocks),
-        model.rms_norm(NORM, config.eps),
+        rms_norm(model, config, NORM),
     )
 
 

@@ -29,7 +29,8 @@ def in_float64(model):
     model = model.double().eval()
     with islands_in_float64():
         for module in model.modules():
-            if hasattr(module, "inv_freq"):
-                inv_freq = type(module)(module.config).inv_freq
-                module.inv_freq = torch.nn.Buffer(inv_freq.double(), persistent=False)
+            names = [name for name in module._buffers if name.endswith("inv_freq") and not name.startswith("original")]
+            anew = type(module)(module.config) if names else module
+            for name in names:
+                setattr(module, name, torch.nn.Buffer(getattr(anew, name).double(), persistent=False))
     return model

@@ -16,9 +16,10 @@ import torch
 from models import golden, test_bert
 from models.float64 import islands_in_float64
 from models.test_training import their_losses
-from models.test_transformers import GPT2_LORAS, LORAS, MODELS, answers, theirs
+from models.test_transformers import GEMMAS, GPT2_LORAS, LORAS, MODELS, ROPES, answers, theirs
 
 CASES = [(name, lora, LORAS[lora]) for name in MODELS for lora in LORAS]
+CASES += [(name, "usual", LORAS["usual"]) for name in ROPES | GEMMAS]
 CASES += [("gpt2", lora, GPT2_LORAS[lora]) for lora in GPT2_LORAS]
 CASES += [("bert", lora, test_bert.LORAS[lora]) for lora in test_bert.LORAS]
 RUNS = [("usual", schedule, dtype) for schedule in ("linear", "cosine") for dtype in ("float32", "float64")]

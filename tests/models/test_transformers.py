@@ -42,6 +42,18 @@ ROPES = {
     "dynamic": ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=3.0), max_position_embeddings=8)),
     "dynamic-short": ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=3.0), max_position_embeddings=32)),
 }
+GEMMA = dict(hidden_size=36, head_dim=8, hidden_activation="gelu_pytorch_tanh")  # the root of the width is exact
+LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+GEMMAS = {
+    "gemma": ("Gemma", dict(hidden_size=36, head_dim=8, rope_theta=500.0)),
+    "gemma-untied": ("Gemma", dict(hidden_size=36, head_dim=6, tie_word_embeddings=False)),
+    "gemma3": ("Gemma3Text", {**GEMMA, "layer_types": LAYERS, "sliding_window": 4, "query_pre_attn_scalar": 11}),
+    "gemma3-linear": (
+        "Gemma3Text",
+        {**GEMMA, "sliding_window": 3, "sliding_window_pattern": 2, "rope_local_base_freq": 30.0}
+        | dict(rope_scaling=dict(rope_type="linear", factor=8.0), attention_bias=True),
+    ),
+}
 GPT2 = dict(vocab_size=61, n_embd=24, n_inner=40, n_layer=3, n_head=4, n_positions=64, activation_function="gelu_new")
 GPT2 |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, pad_token_id=None)
 GPT2_LORAS = {
@@ -71,9 +83,9 @@ def theirs(tmp_path, name, lora, seed=0):
     if name == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, attn_implementation="sdpa"))
     else:
-        kind, config = (MODELS | ROPES)[name]
+        kind, config = (MODELS | ROPES | GEMMAS)[name]
         config = getattr(transformers, f"{kind}Config")(**{**TINY, **config}, attn_implementation="sdpa")
-        model = getattr(transformers, f"{kind}ForCausalLM")(config)
+        model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
     for parameter in model.parameters():  # in general position: norms that are not one, biases that are not zero
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "model")
@@ -126,6 +138,13 @@ def test_logits_loss_and_gradients(tmp_path, name, lora, recompute):
 @pytest.mark.parametrize("name", ROPES)
 def test_stretched_rope(tmp_path, name):
     check_agreement(tmp_path, name, LORAS["usual"], recompute=False)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", GEMMAS)
+@pytest.mark.parametrize("lora", LORAS)
+def test_gemma(tmp_path, name, lora, recompute):
+    check_agreement(tmp_path, name, LORAS[lora], recompute)
 
 
 @pytest.mark.parametrize("lora", GPT2_LORAS)

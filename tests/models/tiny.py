@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 CONFIG = dict(vocab_size=13, hidden_size=6, intermediate_size=10, num_hidden_layers=2, num_attention_heads=4)
 CONFIG |= dict(num_key_value_heads=2, head_dim=4, max_position_embeddings=16, rope_theta=100.0, rms_norm_eps=1e-5)
 LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0)
+YARN = dict(rope_type="yarn", factor=2.0, beta_fast=2.0)
 KINDS = {
     "llama": dict(model_type="llama"),
     "llama-tied": dict(model_type="llama", tie_word_embeddings=True),
@@ -15,6 +16,9 @@ KINDS = {
     "mistral": dict(model_type="mistral", sliding_window=3),
     "qwen2": dict(model_type="qwen2", use_sliding_window=True, sliding_window=2, max_window_layers=1),
     "qwen3": dict(model_type="qwen3"),
+    "llama-yarn": dict(model_type="llama", rope_scaling={**YARN, "original_max_position_embeddings": 8}),
+    "gemma": dict(model_type="gemma"),
+    "gemma3": dict(model_type="gemma3_text", sliding_window=2, sliding_window_pattern=2, query_pre_attn_scalar=7),
     "gpt2": dict(model_type="gpt2", n_layer=2, n_embd=6, n_head=2, n_positions=16, layer_norm_epsilon=1e-5, n_inner=10),
 }
 
@@ -48,7 +52,9 @@ def tensors(kind, dtype="float64", seed=0):
         shapes |= {f"{at}{name}.weight": (C,) for name in ("input_layernorm", "post_attention_layernorm")}
         if kind == "qwen2":
             shapes |= {f"{at}self_attn.{name}_proj.bias": linear[f"self_attn.{name}_proj"][:1] for name in "qkv"}
-        if kind == "qwen3":
+        if kind == "gemma3":
+            shapes |= {f"{at}{name}_feedforward_layernorm.weight": (C,) for name in ("pre", "post")}
+        if kind in ("qwen3", "gemma3"):
             shapes |= {f"{at}self_attn.{name}_norm.weight": (config["head_dim"],) for name in "qk"}
     return {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
 
