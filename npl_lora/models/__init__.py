@@ -14,9 +14,9 @@
 
 A model is frozen. Training changes the adapter alone.
 
-Reading order: the mathematics is in llama, gemma, gpt2 and bert, with _scope and _token_loss below them. Then _family (what a
-family offers), _options, _pretrained, _model and _classifier. _weights, _huggingface and _gguf read files; _generate,
-_chat, _tokenizer and _export come last.
+Reading order: the mathematics is in llama, gemma, phi3, gpt2 and bert, with _scope and _token_loss below them. Then
+_family (what a family offers), _options, _pretrained, _model and _classifier. _weights, _huggingface and _gguf read
+files; _generate, _chat, _tokenizer and _export come last.
 """
 
 from ._cache import Cache

@@ -45,6 +45,7 @@ _SCALING |= {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 # Llama 3.1's to 3.3's, which a GGUF file does not have
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 8192}
+_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 _PERMUTED = ("llama", "mistral")  # kinds whose q and k the converter permutes
 
 
@@ -73,6 +74,9 @@ class GGUF:
     def config(self) -> dict[str, Any]:
         """The fields of a config.json. Raises ModelError for another architecture."""
         kind = str(self.field("general.architecture"))
+        if kind not in _KINDS:  # some are stored otherwise than in a folder: Gemma's norms have the 1 added
+            expected = f"expected one of {', '.join(_KINDS)}: use a folder"
+            raise ModelError(f"{self.path} is of the kind {quote_name(kind, 40)}, {expected}")
         found = {
             "model_type": kind,
             "num_hidden_layers": self.field(f"{kind}.block_count"),

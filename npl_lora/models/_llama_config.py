@@ -78,8 +78,12 @@ class Config:
 def modules(config: Config, tensors: Collection[str]) -> dict[str, Module]:
     """{path: Module} for every module that an adapter may sit on, with the shapes its tensors must have."""
     C, F, HD, GD = config.width, config.inner, *(n * config.head_size for n in (config.n_heads, config.n_kv_heads))
-    linear = {"self_attn.q_proj": (HD, C), "self_attn.k_proj": (GD, C), "self_attn.v_proj": (GD, C)}
-    linear |= {"self_attn.o_proj": (C, HD), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F)}
+    linear = {"self_attn.o_proj": (C, HD), "mlp.down_proj": (C, F)}
+    if "model.layers.0.self_attn.qkv_proj.weight" in tensors:  # Phi-3
+        linear |= {"self_attn.qkv_proj": (HD + 2 * GD, C), "mlp.gate_up_proj": (2 * F, C)}
+    else:
+        linear |= {"self_attn.q_proj": (HD, C), "self_attn.k_proj": (GD, C), "self_attn.v_proj": (GD, C)}
+        linear |= {"mlp.gate_proj": (F, C), "mlp.up_proj": (F, C)}
 
     def module(path: str, kind: str, shape: tuple[int, int], output: bool = False) -> Module:
         bias = (f"{path}.bias",) if f"{path}.bias" in tensors else ()

@@ -11,7 +11,7 @@ from ..adapters import Adapter
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, reopen
 from ..support.array import Array
-from . import bert, gemma, gpt2, llama
+from . import bert, gemma, gpt2, llama, phi3
 from ._cache import Cache
 from ._causal import output_layer
 from ._config import ModelError
@@ -28,7 +28,7 @@ from ._weights import Weights, weights_of
 class Model(Pretrained):
     """A causal language model with frozen weights. See `load`."""
 
-    FAMILIES: ClassVar[tuple[CausalFamily, ...]] = (llama, gpt2, gemma)
+    FAMILIES: ClassVar[tuple[CausalFamily, ...]] = (llama, gpt2, gemma, phi3)
     family: CausalFamily
 
     def logits(

@@ -5,6 +5,7 @@
     llama3     f_i / factor for pairs that turn seldom in the original context, f_i for those that turn often
     yarn       the same with a ramp over i; cos and sin are also multiplied by 0.1 ln(factor) + 1
     dynamic    a larger theta for texts beyond max_position_embeddings
+    longrope   f_i over factors of its own, others for texts beyond the original context
 
 Source: Su et al. 2021; Llama 3.1's configuration; Peng et al., "YaRN", 2023, for yarn and dynamic; transformers 5.23.0,
 modeling_rope_utils.py, for the fields.
@@ -25,7 +26,7 @@ _Fields = Mapping[str, Any]
 class Rope:
     """frequencies: D/2 angles per position. factor: on cos and sin. positions: the longest text.
 
-    theta, stretch: of dynamic frequencies; a text of at most `plain_positions` tokens has the plain ones.
+    A text of more than `plain_positions` tokens has other angles: longer, or dynamic ones by theta and stretch.
     """
 
     frequencies: tuple[float, ...]
@@ -34,11 +35,14 @@ class Rope:
     theta: float = 0.0
     stretch: float = 1.0
     plain_positions: int = 0
+    longer: tuple[float, ...] | None = None
 
     def at(self, length: int) -> tuple[float, ...]:
         """The angles in a text of so many tokens."""
-        if self.stretch == 1.0 or length <= self.plain_positions:
+        if length <= self.plain_positions or (self.longer is None and self.stretch == 1.0):
             return self.frequencies
+        if self.longer is not None:
+            return self.longer
         D = 2 * len(self.frequencies)
         longer = self.stretch * length / self.plain_positions - (self.stretch - 1.0)
         return _plain(self.theta * longer ** (D / (D - 2)), D)
@@ -47,6 +51,8 @@ class Rope:
 def read_rope(fields: _Fields, head_size: int, positions: int) -> Rope:
     """The angles that config.json asks for. Raises ModelError."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if isinstance(rope, dict) and rope.get("original_max_position_embeddings") is None:
+        rope = {**rope, "original_max_position_embeddings": fields.get("original_max_position_embeddings")}
     if not isinstance(rope, dict):
         raise ModelError(f"config.json has {quote_value(rope)} for rope, expected an object")
     if read_number({**fields, **rope}, "partial_rotary_factor", 1.0) != 1.0:
@@ -118,6 +124,25 @@ def _dynamic(plain: tuple[float, ...], rope: _Fields, positions: int, theta: flo
     return Rope(plain, longest, theta=theta, stretch=stretch, plain_positions=positions)
 
 
+def _longrope(plain: tuple[float, ...], rope: _Fields, positions: int, theta: float) -> Rope:
+    """LongRoPE (Ding et al. 2024). cos and sin are multiplied by sqrt(1 + ln(factor) / ln(original))."""
+    original = read_integer(rope, "original_max_position_embeddings", positions, least=2)
+    short, long = (_divided(plain, rope, name) for name in ("short_factor", "long_factor"))
+    if rope.get("attention_factor") is not None:
+        factor = read_number(rope, "attention_factor")
+    else:
+        ratio = read_number(rope, "factor", positions / original)
+        factor = math.sqrt(1.0 + math.log(ratio) / math.log(original)) if ratio > 1.0 else 1.0
+    return Rope(short, positions, factor, plain_positions=original, longer=long)
+
+
+def _divided(plain: tuple[float, ...], rope: _Fields, name: str) -> tuple[float, ...]:
+    factors = rope.get(name)
+    if not isinstance(factors, list) or len(factors) != len(plain):
+        raise ModelError(f"config.json has {name} = {quote_value(factors)}, expected {len(plain)} numbers")
+    return tuple(f / read_number({name: factor}, name) for f, factor in zip(plain, factors, strict=True))
+
+
 def _mixed(plain: tuple[float, ...], factor: float, shares: list[float]) -> tuple[float, ...]:
     """The plain angles by their shares, the rest of each divided by the factor."""
     return tuple((1.0 - share) * f / factor + share * f for f, share in zip(plain, shares, strict=True))
@@ -128,4 +153,5 @@ _SCALED: Mapping[str, Callable[[tuple[float, ...], _Fields, int, float], Rope]] 
     "llama3": _llama3,
     "yarn": _yarn,
     "dynamic": _dynamic,
+    "longrope": _longrope,
 }

@@ -17,6 +17,7 @@ Source: Touvron et al., "LLaMA", 2023, section 2.2; Jiang et al., "Mistral 7B", 
 technical reports, 2024 and 2025; Su et al. 2021 for rope; its angles are in `_rope_config`.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from ..ops import Pullback
@@ -39,14 +40,22 @@ def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: C
 
 def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None) -> Stage:
     """y = o(softmax(q k^T / sqrt(D)) v), causal, with rope on q and k.  x (B, T, C) -> y (B, T, C)."""
+    q, k, v = (layer.linear(f"{name}_proj") for name in "qkv")
+    return attention_of(layer, config, i, key_mask, cache, q=q, k=k, v=v)
+
+
+def attention_of(
+    layer: Scope, config: Config, i: int, key_mask: Array | None, cache: Cache | None, **projections: Stage
+) -> Stage:
+    """The same from the stages q, k and v, which give (B, T, H D), or G D features for k and v."""
     start = 0 if cache is None else cache.length
 
     def rope(x: Array) -> tuple[Array, Pullback]:
         return layer.ops.rope(x, start=start, frequencies=config.rope_of(i).at(start + x.shape[-2]))
 
-    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; Qwen3 normalises q and k
+    def heads(name: str) -> list[Stage]:  # (B, T, C) -> (B, H, T, D), or G heads for k and v; some normalise q and k
         norm = [rms_norm(layer, config, f"{name}_norm")] if f"{name}_norm.weight" in layer else []
-        return [layer.linear(f"{name}_proj"), split_heads(config.head_size), *norm]
+        return [projections[name], split_heads(config.head_size), *norm]
 
     attend = partial(
         cached_attention,
@@ -64,9 +73,12 @@ def attention(layer: Scope, config: Config, i: int, key_mask: Array | None, cach
 
 def mlp(layer: Scope, config: Config) -> Stage:
     """y = down(act(gate(x)) o up(x)); act is SiLU.  x (B, T, C) -> y (B, T, C)."""
-    # (B, T, C) -> (B, T, F), and back to (B, T, C)
-    glu = partial(layer.ops.glu, activation=config.activation)
-    inner = branch(glu, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
+    return mlp_of(layer, config, gate=layer.linear("gate_proj"), up=layer.linear("up_proj"))
+
+
+def mlp_of(layer: Scope, config: Config, *, gate: Stage, up: Stage) -> Stage:
+    """The same from the stages gate and up, which give (B, T, F)."""
+    inner = branch(partial(layer.ops.glu, activation=config.activation), gate=gate, up=up)
     return chain(inner, layer.linear("down_proj"))
 
 
@@ -76,10 +88,17 @@ def rms_norm(place: Scope, config: Config, name: str) -> Stage:
 
 
 def hidden(
-    model: Scope, config: Config, *, key_mask: Array | None = None, recomputed: bool = False, cache: Cache | None = None
+    model: Scope,
+    config: Config,
+    *,
+    key_mask: Array | None = None,
+    recomputed: bool = False,
+    cache: Cache | None = None,
+    make_block: Callable[..., Stage] = block,
 ) -> Stage:
-    """tokens (B, T) -> the last norm's output (B, T, C). The arguments are those of `_family.CausalFamily.hidden`."""
-    blocks = [block(model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
+    """tokens (B, T) -> the last norm's output (B, T, C). make_block: for what differs in its blocks alone. The other
+    arguments are those of `_family.CausalFamily.hidden`."""
+    blocks = [make_block(model.at(f"model.layers.{i}"), config, i, key_mask, cache) for i in range(config.n_layers)]
     return chain(
         model.embedding(EMBEDDING, config.padding_idx),
         *(map(recompute, blocks) if recomputed else blocks),

@@ -228,6 +228,29 @@ def join_heads(x: Array) -> tuple[Array, Pullback]:
     return y, Pullback(backward, y, ("x",))
 
 
+def features(begin: int, end: int) -> Stage:
+    """(..., C) -> (..., end - begin): the features from begin on. dx is zero at the others.
+
+    Raises ValueError if x has fewer than end.
+    """
+
+    def forward(x: Array) -> tuple[Array, Pullback]:
+        if not 0 <= begin <= end <= x.shape[-1]:
+            raise ValueError(f"x has {x.shape[-1]} features, expected those from {begin} to {end}")
+        y = x[..., begin:end]
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            if "x" not in wrt:
+                return {}
+            xp, sizes = dy.__array_namespace__(), (begin, x.shape[-1] - end)
+            before, after = (xp.zeros((*x.shape[:-1], size), dtype=dy.dtype) for size in sizes)
+            return {"x": xp.concat((before, dy, after), axis=-1)}
+
+        return y, Pullback(backward, y, ("x",))
+
+    return forward
+
+
 def reopen(pullback: Pullback, y: Array, inputs: Iterable[str], frozen: Iterable[str] = ()) -> Pullback:
     """The same pullback, offering only these inputs, and leaving out the frozen ones unless they are asked for."""
     return Pullback(lambda dy, wrt: pullback(dy, wrt=wrt), y, tuple(inputs), tuple(frozen))

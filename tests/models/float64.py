@@ -29,7 +29,7 @@ def in_float64(model):
     model = model.double().eval()
     with islands_in_float64():
         for module in model.modules():
-            names = [name for name in module._buffers if name.endswith("inv_freq") and not name.startswith("original")]
+            names = [name for name in module._buffers if name.endswith("inv_freq")]
             anew = type(module)(module.config) if names else module
             for name in names:
                 setattr(module, name, torch.nn.Buffer(getattr(anew, name).double(), persistent=False))

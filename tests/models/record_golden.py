@@ -16,10 +16,11 @@ import torch
 from models import golden, test_bert
 from models.float64 import islands_in_float64
 from models.test_training import their_losses
-from models.test_transformers import GEMMAS, GPT2_LORAS, LORAS, MODELS, ROPES, answers, theirs
+from models.test_transformers import GEMMAS, GPT2_LORAS, LORAS, MODELS, PHI3_LORAS, PHIS, ROPES, answers, theirs
 
 CASES = [(name, lora, LORAS[lora]) for name in MODELS for lora in LORAS]
 CASES += [(name, "usual", LORAS["usual"]) for name in ROPES | GEMMAS]
+CASES += [(name, lora, PHI3_LORAS[lora]) for name in PHIS for lora in PHI3_LORAS]
 CASES += [("gpt2", lora, GPT2_LORAS[lora]) for lora in GPT2_LORAS]
 CASES += [("bert", lora, test_bert.LORAS[lora]) for lora in test_bert.LORAS]
 RUNS = [("usual", schedule, dtype) for schedule in ("linear", "cosine") for dtype in ("float32", "float64")]

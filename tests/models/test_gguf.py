@@ -34,7 +34,7 @@ def permuted(W, heads):
 
 def written(path, kind, arrays, **fields):
     """A GGUF file of these tensors, the matrices stored as `kind`, and what they are after that."""
-    writer, kept = gguf.GGUFWriter(path, "llama"), {}
+    writer, kept = gguf.GGUFWriter(path, fields.get("arch", "llama")), {}
     writer.add_block_count(2)
     writer.add_embedding_length(256)
     writer.add_feed_forward_length(256)
@@ -156,6 +156,13 @@ def test_rope_is_scaled_as_in_the_folder(tmp_path, arrays, write, theta, scaling
 def test_rope_that_is_scaled_otherwise(tmp_path, arrays, write, sentence):
     path, _ = written(tmp_path / "model.gguf", "F32", arrays, theta=500000.0, more=write)
     with pytest.raises(ModelError, match=sentence):
+        load(path)
+
+
+@pytest.mark.parametrize("arch", ["gemma", "phi3", "mamba"])
+def test_kinds_that_a_gguf_file_stores_otherwise(tmp_path, arrays, arch):
+    path, _ = written(tmp_path / "model.gguf", "F32", arrays, arch=arch)
+    with pytest.raises(ModelError, match=f"is of the kind {arch}, expected one of llama, .*: use a folder"):
         load(path)
 
 

@@ -104,7 +104,11 @@ def test_weights_that_contradict_the_configuration(tmp_path, change, sentence):
         (dict(num_attention_heads=3), "3 heads on 2 key/value heads"),
         (dict(head_dim=5), "of size 5, expected a multiple, and an even size"),
         (dict(hidden_act="relu"), "hidden_act = 'relu', expected one of silu"),
-        (dict(rope_scaling={"rope_type": "longrope"}), "rope_type = 'longrope', expected one of default, linear"),
+        (dict(rope_scaling={"rope_type": "own"}), "rope_type = 'own', expected one of default, linear"),
+        (
+            dict(rope_scaling={"rope_type": "longrope", "short_factor": [1]}),
+            r"short_factor = \[1\], expected 2 numbers",
+        ),
         (dict(rope_scaling={"rope_type": "yarn", "beta_fast": "x"}), "beta_fast = 'x'"),
         (dict(rope_scaling={"rope_type": "dynamic"}), "factor"),
         (dict(partial_rotary_factor=0.5), "expected rope on all features of a head"),

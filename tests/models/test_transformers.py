@@ -54,6 +54,17 @@ GEMMAS = {
         | dict(rope_scaling=dict(rope_type="linear", factor=8.0), attention_bias=True),
     ),
 }
+FACTORS = dict(short_factor=[1.0, 1.2, 1.5, 2.0], long_factor=[1.1, 2.0, 4.0, 8.0])
+LONG = dict(rope_scaling=dict(rope_type="longrope", **FACTORS), hidden_size=32)
+PHIS = {
+    "phi3": ("Phi3", dict(sliding_window=5)),
+    "phi3-short": ("Phi3", {**LONG, "original_max_position_embeddings": 32}),
+    "phi3-long": ("Phi3", {**LONG, "original_max_position_embeddings": 8}),
+}
+PHI3_LORAS = {
+    "usual": dict(r=3, lora_alpha=7, target_modules=["qkv_proj"]),
+    "everywhere": dict(r=3, lora_alpha=5, use_rslora=True, target_modules="all-linear"),
+}
 GPT2 = dict(vocab_size=61, n_embd=24, n_inner=40, n_layer=3, n_head=4, n_positions=64, activation_function="gelu_new")
 GPT2 |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, pad_token_id=None)
 GPT2_LORAS = {
@@ -83,7 +94,7 @@ def theirs(tmp_path, name, lora, seed=0):
     if name == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, attn_implementation="sdpa"))
     else:
-        kind, config = (MODELS | ROPES | GEMMAS)[name]
+        kind, config = (MODELS | ROPES | GEMMAS | PHIS)[name]
         config = getattr(transformers, f"{kind}Config")(**{**TINY, **config}, attn_implementation="sdpa")
         model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
     for parameter in model.parameters():  # in general position: norms that are not one, biases that are not zero
@@ -145,6 +156,12 @@ def test_stretched_rope(tmp_path, name):
 @pytest.mark.parametrize("lora", LORAS)
 def test_gemma(tmp_path, name, lora, recompute):
     check_agreement(tmp_path, name, LORAS[lora], recompute)
+
+
+@pytest.mark.parametrize("name", PHIS)
+@pytest.mark.parametrize("lora", PHI3_LORAS)
+def test_phi3(tmp_path, name, lora):
+    check_agreement(tmp_path, name, PHI3_LORAS[lora], recompute=True)
 
 
 @pytest.mark.parametrize("lora", GPT2_LORAS)

@@ -19,6 +19,7 @@ KINDS = {
     "llama-yarn": dict(model_type="llama", rope_scaling={**YARN, "original_max_position_embeddings": 8}),
     "gemma": dict(model_type="gemma"),
     "gemma3": dict(model_type="gemma3_text", sliding_window=2, sliding_window_pattern=2, query_pre_attn_scalar=7),
+    "phi3": dict(model_type="phi3", sliding_window=3),
     "gpt2": dict(model_type="gpt2", n_layer=2, n_embd=6, n_head=2, n_positions=16, layer_norm_epsilon=1e-5, n_inner=10),
 }
 
@@ -43,7 +44,10 @@ def tensors(kind, dtype="float64", seed=0):
     C, F, V = (config[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
     H, G = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
     linear = {"self_attn.q_proj": (H, C), "self_attn.k_proj": (G, C), "self_attn.v_proj": (G, C)}
-    linear |= {"self_attn.o_proj": (C, H), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F)}
+    linear |= {"mlp.gate_proj": (F, C), "mlp.up_proj": (F, C)}
+    if kind == "phi3":
+        linear = {"self_attn.qkv_proj": (H + 2 * G, C), "mlp.gate_up_proj": (2 * F, C)}
+    linear |= {"self_attn.o_proj": (C, H), "mlp.down_proj": (C, F)}
     shapes = {"model.embed_tokens.weight": (V, C), "model.norm.weight": (C,)}
     shapes |= {} if config.get("tie_word_embeddings") else {"lm_head.weight": (V, C)}
     for i in range(config["num_hidden_layers"]):

@@ -137,6 +137,11 @@ def compositions(c):
             ("E", "W"),
             x=IDS,
         ),
+        "features": Composition(
+            lambda w: c.chain(linear(w, "W"), c.branch(ops.glu, gate=c.features(0, 2), up=c.features(1, 3))),
+            lambda x, w: silu((x @ w["W"].T)[..., 0:2]) * (x @ w["W"].T)[..., 1:3],
+            ("x", "W"),
+        ),
         "reopen": Composition(reopened, adapted, ("A", "W"), ("W",)),
         "nested": Composition(
             lambda w: c.chain(c.residual(attend(w)), c.recompute(c.residual(c.chain(c.over_rows(lora(w)), mlp(w))))),
@@ -291,6 +296,7 @@ WIDER = partial(ops.linear, W=np.ones((6, 8)))
             "a stage has the inputs z, expected x among them: use renamed",
         ),
         (lambda: compose.add(WIDER, ops.softmax)(X_5_8), r"term_1 has shape \(5, 8\), expected that of"),
+        (lambda: compose.features(7, 9)(X_5_8), "x has 8 features, expected those from 7 to 9"),
         (lambda: compose.split_heads(3)(X_5_8), "x has 8 features, expected a multiple of head_size = 3"),
     ],
 )
