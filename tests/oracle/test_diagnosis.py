@@ -200,6 +200,10 @@ def test_half_precision_is_enough_to_name_a_fault_in_one_gradient():
         ("lora_attention_projections", "A3", "dm_o", "bfloat16"),
         ("lora_attention_projections", "S7", "dm_o", "float16"),
         ("train_steps", "O1", "losses", "float16"),
+        ("lora_attention_projections", "S3", "dA_v", "bfloat16"),  # S5 gives nearly these numbers
+        ("lora_attention_projections", "B10", "dB_q", "bfloat16"),  # K1
+        ("lora_attention_projections", "D2/unscaled", "dB_k", "bfloat16"),  # S6; and T14, whole, within what is allowed
+        ("lora_attention", "T14/share", "dA_k", "float64"),  # bfloat16 on the way, truncated, is off much like this
     ],
 )
 def test_errors_that_coarse_numbers_hardly_show_are_told_by_how_nearly_they_are_met(contract, name, output, dtype):

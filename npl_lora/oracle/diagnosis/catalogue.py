@@ -23,6 +23,8 @@ from ..tolerance.judge import Right, right_answer
 from ..tolerance.rounding import PRECISIONS
 from ..tolerance.statistics import Distribution
 from .compare import UNANSWERED, changes, error_ratio, is_nearer, predict, quick_distance
+from .evidence import explanation
+from .hypothesis import of_fault
 
 _SUSPECTS = 64  # so many are compared exactly: those that fit further cases by a quick comparison, the nearest first
 
@@ -44,7 +46,18 @@ def single_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULT
         return []  # a match could only be a fault that changes nothing
     ordered = sorted(observed, key=_sharpness)
     distances = [(_distances(fault, ordered[0]).worst, (fault,)) for fault in relevant]
-    return _reproducing(distances, ordered)
+    found = _reproducing(distances, ordered)
+    return [faults for faults in found if not _may_be_chance(faults[0], observed, len(relevant))]
+
+
+def _may_be_chance(fault: Fault, observed: Sequence[Observed], tried: int) -> bool:
+    """Whether so little is wrong that one of so many faults may give it by chance. Exact numbers are not met so, and
+    draws are judged otherwise."""
+    answered = [one for one in observed if one.outputs is not None]
+    if any(isinstance(one.right.get(name), Distribution) for one in answered for name in one.failed):
+        return False
+    found = explanation(of_fault(observed[0].case.contract, fault), answered, tried)
+    return 0.0 < sum(found.bits.values()) < found.enough
 
 
 def several_matches(observed: Sequence[Observed], faults: Iterable[Fault] = FAULTS) -> list[tuple[Fault, ...]]:

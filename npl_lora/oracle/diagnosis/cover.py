@@ -170,13 +170,15 @@ def _stage(edit: Hypothesis) -> int:
 
 
 def _choose(candidates: Sequence[Explanation], wrong: frozenset[Element], value_name: str) -> Cover:
-    """Take the best one for what is left, again and again; then drop those that what is left refutes.
+    """Take the best one for what is left, again and again; then drop those that what is left refutes. One that another
+    outdoes is not taken.
 
     Gradients refute no edit that gives every wrong value: the backward may have a mistake more.
     """
     values = {element for element in wrong if element[1] == value_name}
     chosen: list[tuple[Explanation, list[Explanation]]] = []
     left = wrong
+    candidates = [e for e in candidates if not any(other.outdoes(e) for other in candidates)]
     while useful := [replace(e, elements=e.elements & left) for e in candidates if e.elements & left]:
         best = min(useful, key=lambda e: e.order)
         chosen.append((best, [e for e in useful if _is_rival(e, best)]))

@@ -77,7 +77,7 @@ def _in_parts(
 ) -> Diagnosis:
     """A proven precision, and then what is left once that is allowed."""
     coarse = precision.proven(failing, ask)
-    if coarse is None:
+    if coarse is None or _is_met_by_faults(observed, coarse):
         return _explained(observed, ask, on_progress, places)
     rounded = sentences.of_precision(coarse, failing)
     rest = precision.admitted(observed, coarse)
@@ -87,6 +87,17 @@ def _in_parts(
         return _with(rounded, _known(matches, [one for one in rest if one.failed]))
     # These cases are judged as what they are not, so the subject can't be asked them.
     return _with(rounded, _explained(rest, None, on_progress, places))
+
+
+def _is_met_by_faults(observed: Sequence[Observed], coarse: precision.Coarseness) -> bool:
+    """Whether known faults give all the numbers whose errors look like rounding. What gives the numbers themselves is
+    nearer to them than a format, which gives errors like theirs."""
+    looked_at = [
+        replace(one, failed=tuple(name for name in one.failed if (one.case.id, name) in coarse.elements))
+        for one in observed
+        if one.outputs is not None
+    ]
+    return not cover.explain(known_faults(looked_at[0].case.contract), (), looked_at).left
 
 
 def _with_right_outputs(diagnosis: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:

@@ -30,12 +30,15 @@ class Explanation:
 
     contradicted: outputs that it would change, and that came back right.
     refuted: outputs that it would change, and that came back wrong in another way.
+    bits: for each output that it meets, how unlikely it is to do so by chance. Below `enough`, none is explained.
     """
 
     hypothesis: Hypothesis
     elements: frozenset[Element]
     contradicted: frozenset[Element]
     refuted: frozenset[Element]
+    bits: Mapping[Element, float]
+    enough: float
 
     @property
     def order(self) -> tuple[int, bool, int, int]:
@@ -53,6 +56,13 @@ class Explanation:
         """How many outputs speak against it."""
         return len(self.contradicted | self.refuted)
 
+    def outdoes(self, other: "Explanation") -> bool:
+        """Whether it meets the same numbers so much more nearly that the other one met them by chance."""
+        if self is other or not other.elements <= self.bits.keys():
+            return False
+        more = sum(self.bits[element] - other.bits[element] for element in other.elements)
+        return more > self.enough
+
     @property
     def outputs(self) -> frozenset[str]:
         return frozenset(name for _, name in self.elements)
@@ -65,6 +75,7 @@ def explanation(hypothesis: Hypothesis, answered: Sequence[Observed], faults: in
     """
     elements, contradicted, shown = set[Element](), set[Element](), set[Element]()
     bits: dict[tuple[str, str, str], np.ndarray] = {}
+    by_element: dict[Element, float] = {}
     for one in answered:
         assert one.outputs is not None
         predicted = predict(hypothesis.answer, one)
@@ -76,10 +87,19 @@ def explanation(hypothesis: Hypothesis, answered: Sequence[Observed], faults: in
             elements.add((one.case.id, name))
             found = _bits(one, name, reproduced, hypothesis.fault is not None)
             bits[short_name(one.case), one.case.dtype, name] = np.append(found, -_bits_of_masks(one, name))
+            by_element[one.case.id, name] = float(np.sum(found))
     enough = EVIDENCE if hypothesis.fault is None else _OF_ERRING + np.log2(max(faults, 1))
     if _evidence(bits, hypothesis.is_fitted) < enough:
         elements = set()
-    return Explanation(hypothesis, frozenset(elements), frozenset(contradicted), frozenset(shown - elements))
+    enough += max((float(np.max(b)) for b in bits.values()), default=0.0) if hypothesis.is_fitted else 0.0
+    return Explanation(
+        hypothesis,
+        frozenset(elements),
+        frozenset(contradicted),
+        frozenset(shown - elements),
+        by_element,
+        enough,
+    )
 
 
 def _evidence(bits: Mapping[tuple[str, str, str], np.ndarray], is_fitted: bool) -> float:
