@@ -235,6 +235,7 @@ def attention(d):
     k, v = f(*d["leading"], d["G"], d["S"], D), f(*d["leading"], d["G"], d["S"], d["out"])
     mask = {"key_mask": f.mask(*d["leading"], d["S"])} if d["mask"] else {}
     config = {"causal": d["causal"], "offset": d["offset"], "window": d["window"]}
+    config |= {"softcap": 1.5} if d["rope"] else {}
     return {"q": q, "k": k, "v": v, **mask}, config | ({"scale": d["scale"]} if d["bias"] else {})
 
 

@@ -236,9 +236,14 @@ def attention(m, a, c, dy):
             u, me = (*at, h // (H // G)), (*at, h, t)
             visible = [_sees(c, t, j, None if a.get("key_mask") is None else a["key_mask"][(*at, j)]) for j in range(S)]
             scores = [_dot(m, q[me], k[(*u, j)]) * scale for j in range(S)]
+            slopes = [m.number(1)] * S
+            if c.get("softcap") is not None:
+                cap = m.number(c["softcap"])
+                tanhs = [m.tanh(score / cap) for score in scores]
+                scores, slopes = [cap * t for t in tanhs], [1 - t * t for t in tanhs]
             p = softmax_row(m, scores, visible)
             dp = [_dot(m, dy[me], v[(*u, j)]) for j in range(S)]
-            ds = softmax_row_back(m, p, dp)
+            ds = [d * slope for d, slope in zip(softmax_row_back(m, p, dp), slopes, strict=True)]
             for j in range(S):
                 for d in range(v.shape[-1]):
                     y[(*me, d)] += p[j] * v[(*u, j, d)]

@@ -20,12 +20,15 @@ def cached_attention(
     *,
     scale: float | None = None,
     window: int | None = None,
+    softcap: float | None = None,
     key_mask: Array | None = None,
 ) -> tuple[Array, Pullback]:
     """Causal attention over the keys and values in the cache and these. These are appended to the cache."""
     if cache is not None:
         k, v = cache.extend(i, k, v)
-    return ops.attention(q, k, v, scale=scale, causal=True, offset=start, window=window, key_mask=key_mask)
+    return ops.attention(
+        q, k, v, scale=scale, causal=True, offset=start, window=window, key_mask=key_mask, softcap=softcap
+    )
 
 
 def output_layer(model: Scope, head: str, embedding: str) -> Stage:

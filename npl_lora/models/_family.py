@@ -92,6 +92,9 @@ class CausalFamily(Family, Protocol):
         With a cache there is no backward.
         """
 
+    def logits(self, model: Scope, config: Any) -> Stage:
+        """x (..., C), the output of `hidden` -> the logits (..., V)."""
+
 
 class EncoderFamily(Family, Protocol):
     """A family of encoders, for `Classifier`."""

@@ -19,8 +19,9 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 class Config:
     """Sizes and constants from config.json. windows: one for each layer, None where attention is not limited.
 
-    The last four are Gemma's. score_scale: on q k^T; by default 1 / sqrt(D), times YaRN's factor on q and on k.
-    norm_offset: what is added to a norm's weight. local_rope: the angles of the layers with a window.
+    The last six are Gemma's. score_scale: on q k^T; by default 1 / sqrt(D), times YaRN's factor on q and on k.
+    norm_offset: what is added to a norm's weight. local_rope: the angles of the layers with a window. softcap and
+    logit_cap: scores and logits are within plus and minus these.
     """
 
     n_layers: int
@@ -39,6 +40,8 @@ class Config:
     score_scale: float | None = None
     norm_offset: float = 0.0
     local_rope: Rope | None = None
+    softcap: float | None = None
+    logit_cap: float | None = None
 
     def rope_of(self, i: int) -> Rope:
         """The angles of layer i."""

@@ -13,7 +13,6 @@ from ..ops.compose import Stage, chain, reopen
 from ..support.array import Array
 from . import bert, gemma, gpt2, llama, phi3
 from ._cache import Cache
-from ._causal import output_layer
 from ._config import ModelError
 from ._family import CausalFamily
 from ._gguf import GGUF
@@ -82,7 +81,7 @@ class Model(Pretrained):
         return Model(about, weights_of(arrays, self.base.dtype))
 
     def _head(self, scope: Scope) -> Stage:
-        return output_layer(scope, self.family.HEAD, self.family.EMBEDDING)
+        return self.family.logits(scope, self.config)
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base)

@@ -1,22 +1,25 @@
-"""Gemma and Gemma 3, as what differs from Llama.
+"""Gemma, Gemma 2 and Gemma 3, as what differs from Llama.
 
     x_0     = sqrt(C) E[tokens]
     Gemma     the same blocks as Llama's
-    Gemma 3   h_i = x_i + norm(attention(norm(x_i))),  x_(i+1) = h_i + norm(mlp(norm(h_i)))
-              q and k are normalised by head; scores are over sqrt(query_pre_attn_scalar) in the place of sqrt(D);
-              most layers have a window, and angles of their own
+    Gemma 2   h_i = x_i + norm(attention(norm(x_i))),  x_(i+1) = h_i + norm(mlp(norm(h_i)))
+              scores are over sqrt(query_pre_attn_scalar) in the place of sqrt(D); every second layer has a window;
+              scores and logits z are c tanh(z / c)
+    Gemma 3   as Gemma 2, without the c; q and k are normalised by head; five layers of six have a window, and angles
+              of their own
 
 Every norm multiplies by 1 + w, and the activation is GELU in its tanh form. Attention and MLP are Llama's.
 
 Derivation. For y = c E[tokens], dE is c times that of E[tokens]. 1 + w changes as w does, so dw is Llama's.
 
-Source: Gemma Team, "Gemma", 2024, section 2; "Gemma 3 Technical Report", 2025, section 2; transformers 5.23.0.
+Source: Gemma Team, "Gemma", 2024, section 2; "Gemma 2", 2024, section 2; "Gemma 3 Technical Report", 2025, section 2.
 """
 
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, recompute, residual
 from ..support.array import Array
 from ._cache import Cache
+from ._causal import output_layer
 from ._gemma_config import EMBEDDING, HEAD, KINDS, NORM, PREFIX, TARGETS, Config, modules, norms
 from ._scope import Scope
 from .llama import attention, mlp, rms_norm
@@ -33,6 +36,14 @@ def block(layer: Scope, config: Config, i: int, key_mask: Array | None, cache: C
     return chain(
         residual(chain(before, attend, after)), residual(chain(before_mlp, mlp(layer.at("mlp"), config), after_mlp))
     )
+
+
+def logits(model: Scope, config: Config) -> Stage:
+    """x (..., C) -> logits (..., V), within plus and minus config.logit_cap if there is one."""
+    head = output_layer(model, HEAD, EMBEDDING)
+    if config.logit_cap is None:
+        return head
+    return chain(head, scaled(1.0 / config.logit_cap), model.activation("tanh"), scaled(config.logit_cap))
 
 
 def scaled(factor: float) -> Stage:
@@ -59,4 +70,4 @@ def hidden(
     )
 
 
-__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "modules", "norms"]
+__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "logits", "modules", "norms"]

@@ -19,7 +19,7 @@ from ..ops import Pullback
 from ..ops.compose import Op, Stage, add, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
 from ._cache import Cache
-from ._causal import cached_attention
+from ._causal import cached_attention, output_layer
 from ._gpt2_config import EMBEDDING, HEAD, KINDS, NORM, POSITIONS, PREFIX, TARGETS, Config, modules, norms
 from ._scope import Scope
 
@@ -88,4 +88,9 @@ def in_thirds(op: Op, x: Array) -> tuple[Array, Pullback]:
     return y, Pullback(backward, y, inputs=("x",))
 
 
-__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "modules", "norms"]
+def logits(model: Scope, config: Config) -> Stage:
+    """x (..., C) -> logits (..., V), by the head, or by the embedding's table where the two are tied."""
+    return output_layer(model, HEAD, EMBEDDING)
+
+
+__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "logits", "modules", "norms"]

@@ -24,7 +24,7 @@ from ..ops import Pullback
 from ..ops.compose import Stage, branch, chain, join_heads, recompute, residual, split_heads
 from ..support.array import Array
 from ._cache import Cache
-from ._causal import cached_attention
+from ._causal import cached_attention, output_layer
 from ._llama_config import EMBEDDING, HEAD, KINDS, NORM, PREFIX, TARGETS, Config, modules, norms
 from ._scope import Scope
 
@@ -65,6 +65,7 @@ def attention_of(
         cache,
         scale=config.score_scale,
         window=config.windows[i],
+        softcap=config.softcap,
         key_mask=key_mask,
     )
     q, k, v = chain(*heads("q"), rope), chain(*heads("k"), rope), chain(*heads("v"))
@@ -106,4 +107,9 @@ def hidden(
     )
 
 
-__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "modules", "norms"]
+def logits(model: Scope, config: Config) -> Stage:
+    """x (..., C) -> logits (..., V), by the head, or by the embedding's table where the two are tied."""
+    return output_layer(model, HEAD, EMBEDDING)
+
+
+__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "logits", "modules", "norms"]

@@ -44,5 +44,6 @@ def mlp(layer: Scope, config: Config) -> Stage:
 
 
 hidden = partial(llama.hidden, make_block=block)
+logits = llama.logits
 
-__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "modules", "norms"]
+__all__ = ["EMBEDDING", "HEAD", "KINDS", "PREFIX", "TARGETS", "Config", "hidden", "logits", "modules", "norms"]

@@ -53,7 +53,11 @@ def about(path):
     """A configuration as it was written, but for nulls and what names this run; and the shapes of the tensors there."""
     of_this_run = ("transformers_version", "peft_version", "base_model_name_or_path")
     found = json.loads(path.read_text()).items()
-    config = {name: value for name, value in found if value is not None and name not in of_this_run}
+    config = {
+        name: value
+        for name, value in found
+        if (value is not None or name.endswith("softcapping")) and name not in of_this_run  # a missing cap is a default
+    }
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()  # PEFT keeps a set, whose order is another each time
     (file,) = path.parent.glob("*model.safetensors")

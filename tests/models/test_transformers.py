@@ -47,6 +47,17 @@ LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 GEMMAS = {
     "gemma": ("Gemma", dict(hidden_size=36, head_dim=8, rope_theta=500.0)),
     "gemma-untied": ("Gemma", dict(hidden_size=36, head_dim=6, tie_word_embeddings=False)),
+    "gemma2": (
+        "Gemma2",
+        {**GEMMA, "sliding_window": 4, "query_pre_attn_scalar": 11}
+        | dict(attn_logit_softcapping=1.5, final_logit_softcapping=2.5, attn_implementation="eager"),
+    ),
+    "gemma2-uncapped": (
+        "Gemma2",
+        {**GEMMA, "sliding_window": 3, "attn_implementation": "eager"}
+        | dict(attn_logit_softcapping=None, final_logit_softcapping=None),
+    ),
+    "gemma3-capped": ("Gemma3Text", {**GEMMA, "sliding_window": 4, "final_logit_softcapping": 2.0}),
     "gemma3": ("Gemma3Text", {**GEMMA, "layer_types": LAYERS, "sliding_window": 4, "query_pre_attn_scalar": 11}),
     "gemma3-linear": (
         "Gemma3Text",
@@ -95,7 +106,7 @@ def theirs(tmp_path, name, lora, seed=0):
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, attn_implementation="sdpa"))
     else:
         kind, config = (MODELS | ROPES | GEMMAS | PHIS)[name]
-        config = getattr(transformers, f"{kind}Config")(**{**TINY, **config}, attn_implementation="sdpa")
+        config = getattr(transformers, f"{kind}Config")(**{"attn_implementation": "sdpa", **TINY, **config})
         model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
     for parameter in model.parameters():  # in general position: norms that are not one, biases that are not zero
         parameter.data += 0.1 * torch.randn_like(parameter)

@@ -18,6 +18,7 @@ KINDS = {
     "qwen3": dict(model_type="qwen3"),
     "llama-yarn": dict(model_type="llama", rope_scaling={**YARN, "original_max_position_embeddings": 8}),
     "gemma": dict(model_type="gemma"),
+    "gemma2": dict(model_type="gemma2", sliding_window=2, query_pre_attn_scalar=5, attn_logit_softcapping=1.0),
     "gemma3": dict(model_type="gemma3_text", sliding_window=2, sliding_window_pattern=2, query_pre_attn_scalar=7),
     "phi3": dict(model_type="phi3", sliding_window=3),
     "gpt2": dict(model_type="gpt2", n_layer=2, n_embd=6, n_head=2, n_positions=16, layer_norm_epsilon=1e-5, n_inner=10),
@@ -56,7 +57,7 @@ def tensors(kind, dtype="float64", seed=0):
         shapes |= {f"{at}{name}.weight": (C,) for name in ("input_layernorm", "post_attention_layernorm")}
         if kind == "qwen2":
             shapes |= {f"{at}self_attn.{name}_proj.bias": linear[f"self_attn.{name}_proj"][:1] for name in "qkv"}
-        if kind == "gemma3":
+        if kind in ("gemma2", "gemma3"):
             shapes |= {f"{at}{name}_feedforward_layernorm.weight": (C,) for name in ("pre", "post")}
         if kind in ("qwen3", "gemma3"):
             shapes |= {f"{at}self_attn.{name}_norm.weight": (config["head_dim"],) for name in "qk"}

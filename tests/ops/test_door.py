@@ -130,6 +130,7 @@ REFUSED = [
     (lambda: ops.attention(q, k[:0], v[:0]), ValueError, "k has 0 heads, expected at least 1"),
     (lambda: ops.attention(q, k[..., :1], v), ValueError, "k has shape (2, 5, 1), expected (..., G, S, D) = (G, S, 2)"),
     (lambda: ops.attention(q, k, v, window=0), ValueError, "window is 0, expected 1 <= window"),
+    (lambda: ops.attention(q, k, v, softcap=0.0), ValueError, "softcap is 0.0, expected softcap > 0"),
     (lambda: ops.attention(q, k, v, offset=0.5), TypeError, "offset is a float, expected an integer"),
     (lambda: ops.attention(q, k, v, causal="no"), TypeError, "causal is a str, expected a bool"),
     (lambda: ops.attention(q[..., :0], k[..., :0], v), ValueError, "q has heads of size 0, expected at least 1"),

@@ -82,7 +82,7 @@ def _masked_softmax(x, mask):
     return x.masked_fill(~visible, -1e300).softmax(-1) * (visible.any(-1, keepdim=True) & visible)
 
 
-def attention(F, q, k, v, scale=None, causal=False, offset=0, window=None, key_mask=None):
+def attention(F, q, k, v, scale=None, causal=False, offset=0, window=None, key_mask=None, softcap=None):
     import torch
 
     T, S, groups = q.shape[-2], k.shape[-2], q.shape[-3] // k.shape[-3]
@@ -94,6 +94,7 @@ def attention(F, q, k, v, scale=None, causal=False, offset=0, window=None, key_m
     if key_mask is not None:
         visible = visible & key_mask[..., None, None, :]
     scores = q @ k.mT * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    scores = scores if softcap is None else softcap * (scores / softcap).tanh()
     return _masked_softmax(scores, visible) @ v
 
 
