@@ -27,7 +27,7 @@ from ._modules import Module
 from ._targets import alpha_of, find_targets, is_saved, rank_of
 from .config import ConfigError, LoRAConfig
 
-_HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
+HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def attach(
 
 def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
     """The names of the tensors that are trained in full: those of modules to save, and biases. Raises ConfigError."""
-    optional = _HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
+    optional = HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
     for name in config.modules_to_save or ():
         if name not in optional and not any(
             is_saved(replace(config, modules_to_save=(name,)), path) for path in modules
