@@ -221,14 +221,14 @@ def test_the_real_model_runs(page, folder):
 
 
 @pytest.mark.models
-@pytest.mark.parametrize(("page", "number"), [(README, 3), ("npl_lora/training/README.md", 4)])
+@pytest.mark.parametrize(("page", "number"), [(README, 3), ("npl_lora/training/README.md", 6)])
 def test_the_real_model_learns(page, number, folder):
     """The lines that find the model and the text, train, and use what was trained, with less to read and two steps."""
     (folder / "data").mkdir()
     (folder / "data" / "hamlet.txt").write_text("HAMLET\nTo be, or not to be, that is the question.\n" * 40)
     lines = [line for kind, code in blocks(page) if kind == "sh" for line in code.splitlines()]
     exports = [line for line in lines if line.startswith("export ")]
-    used = [line for line in lines if line.startswith("npl-lora ") and "$MODEL" in line]
+    used = [line for line in lines if line.startswith("npl-lora ") and re.search(r"\$MODEL| hamlet$", line)]
     assert len(used) == number
     found = 'ls "$DATA/hamlet.txt"'
     used = [line.replace("--steps 100", "--steps 2") for line in used]

@@ -27,8 +27,10 @@ from ._export import DTYPES, export, own_dtype
 from ._generate import LogitsError, generate
 from ._model import Model, load
 from ._options import LossOptions
+from ._plan import Plan, plan
 from ._pretrained import Pretrained
 from ._scope import PlacedOps
+from ._token_loss import block_rows
 from ._tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -41,12 +43,15 @@ __all__ = [
     "Model",
     "ModelError",
     "PlacedOps",
+    "Plan",
     "Pretrained",
     "Tokenizer",
+    "block_rows",
     "export",
     "generate",
     "load",
     "load_classifier",
     "load_tokenizer",
     "own_dtype",
+    "plan",
 ]

@@ -16,6 +16,11 @@ from ..support.array import Array
 _BLOCK = 1 << 22  # logits
 
 
+def block_rows(width: int) -> int:
+    """How many rows of logits are computed at a time."""
+    return max(16, _BLOCK // width)
+
+
 def token_loss(
     head: Stage,
     width: int,
@@ -37,7 +42,7 @@ def token_loss(
     rows, flat = xp.reshape(x, (-1, x.shape[-1])), xp.reshape(labels, (-1,))
     counted = xp.nonzero(flat != ignore_index)[0]
     count = counted.shape[0] if count is None else count
-    step = max(16, _BLOCK // width)
+    step = block_rows(width)
     total, dx, grads = 0.0, xp.zeros_like(rows), Gradients(wrt)
     for start in range(
         0, max(1, counted.shape[0]), step
