@@ -8,7 +8,6 @@ Source: PEFT 0.21.2, set_peft_model_state_dict in utils/save_and_load.py and Pef
 finding.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,18 +19,14 @@ from ..lora.scale import lora_scale
 from ..lora.spectrum import decompose, effective_rank
 from ..support.finite import describe_nonfinite, is_finite
 from ..support.quoting import quote_name, quote_value
-from ..support.tensor_file import TensorFileError, json_object, open_tensors
+from ..support.tensor_file import TensorFileError, json_object
+from ._pairs import FACTOR, PREFIX, Pair, read_tensors, sort_tensors
 from ._targets import alpha_of, is_saved, is_targeted, rank_of
 from .config import ConfigError, LoRAConfig
 from .files import CONFIG, TENSORS, AdapterError
 from .lora import HEADS
 
-_PREFIX = "base_model.model."
 _DEFAULT = "default"  # the one adapter's name that PEFT takes in a key
-# A factor's key: the module's path, which factor, and perhaps the adapter's name and ".weight".
-_FACTOR = re.compile(
-    r"(?P<path>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.(?P<name>(?!bias$)\w+))??(\.weight)?"
-)
 _TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "bias")
 _USED = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", *_TARGETS)
 
@@ -88,8 +83,8 @@ def inspect(folder: Path) -> Inspection:
     """Inspect the adapter in a folder. Raises AdapterError for files that cannot be read at all, or hold no LoRA."""
     about = _read_config(folder / CONFIG)
     config = _used_config(folder / CONFIG, about)
-    tensors = _read_tensors(folder / TENSORS)
-    pairs, others = _sort_tensors(tensors)
+    tensors = read_tensors(folder / TENSORS)
+    pairs, others = sort_tensors(tensors)
     layers, findings = list[Layer](), list(_findings_of_tensors(tensors))
     for (path, kind), pair in pairs.items():
         findings += _findings_of_pair(config, path, pair, bool(about.get("ensure_weight_tying")))
@@ -131,38 +126,6 @@ def _used_config(path: Path, about: Mapping[str, Any]) -> LoRAConfig:
         return LoRAConfig(**{name: about[name] for name in _USED if about.get(name) is not None})
     except (ConfigError, TypeError) as error:
         raise AdapterError(f"{path}: {error}") from None
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists() and path.with_suffix(".bin").exists():
-        raise AdapterError(
-            f"{path.parent} has {path.stem}.bin alone, a pickle, which is never opened here: load it with PEFT, and"
-            " save_pretrained writes safetensors"
-        )
-    try:
-        tensors, _ = open_tensors(path)
-    except TensorFileError as error:
-        raise AdapterError(f"{path} {error}") from None
-    if not any(_FACTOR.fullmatch(name) for name in tensors):
-        raise AdapterError(f"{path} has {len(tensors)} tensors and none of LoRA: no name ends in lora_A.weight")
-    return tensors
-
-
-Pair = dict[str, np.ndarray]  # by "A" and "B"
-
-
-def _sort_tensors(tensors: Mapping[str, np.ndarray]) -> tuple[dict[tuple[str, str], Pair], dict[str, np.ndarray]]:
-    """{(path, kind): {"A": A, "B": B}}, and {name: array} of the rest."""
-    pairs: dict[tuple[str, str], Pair] = {}
-    others = {}
-    for key, array in tensors.items():
-        name = key.removeprefix(_PREFIX)
-        if found := _FACTOR.fullmatch(name):
-            kind = "embedding" if found["embedding"] else "linear"
-            pairs.setdefault((found["path"], kind), {})[found["factor"]] = array
-        else:
-            others[name.replace(".base_layer.", ".")] = array
-    return pairs, others
 
 
 def _matrix(array: np.ndarray) -> np.ndarray:
@@ -219,9 +182,9 @@ def _odd_names(tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """{what is odd: the keys}: keys of factors that PEFT does not recognise."""
     odd: dict[str, list[str]] = {}
     for key in tensors:
-        found = _FACTOR.fullmatch(key)
-        if found and not key.startswith(_PREFIX):
-            odd.setdefault(f"does not begin with {_PREFIX}", []).append(key)
+        found = FACTOR.fullmatch(key)
+        if found and not key.startswith(PREFIX):
+            odd.setdefault(f"does not begin with {PREFIX}", []).append(key)
         elif found and found["name"] not in (None, _DEFAULT):
             odd.setdefault(f"has the adapter's name, {quote_name(found['name'])}, in it", []).append(key)
     return odd

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..support.extras import MissingExtraError
-from . import bench, budget, check, eval, faults, generate, inspect, judge, matrix, merge, train, vectors
+from . import bench, budget, check, combine, eval, faults, generate, inspect, judge, matrix, merge, train, vectors
 from ._arguments import Parser
 from ._errors import CommandError, print_error
 
 # By who uses them. A command is a module with SUMMARY, one sentence, and add_command.
 _COMMANDS = {
     "check implementations of LoRA": (check, judge, vectors, matrix, faults),
-    "run and train models": (train, generate, eval, merge, inspect, budget, bench),
+    "run and train models": (train, generate, eval, merge, combine, inspect, budget, bench),
 }
 
 

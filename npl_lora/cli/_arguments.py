@@ -1,8 +1,10 @@
 """The vocabulary of the command line: a command's parser, and every argument that more than one command has."""
 
 import argparse
+import math
 import textwrap
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -114,14 +116,27 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=Path, help="the data, see above")
 
 
+@dataclass(frozen=True)
+class WeightedAdapter:
+    """An adapter's folder, and its weight in a sum."""
+
+    folder: Path
+    weight: float
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.weight == 1.0 else f"{self.folder}:{self.weight:g}"
+
+
 def add_adapter(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Stored as a list of WeightedAdapter, or None."""
     parser.add_argument(
         "--adapter",
-        metavar="DIR",
-        type=Path,
+        metavar="DIR[:WEIGHT]",
+        type=weighted_adapter,
+        action="append",
         required=required,
-        help="a LoRA adapter of the model: a folder that PEFT or `npl-lora train` wrote"
-        + ("" if required else " (default: none)"),
+        help="a LoRA adapter of the model: a folder that PEFT or `npl-lora train` wrote; several, each with its weight,"
+        " are added up (DIR alone has weight 1)" + ("" if required else " (default: none)"),
     )
 
 
@@ -181,6 +196,20 @@ def add_coded(parser: argparse._ActionsContainer) -> None:
 
 
 # Checks of what was given.
+
+
+def weighted_adapter(text: str) -> WeightedAdapter:
+    """DIR:0.5, or DIR. A folder whose own name ends like that is taken as it is."""
+    folder, colon, weight = text.rpartition(":")
+    if not (colon and folder) or Path(text).exists():
+        return WeightedAdapter(Path(text), 1.0)
+    try:
+        number = float(weight)
+    except ValueError:
+        return WeightedAdapter(Path(text), 1.0)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} has the weight {weight}, expected a finite number")
+    return WeightedAdapter(Path(folder), number)
 
 
 def positive_count(text: str) -> int:

@@ -13,7 +13,7 @@ from ..training.loop import Evaluation, evaluate_rows
 from ..training.step import NonFiniteError
 from . import _arguments, _data
 from ._errors import CommandError, command_errors
-from ._models import ready
+from ._models import load_adapters, ready
 from ._output import write_text
 
 SUMMARY = "Measure the loss of a language model, or a classifier's accuracy."
@@ -71,7 +71,9 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     if data.is_classified(arguments.data, arguments.text):
         if arguments.adapter is None:
             raise ValueError("--adapter is required for a table (.csv, .tsv): it holds the class names")
-        classes, pooling = read_classes(arguments.adapter)
+        if len(arguments.adapter) > 1 or arguments.adapter[0].weight != 1.0:
+            raise ValueError("--adapter has a weight, or is there more than once: a classifier takes one, as it is")
+        classes, pooling = read_classes(arguments.adapter[0].folder)
     rows = _data.read(arguments, load_tokenizer(arguments.model), classes)
     allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)
     model: Pretrained = (
@@ -81,7 +83,7 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[data.Data, Evaluation]:
     )
     _data.check_length(arguments.length, model)
     data.check(rows.rows, model.config.vocabulary, model.config.positions)
-    adapter = None if arguments.adapter is None else model.load_adapter(arguments.adapter, **allow)
+    adapter = load_adapters(model, arguments.adapter, **allow)
     model = ready(model, arguments.coded)
     return rows, _evaluate_with_bar(model, adapter, rows, arguments.batch)
 
@@ -106,8 +108,8 @@ def _line(result: Evaluation) -> str:
 
 
 def _figures(arguments: argparse.Namespace, rows: data.Data, result: Evaluation) -> dict[str, Any]:
-    paths = {name: getattr(arguments, name) for name in ("model", "data", "adapter")}
-    figures: dict[str, Any] = {name: None if path is None else str(path) for name, path in paths.items()}
+    figures: dict[str, Any] = {name: str(getattr(arguments, name)) for name in ("model", "data")}
+    figures["adapter"] = None if arguments.adapter is None else " ".join(map(str, arguments.adapter))
     figures |= {"length": arguments.length, "rows": len(rows.rows), "cut": rows.cut, "left_out": rows.left_out}
     figure = {"perplexity": result.perplexity} if result.accuracy is None else {"accuracy": result.accuracy}
     return {**figures, "labels": result.count, "loss": result.loss, **figure}

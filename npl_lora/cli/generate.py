@@ -11,7 +11,7 @@ from ..models import LogitsError, Model, generate, load, load_tokenizer
 from ..training.nonfinite import origin
 from . import _arguments
 from ._errors import CommandError, command_errors
-from ._models import ready
+from ._models import load_adapters, ready
 
 SUMMARY = "Continue a text with a language model, or answer it."
 
@@ -22,6 +22,7 @@ the model answers it, by its chat template."""
 _EXAMPLES = """\
 npl-lora generate model.gguf "The capital of France is" --tokens 40
 npl-lora generate model "What is LoRA?" --chat --adapter adapter
+npl-lora generate model "What is LoRA?" --adapter a:0.7 --adapter b:0.3
 npl-lora generate model - < prompt.txt"""
 
 _EXIT_STATUS = """\
@@ -77,9 +78,7 @@ def _print_continuation(arguments: argparse.Namespace) -> tuple[int, float]:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     tokens = tokenizer.encode_question(prompt) if arguments.chat else tokenizer.encode_beginning(prompt)
     model = load(arguments.model, allow_nonfinite=arguments.allow_nonfinite)
-    adapter = None
-    if arguments.adapter is not None:
-        adapter = model.load_adapter(arguments.adapter, allow_nonfinite=arguments.allow_nonfinite)
+    adapter = load_adapters(model, arguments.adapter, arguments.allow_nonfinite)
     model = ready(model, arguments.coded)
     start, new, shown = time.monotonic(), list[int](), ""
     try:

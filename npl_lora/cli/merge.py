@@ -7,17 +7,20 @@ from ..models import DTYPES, export, load, own_dtype
 from ..training.classes import CLASSES
 from . import _arguments
 from ._errors import CommandError, command_errors
+from ._models import load_adapters
 
 SUMMARY = "Merge an adapter into the weights of its model."
 
 _DESCRIPTION = """\
-Computes W + s B A in float32 and writes a folder in Hugging Face's format:
-config.json, model.safetensors and the tokenizer's files. The folder must be
-new; it appears complete or not at all. A weight that came out NaN or infinite,
-or is too large for the dtype, is refused."""
+Computes W + s B A in float32, or W and the weighted sum of several adapters,
+and writes a folder in Hugging Face's format: config.json, model.safetensors and
+the tokenizer's files. The folder must be new; it appears complete or not at
+all. A weight that came out NaN or infinite, or is too large for the dtype, is
+refused."""
 
 _EXAMPLES = """\
 npl-lora merge model --adapter adapter --out merged
+npl-lora merge model --adapter a:0.7 --adapter b:-0.3 --out merged
 npl-lora merge model.gguf --adapter adapter --out merged --dtype bfloat16"""
 
 _EXIT_STATUS = """\
@@ -43,13 +46,16 @@ def add_command(commands: _arguments.Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge, and print what was written."""
-    if (arguments.adapter / CLASSES).exists():
-        raise CommandError(f"{arguments.adapter} is the adapter of a classifier: only language models are merged")
+    for one in arguments.adapter:
+        if (one.folder / CLASSES).exists():
+            raise CommandError(f"{one.folder} is the adapter of a classifier: only language models are merged")
     with command_errors(arguments.out):
         dtype = own_dtype(arguments.model) if arguments.dtype is None else arguments.dtype
         allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)
         model = load(arguments.model, **allow)
-        merged = model.merged(model.load_adapter(arguments.adapter, **allow))
+        adapter = load_adapters(model, arguments.adapter, **allow)
+        assert adapter is not None  # the parser requires one
+        merged = model.merged(adapter)
         export(merged, arguments.model, arguments.out, dtype, **allow)
     print(f"{merged} in {dtype} -> {arguments.out}")
     return 0
