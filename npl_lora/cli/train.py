@@ -4,11 +4,12 @@ import argparse
 import contextlib
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import Adapter, ConfigError, LoRAConfig
+from ..adapters import Adapter, ConfigError, LoRA, LoRAConfig
 from ..adapters.config import check_names
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..support.extras import MissingExtraError
@@ -16,7 +17,9 @@ from ..support.quoting import quote_value
 from ..support.ranks import Ranks, RanksError, join_ranks
 from ..support.tensor_file import TensorFileError, json_object
 from ..training import checkpoint
+from ..training.classes import read_classes
 from ..training.curve import draw
+from ..training.data import Data, is_classified
 from ..training.run import CHECKPOINT, Event, Run
 from ..training.schedule import SCHEDULES
 from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
@@ -54,6 +57,7 @@ npl-lora train model.gguf text.txt --out adapter --steps 100 --lr 1e-3
 npl-lora train model chats.jsonl --look
 npl-lora train model chats.jsonl --out adapter --rank 16 --patience 3
 npl-lora train bert reviews.csv --out adapter --text-column review
+npl-lora train model more.txt --out better --adapter adapter
 npl-lora train model text.txt --out adapter --resume
 mpiexec -n 4 npl-lora train model text.txt --out adapter"""
 
@@ -95,6 +99,14 @@ def add_command(commands: _arguments.Commands) -> None:
 
 def _add_adapter_options(group: argparse._ArgumentGroup) -> None:
     """Options that --lora can give too have no default of their own: see _lora_config."""
+    group.add_argument(
+        "--adapter",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        help="go on from this adapter, a folder that PEFT or `npl-lora train` wrote: its rank, scale and modules stay,"
+        " and the optimiser starts anew (default: a new adapter)",
+    )
     _arguments.add_rank(group, None)
     group.add_argument("--alpha", type=float, metavar="X", help="the scale is alpha / R (default: 16)")
     group.add_argument(
@@ -206,20 +218,20 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     recipe, tokenizer = _recipe(arguments), load_tokenizer(arguments.model)
     if arguments.resume and tokenizer.template is not None:
         tokenizer.template.now = _begun(arguments.out / CHECKPOINT) or tokenizer.template.now
-    rows = _data.read(arguments, tokenizer)
+    rows, pooling = _read(arguments, tokenizer)
     if rows.classes is not None and arguments.sample is not None:
         raise ValueError("--sample needs a language model: a classifier does not continue text")
     allow: Any = dict(allow_nonfinite=arguments.allow_nonfinite)
     model: Pretrained = (
         load(arguments.model, **allow)
         if rows.classes is None
-        else load_classifier(arguments.model, rows.classes, **allow)
+        else load_classifier(arguments.model, rows.classes, pooling=pooling, **allow)
     )
     model = ready(model, arguments.coded)
     _data.check_length(arguments.length, model)
     running = Run(
         model,
-        model.attach(_lora_config(arguments, "CAUSAL_LM" if rows.classes is None else "SEQ_CLS"), rng=arguments.seed),
+        _begin(arguments, model, "CAUSAL_LM" if rows.classes is None else "SEQ_CLS"),
         *rows.split(arguments.held_out),
         recipe,
         arguments.out,
@@ -253,12 +265,42 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
         screen.note(str(error))
 
 
+def _read(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Data, str | None]:
+    """The rows, and the pooling of the classifier that training goes on from: its classes keep their order."""
+    classes, pooling = None, None
+    if arguments.adapter is not None:
+        _check_adapter_alone(arguments)
+        if is_classified(arguments.data, arguments.text):
+            classes, pooling = read_classes(arguments.adapter[0])
+    return _data.read(arguments, tokenizer, classes), pooling
+
+
+def _check_adapter_alone(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for what the adapter already decides."""
+    if len(arguments.adapter) > 1:
+        raise ValueError("--adapter is there more than once: `npl-lora combine` makes one adapter of several")
+    for name in ("rank", "alpha", "rslora", "target_modules", "lora"):
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} and --adapter exclude each other: {arguments.adapter[0]} decides it")
+
+
+def _begin(arguments: argparse.Namespace, model: Pretrained, task: str) -> LoRA:
+    """A new adapter, or the one to go on from. Dropout is of the training, and may be another."""
+    if arguments.adapter is None:
+        return model.attach(_lora_config(arguments, task), rng=arguments.seed)
+    found = model.load_adapter(arguments.adapter[0], allow_nonfinite=arguments.allow_nonfinite)
+    if arguments.dropout is None:
+        return found
+    return LoRA(replace(found.config, lora_dropout=arguments.dropout), found.parameters, found.places)
+
+
 def _look(arguments: argparse.Namespace) -> None:
     """Print how the data will be learned."""
     from ._screen import Screen
 
     screen, tokenizer = Screen(), load_tokenizer(arguments.model)
-    rows = _data.read(arguments, tokenizer)
+    rows, _ = _read(arguments, tokenizer)
     screen.print_sentences([_data.description(rows, arguments.length), *rows.notes])
     screen.print_rows(_data.first_rows(rows, tokenizer))
 

@@ -60,8 +60,8 @@ def test_help_has_examples_defaults_and_exit_statuses(words, capsys, monkeypatch
 
 def test_an_argument_means_the_same_in_every_command():
     """--steps, --batch, --length and --seed say what they count there, --json what it writes; --dtype of merge is one
-    dtype, not a choice of cases."""
-    own = {"--steps", "--batch", "--length", "--seed", "--json", "--out", "--dtype", "--help"}
+    dtype, not a choice of cases; --adapter of train is one to go on from, not several to add up."""
+    own = {"--adapter", "--steps", "--batch", "--length", "--seed", "--json", "--out", "--dtype", "--help"}
     found = {}
     for words in COMMANDS:
         for action in PARSERS[words]._actions:
