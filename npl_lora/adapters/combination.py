@@ -53,7 +53,9 @@ def read_layers(folders: Sequence[Path], weights: Sequence[float]) -> Layers:
     for folder, weight in zip(folders, weights, strict=True):
         config, path = load_config(folder), folder / TENSORS
         tensors = read_tensors(path)
-        if problem := describe_first_nonfinite(tensors, tensors):
+        with np.errstate(over="ignore"):
+            narrow = {name: array.astype(np.float32) for name, array in tensors.items()}
+        if problem := describe_first_nonfinite(narrow, tensors):
             raise AdapterError(f"{path}: {problem}")
         pairs, others = sort_tensors(tensors)
         adapted = {name for name, _ in pairs}  # PEFT may save the frozen weight of such a layer too
@@ -73,7 +75,8 @@ def read_layers(folders: Sequence[Path], weights: Sequence[float]) -> Layers:
 
 def combine(layers: Layers, way: str, like: LoRAConfig, rank: int | None = None) -> LoRA:
     """The new adapter in float32, ready for `files.save`. way: one of WAYS. like: the configuration of one that was
-    combined. rank: of svd; by default the largest of the layer's. Raises AdapterError for linear if ranks differ."""
+    combined. rank: of svd; by default the largest of the layer's. Raises AdapterError for linear if ranks differ, and
+    for numbers that are too large for float32."""
     parameters: dict[str, np.ndarray] = {}
     places, ranks = {}, {}
     for (path, kind), parts in layers.items():
@@ -81,8 +84,12 @@ def combine(layers: Layers, way: str, like: LoRAConfig, rank: int | None = None)
         ends = ("lora_embedding_A", "lora_embedding_B") if kind == "embedding" else ("lora_A.weight", "lora_B.weight")
         place = Factors(f"{path}.{ends[0]}", f"{path}.{ends[1]}", 1.0)
         places[path], ranks[path] = place, A.shape[0]
-        parameters |= {place.A: A.astype(np.float32), place.B: B.astype(np.float32)}
-    return LoRA(_config(ranks, like), parameters, places)
+        parameters |= {place.A: A, place.B: B}
+    with np.errstate(over="ignore"):
+        narrow = {name: array.astype(np.float32) for name, array in parameters.items()}
+    if problem := describe_first_nonfinite(narrow, parameters):
+        raise AdapterError(f"nothing is written: {problem}")
+    return LoRA(_config(ranks, like), narrow, places)
 
 
 def error(layers: Layers, combined: LoRA) -> float:
@@ -124,6 +131,8 @@ def _part(path: Path, name: str, rank: int, pair: Mapping[str, np.ndarray], shar
     if len(pair) < 2:
         raise AdapterError(f"{path} lacks {'A' if 'B' in pair else 'B'} of {quote_name(name)}")
     A, B = pair["A"], pair["B"]
+    if odd := [array.dtype for array in (A, B) if array.dtype.kind not in "fV"]:
+        raise AdapterError(f"{path}: {quote_name(name)} has dtype {odd[0]}, expected a floating dtype")
     if A.ndim != 2 or B.ndim != 2 or not A.shape[0] == B.shape[1] == rank or 0 in (*A.shape, *B.shape):
         shapes = f"A {A.shape} and B {B.shape}"
         raise AdapterError(f"{path}: {quote_name(name)} has {shapes}, expected (r, in) and (out, r) with r = {rank}")

@@ -139,7 +139,13 @@ def _can_be_multiplied(pair: Pair) -> bool:
 
 
 def _is_finite_float(array: np.ndarray) -> bool:
-    return array.dtype.kind in "fV" and is_finite(array)
+    return array.dtype.kind in "fV" and is_finite(_in_float32(array))
+
+
+def _in_float32(array: np.ndarray) -> np.ndarray:
+    """What is computed with. What is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _layer(config: LoRAConfig, path: str, kind: str, pair: Pair) -> Layer:
@@ -166,14 +172,11 @@ def _findings_of_tensors(tensors: Mapping[str, np.ndarray]) -> Iterator[Finding]
     for key, array in tensors.items():
         name = quote_name(key)
         if not array.size:
-            yield Finding(
-                f"{name} is empty, {array.shape}, as DeepSpeed ZeRO-3 leaves what other processes hold", _MISMATCH
-            )
-        elif array.dtype.kind in "fV" and not is_finite(array):
-            yield Finding(
-                describe_nonfinite(name, array, array),
-                "PEFT loads it, and what it computes with it is not finite either",
-            )
+            yield Finding(f"{name} is empty, {array.shape}, as ZeRO-3 leaves what other processes hold", _MISMATCH)
+        elif array.dtype.kind not in "fV":
+            yield Finding(f"{name} has dtype {array.dtype}, expected a floating dtype", "PEFT loads it as numbers")
+        elif not is_finite(narrow := _in_float32(array)):
+            yield Finding(describe_nonfinite(name, narrow, array), _SPREADS)
     for says, keys in _odd_names(tensors).items():
         yield Finding(f"{_some(keys)} {says}", "PEFT leaves it out, and warns of missing keys")
 

@@ -1,7 +1,6 @@
 """The vocabulary of the command line: a command's parser, and every argument that more than one command has."""
 
 import argparse
-import math
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -207,8 +206,8 @@ def weighted_adapter(text: str) -> WeightedAdapter:
         number = float(weight)
     except ValueError:
         return WeightedAdapter(Path(text), 1.0)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} has the weight {weight}, expected a finite number")
+    if not abs(number) < 1e30:
+        raise argparse.ArgumentTypeError(f"{text!r} has the weight {weight}, expected a number between -1e30 and 1e30")
     return WeightedAdapter(Path(folder), number)
 
 

@@ -17,6 +17,8 @@ from ._gguf import GGUF
 from ._huggingface import read_config
 from ._model import Model
 
+_MOST_LAYERS = 1 << 10  # no checkpoint bounds them here, and something is made for each
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,6 +44,8 @@ def plan(path: str | Path) -> Plan:
         raise ModelError(f"model_type is {str(kind)[:40]!r}, expected one of {', '.join(families)}")
     family = families[kind]
     config: Any = family.Config.from_json(about)
+    if config.n_layers > _MOST_LAYERS:
+        raise ModelError(f"config.json has {config.n_layers:,} layers, expected at most {_MOST_LAYERS:,}")
     names = _Names(kind, about)
     modules = family.modules(config, names)
     shapes = family.norms(config, names)

@@ -121,9 +121,14 @@ def _llama(config: Any, trained: Collection[str], length: int) -> _Kept:
     A linear layer holds its input if something of it is trained; q, k and v share theirs, and so do gate and up.
     """
     C, F, H, G, D = config.width, config.inner, config.n_heads, config.n_kv_heads, config.head_size
-    inputs = {("q_proj", "k_proj", "v_proj"): C, ("o_proj",): H * D, ("gate_proj", "up_proj"): C, ("down_proj",): F}
+    inputs = {
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"): C,
+        ("self_attn.o_proj",): H * D,
+        ("mlp.gate_proj", "mlp.up_proj"): C,
+        ("mlp.down_proj",): F,
+    }
     always = 2 * (C + 1) + (H + 2 * G) * D + H * length + 2 * F
-    per_token = config.n_layers * always + _inputs(config, "model.layers.{}.", inputs, trained)
+    per_token = config.n_layers * always + _inputs("model.layers.", inputs, trained)
     return _Kept(per_token, config.n_layers * 2 * length * D)
 
 
@@ -133,20 +138,18 @@ def _gpt2(config: Any, trained: Collection[str], length: int) -> _Kept:
     C, F, H = config.width, config.inner, config.n_heads
     inputs: dict[tuple[str, ...], int] = dict.fromkeys([("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",)], C)
     always = 2 * (C + 1) + 4 * C + H * length + 4 * F
-    return _Kept(config.n_layers * always + _inputs(config, "transformer.h.{}.", inputs, trained))
+    return _Kept(config.n_layers * always + _inputs("transformer.h.", inputs, trained))
 
 
-def _inputs(config: Any, prefix: str, inputs: dict[tuple[str, ...], int], trained: Collection[str]) -> int:
-    """The features of all inputs of linear layers that are kept for dW, or for dA."""
-    total = 0
-    for i in range(config.n_layers):
-        names = {path.removeprefix(prefix.format(i)) for path in trained if path.startswith(prefix.format(i))}
-        total += sum(size for layers, size in inputs.items() if any(_ends_in(names, layer) for layer in layers))
-    return total
-
-
-def _ends_in(names: Collection[str], layer: str) -> bool:
-    return any(name == layer or name.endswith(f".{layer}") for name in names)
+def _inputs(prefix: str, inputs: dict[tuple[str, ...], int], trained: Collection[str]) -> int:
+    """The features of all inputs of linear layers that are kept for dW, or for dA. prefix: of all blocks."""
+    sizes = {layer: (group, size) for group, size in inputs.items() for layer in group}
+    kept = set()
+    for path in trained:
+        block, _, name = path.removeprefix(prefix).partition(".")
+        if path.startswith(prefix) and name in sizes:
+            kept.add((block, *sizes[name]))
+    return sum(size for _, _, size in kept)
 
 
 def _operations(

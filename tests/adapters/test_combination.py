@@ -186,6 +186,8 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     [
         ({f"{Q}.lora_A.weight": np.full((3, 6), np.inf)}, "q_proj.lora_A.weight is not finite at [0, 0]: inf"),
         ({f"{Q}.lora_A.weight": np.ones((4, 6))}, "has A (4, 6) and B (16, 3), expected (r, in) and (out, r)"),
+        ({f"{Q}.lora_A.weight": np.ones((3, 6), int)}, "q_proj has dtype int64, expected a floating dtype"),
+        ({f"{Q}.lora_A.weight": np.full((3, 6), 3e38)}, "nothing is written: model.layers.0.self_attn.q_proj.lora_A"),
         ({"base_model.model.model.norm.weight": np.ones(6)}, "has model.norm.weight, and only A and B can be combined"),
         ({f"{Q}.lora_magnitude_vector": np.ones(16)}, "lora_magnitude_vector, and only A and B can be combined"),
     ],

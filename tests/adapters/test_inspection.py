@@ -104,6 +104,8 @@ def put(key, array):
 
 DAMAGE = {
     "nan": (put(FIRST, np.full((3, 6), np.nan)), {}, f"{FIRST} is not finite at [0, 0]: nan (18 of 18 numbers)"),
+    "large": (put(FIRST, np.full((3, 6), 1e39)), {}, f"{FIRST} is too large for float32 at [0, 0]: 1e+39"),
+    "whole": (put(FIRST, np.ones((3, 6), int)), {}, f"{FIRST} has dtype int64, expected a floating dtype"),
     "empty": (put(FIRST, np.zeros(0)), {}, f"{FIRST} is empty, (0,)"),
     "B is 0": (put(SECOND, np.zeros((16, 3))), {}, f"{PATH}: B is 0, so it never trained"),
     "A is 0": (put(FIRST, np.zeros((3, 6))), {}, f"{PATH}: A is 0, so it changes nothing"),

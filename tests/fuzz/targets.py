@@ -19,8 +19,10 @@ from oracle.dump_files import metadata, step
 from oracle.variants import right_of
 
 from npl_lora.adapters import AdapterError, LoRAConfig, files
+from npl_lora.adapters.combination import combine, error, read_layers
+from npl_lora.adapters.inspection import as_json, inspect
 from npl_lora.lora.optimizers import AdamWState
-from npl_lora.models import ModelError, load, load_tokenizer
+from npl_lora.models import ModelError, load, load_tokenizer, plan
 from npl_lora.oracle import CONTRACTS
 from npl_lora.oracle.check import check_case
 from npl_lora.oracle.deviations import DeviationsError, read_deviations
@@ -32,6 +34,7 @@ from npl_lora.oracle.subjects.result_file import read_arrays
 from npl_lora.oracle.vectors import judging
 from npl_lora.oracle.vectors.safetensors import encode
 from npl_lora.training import checkpoint
+from npl_lora.training.budget import budget
 from npl_lora.training.data import DataError, read
 from npl_lora.training.step import State
 
@@ -141,6 +144,20 @@ def _read_adapter(name: str, data: bytes) -> None:
         _one_line(str(error))
     else:
         assert adapter.places
+    _read_alone()
+
+
+def _read_alone() -> None:
+    """The same files without the model: `inspect` and `combine`."""
+    try:
+        found = inspect(_FOLDER)
+        json.dumps(as_json(found), allow_nan=False)
+        for finding in found.findings:
+            _one_line(finding.says)
+        layers = read_layers([_FOLDER, _FOLDER], [0.5, -2.0])
+        assert error(layers, combine(layers, "svd", LoRAConfig())) >= 0.0
+    except AdapterError as problem:
+        _one_line(str(problem))
 
 
 def _checkpoint(data: bytes) -> None:
@@ -155,6 +172,18 @@ def _checkpoint(data: bytes) -> None:
 
 def _model_config(data: bytes) -> None:
     _read_model({"config.json": data, "model.safetensors": RIGHT_MODEL})
+
+
+def _plan(data: bytes) -> None:
+    folder = _FOLDER / "plan"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_bytes(data)
+    try:
+        planned = plan(folder)
+    except ModelError as problem:
+        _one_line(str(problem))
+    else:
+        assert budget(planned, None, 1, 1).peak > 0
 
 
 def _model_tensors(data: bytes) -> None:
@@ -187,10 +216,11 @@ def _load(path: Path) -> None:
 def _gguf(data: bytes) -> None:
     path = _written(data, "model.gguf")
     _load(path)
-    try:
-        load_tokenizer(path)
-    except ModelError as error:
-        _one_line(str(error))
+    for door in (load_tokenizer, plan):
+        try:
+            door(path)
+        except ModelError as problem:
+            _one_line(str(problem))
 
 
 def _rows(data: bytes) -> None:
@@ -249,6 +279,7 @@ def _targets() -> dict[str, Target]:
         "adapter": Target(_adapter_tensors, (RIGHT_ADAPTER[1], b"+" + RIGHT_ADAPTER[1][8:])),
         "checkpoint": Target(_checkpoint, (RIGHT_CHECKPOINT, b"+" + RIGHT_CHECKPOINT[8:])),
         "model": Target(_model_config, _configs()),
+        "plan": Target(_plan, _configs()),
         "weights": Target(_model_tensors, (RIGHT_MODEL, b"+" + RIGHT_MODEL[8:])),
         "index": Target(_model_index, (b'{"weight_map": {"lm_head.weight": "shard.safetensors"}}',)),
         "gguf": Target(_gguf, (RIGHT_GGUF,)),
