@@ -3,7 +3,7 @@
 A checkpoint decides by its tensors whether there are biases, an output layer of its own, and norms of q and k. Without
 a checkpoint, the fields of config.json decide, with the defaults of transformers.
 
-Source: transformers 5.23.0, the configuration and model files of llama, mistral, qwen2, qwen3 and gpt2.
+Source: transformers 5.23.0, the configuration and model files of each kind.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -55,24 +55,26 @@ def plan(path: str | Path) -> Plan:
 
 
 class _Names(Collection[str]):
-    """The names of a checkpoint's optional tensors: biases, norms of q and k, and the output layer."""
+    """The names of a checkpoint's optional tensors: biases, norms of q and k, fused weights, and the output layer."""
 
     def __init__(self, kind: str, about: Mapping[str, Any]) -> None:
         self._kind, self._about = kind, about
 
     def __contains__(self, name: object) -> bool:
-        parent, _, module = str(name).rpartition(".")[0].rpartition(".")
+        (parent, _, module), is_bias = str(name).rpartition(".")[0].rpartition("."), str(name).endswith(".bias")
         if name == "lm_head.weight":
-            return not self._about.get("tie_word_embeddings", self._kind == "gpt2")
+            return not self._about.get("tie_word_embeddings", self._kind == "gpt2" or self._kind.startswith("gemma"))
         if module in ("q_norm", "k_norm"):
-            return self._kind == "qwen3"
+            return self._kind in ("qwen3", "gemma3_text")
+        if not is_bias:
+            return module in ("qkv_proj", "gate_up_proj") and self._kind == "phi3"
         if parent.endswith(".mlp"):
             return self._kind == "llama" and bool(self._about.get("mlp_bias"))
         if not parent.endswith(".self_attn"):
             return False
         if self._kind == "qwen2":
             return module != "o_proj"
-        return self._kind != "mistral" and bool(self._about.get("attention_bias"))
+        return self._kind not in ("mistral", "phi3") and bool(self._about.get("attention_bias"))
 
     def __iter__(self) -> Iterator[str]:
         raise TypeError("only names that are asked for are known")

@@ -73,9 +73,10 @@ def attention(
     sq = scale * xp.reshape(q, (*grouped, n["D"]))  # (..., G, H/G, T, D)
     kg = xp.expand_dims(k, axis=-3)  # (..., G, 1, S, D)
     vg = xp.expand_dims(v, axis=-3)
-    Z = sq @ kg.mT  # (..., G, H/G, T, S), as P and their gradients
+    Z, slope = sq @ kg.mT, None  # (..., G, H/G, T, S), as P and their gradients
     if softcap is not None:
         Z = softcap * xp.tanh(Z / softcap)  # Z' from here on
+        slope = 1.0 - (Z / softcap) * (Z / softcap)
     P, softmax_pullback = softmax(Z, mask=visible)
     y = xp.reshape(P @ vg, (*n["..."], n["H"], n["T"], n["Dv"]))
 
@@ -87,8 +88,8 @@ def attention(
         if wrt & {"q", "k"}:
             dP = dyg @ vg.mT  # forward was: y = P v
             dZ = softmax_pullback(dP)["x"]  # forward was: P = softmax(Z')
-            if softcap is not None:
-                dZ = dZ * (1.0 - (Z / softcap) * (Z / softcap))  # forward was: Z' = c tanh(Z / c)
+            if slope is not None:
+                dZ = dZ * slope  # forward was: Z' = c tanh(Z / c)
         if "q" in wrt:
             dq = scale * (dZ @ kg)  # forward was: Z = (s q) k^T
             grads["q"] = xp.reshape(dq, (*n["..."], n["H"], n["T"], n["D"]))
