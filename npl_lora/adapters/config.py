@@ -13,7 +13,9 @@ from typing import Any
 
 from ..support.quoting import quote_value
 
-INITS = (True, False, "gaussian")
+INITS = (True, False, "gaussian")  # of a new adapter
+_OTHER_INITS = (None, "orthogonal", "eva", "mica")  # PEFT's others that leave the base model as it is
+_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")
 BIASES = ("none", "all", "lora_only")
 
 _ALWAYS = {"peft_type": "LORA", "inference_mode": True}  # what PEFT writes into every file
@@ -63,7 +65,7 @@ class ConfigError(ValueError):
 class LoRAConfig:
     """LoRA with rank r and scale lora_alpha / r (lora_alpha / sqrt(r) with use_rslora) on the target modules.
 
-    r: rank, at least 1. lora_alpha: not 0. lora_dropout: 0 <= p < 1, on the low-rank path's input.
+    r: rank, at least 1. lora_alpha: a number. lora_dropout: 0 <= p < 1, on the low-rank path's input.
     target_modules: names that a module's path ends in, or a regular expression for the whole path, or "all-linear"
     (all but the output layer). None: the model's defaults. exclude_modules: likewise; it overrides target_modules.
     layers_to_transform: indices of the layers to adapt. layers_pattern: the name before the index in a path.
@@ -71,7 +73,8 @@ class LoRAConfig:
     match decides. bias: which biases are trained, "none", "all" or "lora_only".
     modules_to_save: modules trained in full with the adapter. fan_in_fan_out: base weights are stored (in, out).
     init_lora_weights: True (A as He et al. with a = sqrt(5), B = 0), "gaussian" (A ~ N(0, 1/r^2), B = 0) or False (B
-    like A, so the adapter changes the model from the start). other: all other fields of a file.
+    like A, so the adapter changes the model from the start). A file may have any other name that PEFT knows: an adapter
+    that is loaded has its numbers already. other: all other fields of a file.
     Raises ConfigError for a value that does not fit.
     """
 
@@ -88,7 +91,7 @@ class LoRAConfig:
     bias: str = "none"
     modules_to_save: tuple[str, ...] | None = None
     fan_in_fan_out: bool = False
-    init_lora_weights: bool | str = True
+    init_lora_weights: bool | str | None = True
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,13 +150,42 @@ def _check(config: LoRAConfig) -> None:
             check(f"{name}[{quote_value(key)}]", value)
     if config.bias not in BIASES:
         raise ConfigError(f"bias is {quote_value(config.bias)}, expected one of {', '.join(BIASES)}")
-    if not isinstance(config.init_lora_weights, bool | str) or config.init_lora_weights not in INITS:
-        raise ConfigError(
-            f"init_lora_weights is {quote_value(config.init_lora_weights)}, expected true, false or 'gaussian'"
-        )
+    _init(config.init_lora_weights)
     for name in _NOT_HERE:
         if config.other.get(name):
             raise ConfigError(f"{name} is {quote_value(config.other[name])}: not supported here")
+
+
+def changes_base(config: LoRAConfig) -> str:
+    """Why an adapter with this configuration needs another base model than its own, and what to do; "" if it does not.
+
+    Such an init takes s B A of the start out of the base model's weights. PEFT sets init_lora_weights to true when it
+    converts the adapter to an ordinary one, so the name is left only in one that was not converted.
+    """
+    init = str(config.init_lora_weights).lower()
+    if init.startswith(_CHANGES_BASE):
+        return (
+            f"init_lora_weights is {quote_value(config.init_lora_weights)}, which also changed the base model's "
+            "weights, so the adapter does not fit the model as it is; save it again in PEFT as an ordinary LoRA, with "
+            "save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL is the folder of "
+            "the adapter as it was before training"
+        )
+    if init == "loftq":
+        return (
+            "init_lora_weights is 'loftq', which also changed the base model's weights; give the base model that was "
+            "saved with the adapter as the model, and set init_lora_weights to true in this file"
+        )
+    return ""
+
+
+def _init(value: Any) -> None:
+    name = value.lower() if isinstance(value, str) else value
+    plain = (name is None or isinstance(name, bool | str)) and name in (*INITS, *_OTHER_INITS, "loftq")
+    if not plain and not (isinstance(name, str) and name.startswith(_CHANGES_BASE)):
+        raise ConfigError(
+            f"init_lora_weights is {quote_value(value)}, which is none of PEFT's; if the adapter's A and B are an "
+            "ordinary LoRA's, set it to true"
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -166,8 +198,8 @@ def _natural(name: str, value: Any) -> None:
 
 
 def _real(name: str, value: Any) -> None:
-    if not _is_number(value) or value == 0:
-        raise ConfigError(f"{name} is {quote_value(value)}, expected a number that is not 0")
+    if not _is_number(value):
+        raise ConfigError(f"{name} is {quote_value(value)}, expected a number")
 
 
 def _texts(name: str, value: Any) -> None:

@@ -7,8 +7,11 @@ then renamed, so a reader finds the old file or the new one and never half of on
 Source: PEFT 0.21.2, utils/save_and_load.py.
 """
 
+import codecs
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,11 @@ from ..support.files import write_atomically
 from ..support.finite import describe_first_nonfinite
 from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
+from ._folder import CONFIG, TENSORS, find_problem
 from ._modules import Module
-from .config import ConfigError, LoRAConfig
+from .config import ConfigError, LoRAConfig, changes_base
 from .lora import LoRA, names_in_full, places, shapes
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
@@ -44,10 +47,12 @@ def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
 
 
 def load_config(folder: Path) -> LoRAConfig:
-    """Read the configuration in a folder. Raises AdapterError."""
+    """Read the configuration in a folder that holds an adapter. Raises AdapterError."""
+    if problem := find_problem(folder):
+        raise AdapterError(problem)
     path = folder / CONFIG
     try:
-        return LoRAConfig.from_json(json_object(path.read_bytes(), "it"))
+        return LoRAConfig.from_json(json_object(path.read_bytes().removeprefix(codecs.BOM_UTF8), "it"))
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}") from None
     except (TensorFileError, ConfigError, TypeError) as error:
@@ -60,10 +65,16 @@ def load(
     base: Mapping[str, Any],
     dtype: Any = np.float32,
     allow_nonfinite: bool = False,
+    targets: Sequence[str] = (),
 ) -> LoRA:
-    """Read the adapter in a folder, for a model with these modules and tensors. Raises AdapterError, also for numbers
-    that are not finite, or too large for dtype, unless allow_nonfinite."""
+    """Read the adapter in a folder, for a model with these modules and tensors. targets: the model's default
+    target_modules. Raises AdapterError, also for numbers that are not finite, or too large for dtype, unless
+    allow_nonfinite."""
     config, path = load_config(folder), folder / TENSORS
+    if problem := changes_base(config):
+        raise AdapterError(f"{folder / CONFIG}: {problem}")
+    if config.target_modules is None:
+        config = replace(config, target_modules=tuple(targets))
     try:
         tensors, _ = open_tensors(path)
     except TensorFileError as error:
@@ -78,6 +89,11 @@ def load(
     _check_copies(path, {name: found.pop(name) for name in list(found) if name not in expected and name in base}, base)
     _check_names(path, set(expected), set(found))
     for name, shape in expected.items():
+        if found[name].size == 0:
+            raise AdapterError(
+                f"{path}: {name} is empty; it was saved from one process of several, which held a piece of it: gather "
+                "the parameters (ZeRO-3, FSDP) and save the adapter again"
+            )
         if found[name].shape != shape:
             raise AdapterError(f"{path}: {name} has shape {found[name].shape}, expected {shape}")
         if found[name].dtype.kind not in "fV":  # V: ml_dtypes' own
@@ -97,7 +113,9 @@ def _key(name: str, adapter: LoRA) -> str:
 
 
 def _name(key: str) -> str:
-    return key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+    """A parameter's name. PEFT reads a key with or without the name of the adapter, which is "default"."""
+    plain = re.sub(r"\.(lora_\w+)\.default(\.weight|\.bias|)$", r".\1\2", key)
+    return plain.removeprefix(_PREFIX).replace(".base_layer.", ".")
 
 
 def _within(name: str) -> str | None:
@@ -121,10 +139,32 @@ def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[st
 
 def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
     """Raise AdapterError unless every key is a parameter's and every parameter has its key."""
-    if unknown := sorted(found - expected):
+    missing, unknown = sorted(expected - found), sorted(found - expected)
+    if not found:
+        raise AdapterError(f"{path} has no tensors: save the adapter again")
+    if start := _other_start(missing, unknown):
+        raise AdapterError(
+            f"{path} has keys that start otherwise than PEFT's, which reads none of them: {quote_name(start[0])} where "
+            f"{quote_name(start[1])} is expected; rename them"
+        )
+    if unknown:
         raise AdapterError(f"{path} has {_list(unknown)}, which {_belongs(unknown)} to nothing in the model")
-    if missing := sorted(expected - found):
-        raise AdapterError(f"{path} lacks {_list(missing)}")
+    if missing:
+        raise AdapterError(
+            f"{path} lacks {_list(missing)}: save the whole adapter again, or leave these modules out of the "
+            "configuration's target_modules and modules_to_save"
+        )
+
+
+def _other_start(missing: list[str], unknown: list[str]) -> tuple[str, str] | None:
+    """The first unknown key and what it should be, if all have the tails of what is missing and other starts."""
+    pairs = [(key, name) for key in unknown for name in missing if _tail(key) == _tail(name)]
+    return (pairs[0][0], _PREFIX + pairs[0][1]) if unknown and len(pairs) == len(unknown) == len(missing) else None
+
+
+def _tail(name: str) -> str:
+    """What follows the words before the first number: the layer and what is in it."""
+    return name[match.start() :] if (match := re.search(r"\.\d+\.", name)) else name
 
 
 def _list(names: list[str]) -> str:

@@ -25,7 +25,7 @@ from ..support.quoting import quote_value
 from ._adapter import Adapter
 from ._modules import Module
 from ._targets import alpha_of, find_targets, is_saved, rank_of
-from .config import ConfigError, LoRAConfig
+from .config import INITS, ConfigError, LoRAConfig
 
 HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
 
@@ -111,7 +111,10 @@ def attach(
     rng: np.random.Generator,
     dtype: Any = np.float32,
 ) -> LoRA:
-    """A new adapter for a model. base: the model's tensors; the adapter copies those that it trains in full."""
+    """A new adapter for a model. base: the model's tensors; the adapter copies those that it trains in full.
+
+    Raises ConfigError for a configuration that does not fit, or that no adapter can be trained with."""
+    _check_new(config)
     at = places(config, modules)
     parameters: dict[str, np.ndarray] = {}
     for path, place in at.items():
@@ -145,6 +148,16 @@ def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
     if module.kind == "embedding":
         return Factors(f"{path}.lora_embedding_A", f"{path}.lora_embedding_B", scale)
     return Factors(f"{path}.lora_A.weight", f"{path}.lora_B.weight", scale)
+
+
+def _check_new(config: LoRAConfig) -> None:
+    if config.init_lora_weights not in INITS:
+        raise ConfigError(
+            f"init_lora_weights is {quote_value(config.init_lora_weights)}, expected true, false or 'gaussian' for a "
+            "new adapter"
+        )
+    if config.lora_alpha == 0 or 0 in config.alpha_pattern.values():
+        raise ConfigError("lora_alpha is 0, so the adapter would change nothing: expected another number")
 
 
 def _initialise(

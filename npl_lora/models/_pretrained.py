@@ -109,7 +109,8 @@ class Pretrained(ABC):
         """The adapter in a folder that PEFT or `adapters.files.save` wrote. Raises AdapterError, also for numbers that
         are not finite, unless allow_nonfinite."""
         dtype = self.base.dtype if dtype is None else dtype
-        return adapter_files.load(Path(folder), self.modules, self._initial(None), dtype, allow_nonfinite)
+        base, targets = self._initial(None), self.family.TARGETS
+        return adapter_files.load(Path(folder), self.modules, base, dtype, allow_nonfinite, targets)
 
     def scope(
         self, adapter: Adapter | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None

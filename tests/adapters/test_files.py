@@ -122,7 +122,16 @@ def test_tensors_that_do_not_fit(model, saved, edit, sentence):
         (b'{"target_modules": ["' + b"x" * 9000 + b'"]}', r"target_modules has 'x{1,60}\.\.\., which is the name"),
         (b'{"target_modules": ["\\u001b[31m"]}', r"target_modules has '\\x1b\[31m', which"),
         (b'{"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "(a)?.*"}', "is no number in"),
-        (None, "No such file"),
+        (
+            b'{"init_lora_weights": "pissa"}',
+            "'pissa', which also changed the base .* path_initial_model_for_weight",
+        ),
+        (b'{"init_lora_weights": "PiSSA_niter_16"}', "'PiSSA_niter_16', which also changed the base"),
+        (b'{"init_lora_weights": "olora"}', "'olora', which also changed the base model's weights"),
+        (b'{"init_lora_weights": "corda"}', "'corda', which also changed the base model's weights"),
+        (b'{"init_lora_weights": "lora_ga"}', "'lora_ga', which also changed the base model's weights"),
+        (b'{"init_lora_weights": "loftq"}', "'loftq', which also changed .* give the base model that was saved with"),
+        (None, "has no adapter_config.json: expected the folder that PEFT's save_pretrained"),
     ],
 )
 def test_configurations_that_cannot_be_used(model, saved, text, sentence):
@@ -131,6 +140,113 @@ def test_configurations_that_cannot_be_used(model, saved, text, sentence):
         (saved / files.CONFIG).write_bytes(text)
     with pytest.raises(AdapterError, match=sentence):
         model.load_adapter(saved)
+
+
+def configured(folder, **fields):
+    """Change fields of a saved adapter's configuration."""
+    path = folder / files.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def same(first, second):
+    assert first.parameters.keys() == second.parameters.keys()
+    for name, array in first.parameters.items():
+        np.testing.assert_array_equal(second.parameters[name], array)
+
+
+@pytest.mark.parametrize("init", [True, False, None, "Gaussian", "orthogonal", "eva", "mica"])
+def test_an_adapter_loads_whatever_it_was_initialised_with(model, saved, init):
+    before = model.load_adapter(saved)
+    configured(saved, init_lora_weights=init)
+    same(before, model.load_adapter(saved))
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "eva", None, "pissa"])
+def test_a_new_adapter_has_the_inits_that_are_here(model, init):
+    with pytest.raises(ConfigError, match="expected true, false or 'gaussian' for a new adapter"):
+        model.attach(LoRAConfig(init_lora_weights=init), rng=0)
+
+
+def test_an_alpha_of_0_loads_and_changes_nothing(model, saved):
+    """As in PEFT. Nothing could be learned with it."""
+    configured(saved, lora_alpha=0)
+    ids = tiny.tokens()[0]
+    np.testing.assert_array_equal(model.logits(ids, model.load_adapter(saved))[0], model.logits(ids)[0])
+    for fields in (dict(lora_alpha=0), dict(alpha_pattern={"q_proj": 0})):
+        with pytest.raises(ConfigError, match="lora_alpha is 0, so the adapter would change nothing"):
+            model.attach(LoRAConfig(**fields), rng=0)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: key.replace(".weight", ".default.weight"),
+        lambda key: key.removeprefix("base_model.model."),
+        lambda key: key.removeprefix("base_model.model.").replace(".weight", ".default.weight"),
+    ],
+)
+@pytest.mark.parametrize("targets", [["q_proj"], ["embed_tokens", "down_proj"]])
+def test_keys_with_the_name_of_the_adapter_or_without_a_prefix(tmp_path, model, rename, targets):
+    adapter = model.attach(LoRAConfig(r=2, target_modules=targets, init_lora_weights=False), rng=1)
+    files.save(adapter, tmp_path)
+    tensors = load_file(tmp_path / files.TENSORS)
+    save_file({rename(key): array for key, array in tensors.items()}, tmp_path / files.TENSORS)
+    same(adapter, model.load_adapter(tmp_path))
+
+
+@pytest.mark.parametrize("start", ["module.base_model.model.", "base_model.model._orig_mod.", "base_model."])
+def test_keys_that_start_otherwise(model, saved, start):
+    tensors = load_file(saved / files.TENSORS)
+    other = {start + key.removeprefix("base_model.model."): array for key, array in tensors.items()}
+    save_file(other, saved / files.TENSORS)
+    with pytest.raises(AdapterError, match="keys that start otherwise than PEFT's"):
+        model.load_adapter(saved)
+
+
+def test_no_targets_are_the_model_s_own(tmp_path, model):
+    adapter = model.attach(LoRAConfig(r=2, init_lora_weights=False), rng=1)
+    files.save(adapter, tmp_path)
+    configured(tmp_path, target_modules=None)
+    same(adapter, model.load_adapter(tmp_path))
+
+
+def test_a_byte_order_mark_before_the_configuration(model, saved):
+    before = model.load_adapter(saved)
+    (saved / files.CONFIG).write_bytes(b"\xef\xbb\xbf" + (saved / files.CONFIG).read_bytes())
+    same(before, model.load_adapter(saved))
+
+
+def test_what_a_process_of_several_saved(model, saved):
+    change(saved, lambda t: t.update({FIRST: np.zeros(0, "f4")}))
+    with pytest.raises(AdapterError, match=r"q_proj.lora_A.weight is empty; .* gather the parameters"):
+        model.load_adapter(saved)
+    save_file({}, saved / files.TENSORS)
+    with pytest.raises(AdapterError, match="has no tensors: save the adapter again"):
+        model.load_adapter(saved)
+
+
+def test_a_path_that_holds_no_adapter(tmp_path, model, saved):
+    """Each with what to do."""
+
+    def refused(path, sentence):
+        with pytest.raises(AdapterError, match=sentence):
+            model.load_adapter(path)
+
+    refused(saved / files.TENSORS, "is a file, expected the folder")
+    refused(tmp_path / "absent", "there is no folder ")
+    refused("someone/alpaca-lora", "hf download someone/alpaca-lora --local-dir FOLDER")
+    refused("/dev/null", "neither a folder nor a file")
+    for step in (9, 80, 700, 1000):
+        (tmp_path / f"runs/checkpoint-{step}").mkdir(parents=True)
+        (tmp_path / f"runs/checkpoint-{step}" / files.CONFIG).write_text("{}")
+    refused(tmp_path / "runs", "its folders have: give .*checkpoint-1000 or .*-700 or .*-80 instead")
+    refused(tmp_path / "runs/checkpoint-9", "has adapter_config.json and no adapter_model.safetensors")
+    (saved / files.TENSORS).rename(saved / "adapter_model.bin")
+    refused(saved, "has adapter_model.bin, a pickle, and no .* never opened here: load it with PEFT")
+    refused(saved / "adapter_model.bin", "is a pickle, which can run code and is never opened")
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx/adapters.safetensors").touch()
+    refused(tmp_path / "mlx", "holds an adapter of mlx-lm, .* mlx_lm.fuse")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 60, -1])
