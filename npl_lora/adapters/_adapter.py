@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from ._modules import Module
 class Adapter(ABC):
     """parameters: {name: array}, all that training changes. A name that the model has too replaces the model's tensor.
 
+    frozen: {name: array}, tensors that stand in place of the model's and are not trained.
     places: the paths of the modules that the adapter changes by more than that.
     dropout: the probability of dropout on the input of those modules.
     unties: whether an output layer that shares the embedding's table keeps the base model's table when the embedding is
@@ -23,6 +25,7 @@ class Adapter(ABC):
     The methods here are those of an adapter without places.
     """
 
+    frozen: Mapping[str, np.ndarray] = MappingProxyType({})
     places: Collection[str] = ()
     dropout: float = 0.0
     unties: ClassVar[bool]

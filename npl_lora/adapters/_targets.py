@@ -6,13 +6,15 @@ Regular expressions come from the adapter's file and run in Python's `re`, as in
 such as (a+)+$, can run practically forever, even on short paths. No test finds exactly these expressions without
 refusing some that PEFT accepts, so none is refused. If loading an adapter hangs, this is the reason; Ctrl-C ends it.
 
-Source: PEFT 0.21.2, check_target_module_exists in tuners/tuners_utils.py and get_pattern_key in utils/other.py.
+Source: PEFT 0.21.2, check_target_module_exists in tuners/tuners_utils.py, get_pattern_key and
+_set_trainable in utils/other.py.
 """
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from typing import TypeVar
 
 from ..support.quoting import quote_name, quote_value
@@ -54,8 +56,15 @@ def is_targeted(config: LoRAConfig, path: str) -> bool:
 
 
 def is_saved(config: LoRAConfig, path: str) -> bool:
-    """Whether a module is trained in full."""
+    """Whether a module is trained in full, so that it gets no A and B."""
     return any(_match(rf"(^|.*\.){name}($|\..*)", path) for name in config.modules_to_save or ())
+
+
+def is_in_full(names: Collection[str], tensor: str) -> bool:
+    """Whether modules_to_save with these names trains this tensor: the path of a module that it is in ends in one of
+    them. So "norm" names post_attention_layernorm too. (`is_saved` is the rule that keeps A and B from a module.)"""
+    paths = accumulate(tensor.split(".")[:-1], "{}.{}".format)
+    return any(path.endswith(name) for path in paths for name in names)
 
 
 def rank_of(config: LoRAConfig, path: str) -> int:

@@ -34,7 +34,6 @@ _NOT_HERE = (
     "velora_config",
     "monteclora_config",
     "arrow_config",
-    "ensure_weight_tying",
 )
 
 # PEFT's other fields. They have no effect, or only on how an adapter was initialised.
@@ -54,6 +53,7 @@ _CARRIED = (
     "lora_ga_config",
     "qalora_group_size",
     "runtime_config",
+    "ensure_weight_tying",
 )
 
 

@@ -1,8 +1,9 @@
 """PEFT's files: adapter_config.json and adapter_model.safetensors in one folder.
 
 A tensor's key is `base_model.model.` followed by the parameter's name. A file is checked against the model when it is
-read. Unknown keys, missing keys and wrong shapes are errors that name them. Each file is written under another name and
-then renamed, so a reader finds the old file or the new one and never half of one. Nothing is ever unpickled.
+read. It may also have tensors of the model itself, which then stand in place of the model's. Unknown keys, missing keys
+and wrong shapes are errors that name them. Each file is written under another name and then renamed, so a reader finds
+the old file or the new one and never half of one. Nothing is ever unpickled.
 
 Source: PEFT 0.21.2, utils/save_and_load.py.
 """
@@ -37,7 +38,8 @@ class AdapterError(ValueError):
 def save(adapter: LoRA, folder: Path, base_model: str | None = None) -> None:
     """Write the adapter as PEFT would. base_model: the model's name or folder, which PEFT reads when it loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_key(name, adapter): np.ascontiguousarray(array) for name, array in adapter.parameters.items()}
+    arrays = {**adapter.frozen, **adapter.parameters}
+    tensors = {_key(name, adapter): np.ascontiguousarray(array) for name, array in arrays.items()}
     encode = require("safetensors.numpy", "models", "an adapter's file").save
     write_atomically(folder / TENSORS, encode(tensors, {"format": "pt"}))
     about = adapter.config.as_json()
@@ -66,10 +68,12 @@ def load(
     dtype: Any = np.float32,
     allow_nonfinite: bool = False,
     targets: Sequence[str] = (),
+    tables: Sequence[str] = (),
 ) -> LoRA:
-    """Read the adapter in a folder, for a model with these modules and tensors. targets: the model's default
-    target_modules. Raises AdapterError, also for numbers that are not finite, or too large for dtype, unless
-    allow_nonfinite."""
+    """Read the adapter in a folder, for a model with these modules and tensors.
+
+    targets: the model's default target_modules. tables: the paths of the modules that have a row for each token.
+    Raises AdapterError, also for numbers that are not finite, or too large for dtype, unless allow_nonfinite."""
     config, path = load_config(folder), folder / TENSORS
     if problem := changes_base(config):
         raise AdapterError(f"{folder / CONFIG}: {problem}")
@@ -79,15 +83,34 @@ def load(
         tensors, _ = open_tensors(path)
     except TensorFileError as error:
         raise AdapterError(f"{path} {error}") from None
+    names = {key: _name(key) for key in tensors}
+    found = {names[key]: array for key, array in tensors.items()}
+    modules = _resized(path, modules, tables, found)
     try:
-        at, expected = places(config, modules), shapes(config, modules)
-        expected |= {name: tuple(base[name].shape) for name in names_in_full(config, modules, base)}
+        at, trained = places(config, modules), shapes(config, modules)
+        trained |= {name: _shape(name, modules, base) for name in names_in_full(config, modules, base)}
     except ConfigError as error:
         raise AdapterError(f"{folder / CONFIG}: {error}") from None
-    found = {_name(key): array for key, array in tensors.items()}
-    found = {name: array for name, array in found.items() if _within(name) not in expected}
-    _check_copies(path, {name: found.pop(name) for name in list(found) if name not in expected and name in base}, base)
-    _check_names(path, set(expected), set(found))
+    found = {name: array for name, array in found.items() if _within(name) not in trained}
+    brought = {
+        name: _shape(name, modules, base)
+        for key, name in names.items()
+        if name in found and name not in trained and _is_of_model(key, name, at, modules, base)
+    }
+    _check_names(path, set(trained), found.keys() - brought.keys())
+    arrays = _read(path, found, trained | brought, dtype, allow_nonfinite)
+    frozen = _standing({name: arrays[name] for name in brought}, found, modules, base)
+    return LoRA(config, {name: arrays[name] for name in trained}, at, frozen)
+
+
+def _read(
+    path: Path,
+    found: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    dtype: Any,
+    allow_nonfinite: bool,
+) -> dict[str, np.ndarray]:
+    """The arrays in dtype. Raises AdapterError for a wrong shape or dtype, and for numbers that are not finite."""
     for name, shape in expected.items():
         if found[name].size == 0:
             raise AdapterError(
@@ -99,10 +122,66 @@ def load(
         if found[name].dtype.kind not in "fV":  # V: ml_dtypes' own
             raise AdapterError(f"{path}: {name} has dtype {found[name].dtype}, expected a floating dtype")
     with np.errstate(over="ignore"):
-        parameters = {name: np.array(found[name], dtype) for name in expected}
-    if not allow_nonfinite and (problem := describe_first_nonfinite(parameters, found)):
+        arrays = {name: np.array(found[name], dtype) for name in expected}
+    if not allow_nonfinite and (problem := describe_first_nonfinite(arrays, found)):
         raise AdapterError(f"{path}: {problem}")
-    return LoRA(config, parameters, at)
+    return arrays
+
+
+def _resized(
+    path: Path, modules: Mapping[str, Module], tables: Sequence[str], found: Mapping[str, np.ndarray]
+) -> dict[str, Module]:
+    """The modules with as many tokens as the adapter's own tables have: it may have been trained with more."""
+    own = {table: f"{table}.weight" for table in tables}
+    rows = {table: len(found[name]) for table, name in own.items() if name in found and found[name].ndim == 2}
+    sizes = {table: modules[table].shape[0] for table in tables if not modules[table].shares} | rows
+    if rows and len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{table} {size:,}" for table, size in sizes.items())
+        raise AdapterError(
+            f"{path}: the tables do not have equally many tokens ({listed}); the adapter was trained with a resized "
+            "vocabulary: save it again with save_pretrained(FOLDER, save_embedding_layers=True), which writes them all"
+        )
+    size = next(iter(rows.values()), None)
+    return {
+        name: replace(module, shape=(size, module.shape[1])) if size and name in tables else module
+        for name, module in modules.items()
+    }
+
+
+def _shape(name: str, modules: Mapping[str, Module], base: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a tensor that stands in place of the model's."""
+    path, _, last = name.rpartition(".")
+    if last == "weight" and path in modules:
+        shape = modules[path].shape
+        return shape[::-1] if modules[path].transposed else shape
+    return tuple(base[name].shape)
+
+
+def _is_of_model(
+    key: str, name: str, at: Mapping[str, Any], modules: Mapping[str, Module], base: Mapping[str, Any]
+) -> bool:
+    """Whether a key is that of one of the model's own tensors, which is one name deeper where A and B sit."""
+    path, _, last = name.rpartition(".")
+    is_shared = last == "weight" and path in modules and bool(modules[path].shares)
+    return (name in base or is_shared) and (".base_layer." in key) == (path in at)
+
+
+def _standing(
+    arrays: Mapping[str, np.ndarray],
+    stored: Mapping[str, np.ndarray],
+    modules: Mapping[str, Module],
+    base: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """{the model's name: array} of the model's own tensors that the file has, if they are others than the model's. What
+    a tied output layer brings is the table of both, as in PEFT."""
+    shared = {f"{path}.weight": module.shares for path, module in modules.items() if module.shares}
+    frozen = {}
+    for name, array in sorted(arrays.items(), key=lambda item: item[0] in shared):  # the output layer's last, as PEFT
+        target = shared.get(name, name)
+        present = np.asarray(base[target])
+        if array.shape != present.shape or not np.array_equal(stored[name], present.astype(stored[name].dtype)):
+            frozen[target] = array
+    return frozen
 
 
 def _key(name: str, adapter: LoRA) -> str:
@@ -126,15 +205,6 @@ def _within(name: str) -> str | None:
     """
     plain = name.replace(".modules_to_save.", ".").replace(".original_module.", ".")
     return None if plain == name else plain
-
-
-def _check_copies(path: Path, copies: Mapping[str, np.ndarray], base: Mapping[str, Any]) -> None:
-    """PEFT also saves an embedding that it adapts. It must equal the model's."""
-    if problem := describe_first_nonfinite(copies, copies):
-        raise AdapterError(f"{path}: {problem}")
-    for name, copy in copies.items():
-        if copy.shape != base[name].shape or not np.array_equal(copy, np.asarray(base[name]).astype(copy.dtype)):
-            raise AdapterError(f"{path} was made for another model: its {name} is not this one's")
 
 
 def _check_names(path: Path, expected: set[str], found: set[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ._adapter import Adapter
 from ._modules import Module
 from .config import ConfigError, LoRAConfig
-from .lora import names_in_full
+from .lora import check_saved, names_in_full
 
 
 class Full(Adapter):
@@ -41,5 +41,8 @@ def full(
     """
     if isinstance(only, str):
         raise ConfigError(f"modules is the string {only!r}, expected a list of names such as [{only!r}]")
-    names = base if only is None else names_in_full(LoRAConfig(modules_to_save=tuple(only)), modules, base)
-    return Full({name: np.array(base[name], dtype) for name in names})
+    if only is None:
+        return Full({name: np.array(base[name], dtype) for name in base})
+    config = LoRAConfig(modules_to_save=tuple(only))
+    check_saved(config, modules, base)
+    return Full({n: np.array(base[start], dtype) for n, start in names_in_full(config, modules, base).items()})

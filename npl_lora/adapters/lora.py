@@ -8,8 +8,8 @@ trained in full have the checkpoint's own names, and replace the base model's.
 Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and initial values.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,10 +24,11 @@ from ..support.array import Array
 from ..support.quoting import quote_value
 from ._adapter import Adapter
 from ._modules import Module
-from ._targets import alpha_of, find_targets, is_saved, rank_of
+from ._targets import alpha_of, find_targets, is_in_full, rank_of
 from .config import INITS, ConfigError, LoRAConfig
 
 HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
+_EMBEDDINGS = ("embed_tokens", "lm_head")  # PEFT's EMBEDDING_LAYER_NAMES
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,20 @@ class Factors:
 
 
 class LoRA(Adapter):
-    """config: its LoRAConfig. parameters: {name: array}, all that training changes. places: {path: Factors}."""
+    """config: its LoRAConfig. parameters: {name: array}, all that training changes. places: {path: Factors}. frozen:
+    {name: array}, tensors that came with the adapter in place of the model's."""
 
     unties = True  # as PEFT has it
 
-    def __init__(self, config: LoRAConfig, parameters: Mapping[str, np.ndarray], places: Mapping[str, Factors]) -> None:
+    def __init__(
+        self,
+        config: LoRAConfig,
+        parameters: Mapping[str, np.ndarray],
+        places: Mapping[str, Factors],
+        frozen: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         super().__init__(parameters)
+        self.frozen = dict(frozen or {})
         self.config, self.dropout = config, config.lora_dropout
         self.places: Mapping[str, Factors] = places
 
@@ -55,7 +64,7 @@ class LoRA(Adapter):
 
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
         """The same adapter with other values."""
-        return LoRA(self.config, parameters, self.places)
+        return LoRA(self.config, parameters, self.places, self.frozen)
 
     def linear(
         self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
@@ -91,7 +100,19 @@ class LoRA(Adapter):
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:
     """{path: Factors} of the modules that the adapter sits on. Raises ConfigError for targets that match nothing."""
-    return {path: _factors_at(config, path, modules[path]) for path in find_targets(config, modules)}
+    targets = with_tied(config, modules, find_targets(config, modules))
+    return {path: _factors_at(config, path, modules[path]) for path in targets}
+
+
+def with_tied(config: LoRAConfig, modules: Mapping[str, Module], paths: Collection[str]) -> list[str]:
+    """These paths, and with ensure_weight_tying also the output layer or the embedding that one of them shares its
+    table with. PEFT goes by the names that most models have."""
+    found = set(paths)
+    for path, module in modules.items() if config.other.get("ensure_weight_tying") else ():
+        pair = {path, module.shares.removesuffix(".weight")} if module.shares else set()
+        if any(one.rpartition(".")[2] in _EMBEDDINGS for one in pair & found):
+            found |= pair
+    return [path for path in modules if path in found]
 
 
 def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple[int, ...]]:
@@ -115,32 +136,42 @@ def attach(
 
     Raises ConfigError for a configuration that does not fit, or that no adapter can be trained with."""
     _check_new(config)
+    check_saved(config, modules, base)
     at = places(config, modules)
     parameters: dict[str, np.ndarray] = {}
     for path, place in at.items():
         A, B = _initialise(config, path, modules[path], rng, dtype)
         parameters |= {place.A: A, place.B: B}
-    for name in names_in_full(config, modules, base):
-        parameters[name] = np.array(base[name], dtype)
+    for name, start in names_in_full(config, modules, base).items():
+        parameters[name] = np.array(base[start], dtype)
     return LoRA(config, parameters, at)
 
 
-def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """The names of the tensors that are trained in full: those of modules to save, and biases. Raises ConfigError."""
-    optional = HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
-    for name in config.modules_to_save or ():
-        if name not in optional and not any(
-            is_saved(replace(config, modules_to_save=(name,)), path) for path in modules
-        ):
-            raise ConfigError(f"modules_to_save has {quote_value(name)}, which is the name of no module")
-    saved = {name for path, module in modules.items() if is_saved(config, path) for name in module.tensors}
+def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, Any]) -> dict[str, str]:
+    """{name: the base model's tensor that it starts as} of the tensors that are trained in full: those of modules to
+    save, and biases. The two names differ for an output layer that has no table of its own."""
+    saved = config.modules_to_save or ()
+    shared = {f"{path}.weight": module.shares for path, module in modules.items() if module.shares}
+    starts = {**{name: name for name in base}, **shared}
+    whole = {name for name in starts if is_in_full(saved, name)}
+    whole |= {f"{path}.weight" for path in with_tied(config, modules, [name.removesuffix(".weight") for name in whole])}
+    found = {name: start for name, start in starts.items() if name in whole}
     biases = {name for name in base if name == "bias" or name.endswith(".bias")}
     if config.bias == "none":
         biases = set()
     elif config.bias == "lora_only":
         adapted = find_targets(config, modules)
         biases &= {name for path in adapted for name in modules[path].tensors}
-    return (name for name in base if name in saved or name in biases)
+    return found | {name: name for name in base if name in biases}
+
+
+def check_saved(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a name in modules_to_save that no module has. PEFT passes over it."""
+    optional = HEADS if config.other.get("task_type") == "SEQ_CLS" else ()
+    tensors = [*base, *(f"{path}.weight" for path in modules)]
+    for name in config.modules_to_save or ():
+        if name not in optional and not any(is_in_full((name,), tensor) for tensor in tensors):
+            raise ConfigError(f"modules_to_save has {quote_value(name)}, which is the name of no module")
 
 
 def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
@@ -158,6 +189,8 @@ def _check_new(config: LoRAConfig) -> None:
         )
     if config.lora_alpha == 0 or 0 in config.alpha_pattern.values():
         raise ConfigError("lora_alpha is 0, so the adapter would change nothing: expected another number")
+    if config.other.get("ensure_weight_tying"):
+        raise ConfigError("ensure_weight_tying is true: not supported here for a new adapter; set it to false")
 
 
 def _initialise(

@@ -1,7 +1,9 @@
 """What the causal language models share: attention with a cache of earlier tokens, and the output layer."""
 
+from collections.abc import Collection
 from typing import Any
 
+from ..adapters import Module
 from ..ops import Pullback
 from ..ops.compose import Stage
 from ..support.array import Array
@@ -33,4 +35,10 @@ def cached_attention(
 
 def output_layer(model: Scope, head: str, embedding: str) -> Stage:
     """x (..., C) -> logits (..., V), by the head's own weight, or by the embedding's table if it has none."""
-    return model.linear(head) if f"{head}.weight" in model else model.tied(embedding)
+    return model.linear(head) if f"{head}.weight" in model else model.tied(head, embedding)
+
+
+def output_module(head: str, embedding: str, shape: tuple[int, int], tensors: Collection[str]) -> Module:
+    """The output layer, where an adapter may sit even if it has no weight of its own."""
+    own = tuple(name for name in (f"{head}.weight", f"{head}.bias") if name in tensors)
+    return Module("linear", shape, own, output=True, shares="" if f"{head}.weight" in own else f"{embedding}.weight")

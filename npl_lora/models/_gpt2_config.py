@@ -6,6 +6,7 @@ from typing import Any
 
 from ..adapters import Module
 from ..support.quoting import quote_value
+from ._causal import output_module
 from ._config import MOST, ModelError, read_choice, read_integer, read_number
 
 KINDS: tuple[str, ...] = ("gpt2",)
@@ -57,8 +58,7 @@ def modules(config: Config, tensors: Collection[str]) -> dict[str, Module]:
         for name, shape in linear.items():
             path = f"{PREFIX}h.{i}.{name}"
             result[path] = Module("linear", shape, (f"{path}.weight", f"{path}.bias"), transposed=True)
-    if f"{HEAD}.weight" in tensors:
-        result[HEAD] = Module("linear", (config.vocabulary, C), (f"{HEAD}.weight",), output=True)
+    result[HEAD] = output_module(HEAD, EMBEDDING, (config.vocabulary, C), tensors)
     return result
 
 

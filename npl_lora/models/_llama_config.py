@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from ..adapters import Module
 from ..support.quoting import quote_value
+from ._causal import output_module
 from ._config import MOST, ModelError, read_choice, read_integer, read_number, read_padding
 from ._rope_config import Rope, read_rope
 
@@ -88,9 +89,9 @@ def modules(config: Config, tensors: Collection[str]) -> dict[str, Module]:
         linear |= {"self_attn.q_proj": (HD, C), "self_attn.k_proj": (GD, C), "self_attn.v_proj": (GD, C)}
         linear |= {"mlp.gate_proj": (F, C), "mlp.up_proj": (F, C)}
 
-    def module(path: str, kind: str, shape: tuple[int, int], output: bool = False) -> Module:
+    def module(path: str, kind: str, shape: tuple[int, int]) -> Module:
         bias = (f"{path}.bias",) if f"{path}.bias" in tensors else ()
-        return Module(kind, shape, (f"{path}.weight", *bias), output)
+        return Module(kind, shape, (f"{path}.weight", *bias))
 
     result = {EMBEDDING: module(EMBEDDING, "embedding", (config.vocabulary, C))}
     for i in range(config.n_layers):
@@ -98,8 +99,7 @@ def modules(config: Config, tensors: Collection[str]) -> dict[str, Module]:
             path: module(path, "linear", shape)
             for path, shape in ((f"model.layers.{i}.{name}", s) for name, s in linear.items())
         }
-    if f"{HEAD}.weight" in tensors:
-        result[HEAD] = module(HEAD, "linear", (config.vocabulary, C), output=True)
+    result[HEAD] = output_module(HEAD, EMBEDDING, (config.vocabulary, C), tensors)
     return result
 
 

@@ -76,12 +76,15 @@ class Model(Pretrained):
         table, own = f"{self.family.EMBEDDING}.weight", f"{self.family.HEAD}.weight"
         touched = table in adapter.parameters or self.family.EMBEDDING in adapter.places
         if own not in arrays and touched and adapter.unties:  # the head keeps the base model's table
-            arrays[own] = self.base[table]
-        about = {**self.about, "tie_word_embeddings": own not in arrays}
+            arrays[own] = self.scope(adapter).untrained(table)
+        about = {**self.about, "tie_word_embeddings": own not in arrays, "vocab_size": len(arrays[table])}
         return Model(about, weights_of(arrays, self.base.dtype))
 
     def _head(self, scope: Scope) -> Stage:
         return self.family.logits(scope, self.config)
+
+    def _tables(self) -> tuple[str, ...]:
+        return self.family.EMBEDDING, self.family.HEAD
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base)

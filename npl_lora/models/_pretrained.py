@@ -110,7 +110,11 @@ class Pretrained(ABC):
         are not finite, unless allow_nonfinite."""
         dtype = self.base.dtype if dtype is None else dtype
         base, targets = self._initial(None), self.family.TARGETS
-        return adapter_files.load(Path(folder), self.modules, base, dtype, allow_nonfinite, targets)
+        return adapter_files.load(Path(folder), self.modules, base, dtype, allow_nonfinite, targets, self._tables())
+
+    def _tables(self) -> tuple[str, ...]:
+        """The paths of the modules that have a row for each token of the vocabulary."""
+        return (self.family.EMBEDDING,)
 
     def scope(
         self, adapter: Adapter | None = None, ops: Any = reference, masks: Any = None, wrt: Iterable[str] | None = None
@@ -165,13 +169,15 @@ class Pretrained(ABC):
 
     def _merge(self, adapter: Adapter, sign: float) -> dict[str, np.ndarray]:
         """{name: array}, all tensors with the adapter merged in, including those that it trains in full."""
-        scope, own = self.scope(adapter), [name for module in self.modules.values() for name in module.tensors]
+        own = [name for path, module in self.modules.items() for name in (f"{path}.weight", *module.tensors)]
         names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])
+        scope = self.scope(adapter)
         arrays = {name: np.array(scope[name]) for name in names}
         for path in adapter.places:
-            name = f"{path}.weight"
+            name, module = f"{path}.weight", self.modules[path]
+            W = arrays[name] if name in arrays else np.array(scope.untrained(module.shares))
             with np.errstate(over="ignore", invalid="ignore"):  # `export` refuses what overflows
-                arrays[name] = np.ascontiguousarray(adapter.merged(path, arrays[name], self.modules[path], sign))
+                arrays[name] = np.ascontiguousarray(adapter.merged(path, W, module, sign))
         return arrays
 
 

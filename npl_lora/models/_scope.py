@@ -56,7 +56,12 @@ class Scope:
 
     def __getitem__(self, name: str) -> Array:
         full = self.prefix + name
-        return self._trained[full] if full in self._trained else self.base[full]
+        return self._trained[full] if full in self._trained else self.untrained(full)
+
+    def untrained(self, full: str) -> Array:
+        """The tensor of this full name that training does not change."""
+        frozen = {} if self.adapter is None else self.adapter.frozen
+        return frozen[full] if full in frozen else self.base[full]
 
     @property
     def _trained(self) -> Mapping[str, Array]:
@@ -97,19 +102,23 @@ class Scope:
 
         return renamed(look_up, {"E": f"{path}.weight"})
 
-    def tied(self, name: str) -> Stage:
-        """x (..., C) -> logits (..., V) by the table of the embedding of this name.
+    def tied(self, head: str, name: str) -> Stage:
+        """x (..., C) -> logits (..., V) by the table of the embedding of this name, and the head's adapter if any.
 
         If the adapter unties the two (as in PEFT), the base model's table is used even when the embedding is trained.
         """
-        return partial(self._tied, name)
+        return partial(self._tied, head, name)
 
-    def _tied(self, name: str, x: Array) -> tuple[Array, Pullback]:
-        full = f"{self.prefix}{name}.weight"
+    def _tied(self, head: str, name: str, x: Array) -> tuple[Array, Pullback]:
+        path, full = self.prefix + head, f"{self.prefix}{name}.weight"
         apart = full in self._trained and self.adapter is not None and self.adapter.unties
-        E = self.base[full] if apart else self[f"{name}.weight"]
-        layer = partial(self.at(name).ops.linear, W=E, frozen=apart or self._is_frozen(f"{self.prefix}{name}"))
-        return renamed(over_rows(layer), {"W": full})(x)
+        E = self.untrained(full) if apart else self[f"{name}.weight"]
+        frozen = apart or self._is_frozen(f"{self.prefix}{name}")
+        layer: Stage = partial(self.at(name).ops.linear, W=E, frozen=frozen)
+        if self.adapter is not None and path in self.adapter.places:
+            mask = rows(self.masks(path, x)) if self.masks else None
+            layer = partial(self.adapter.linear, path, W=E, b=None, mask=mask, ops=self.at(head).ops)
+        return renamed(over_rows(layer), {"W": f"{path}.weight" if apart else full})(x)
 
     def activation(self, name: str) -> Stage:
         """y = op(x), the elementwise op of this name."""

@@ -61,7 +61,6 @@ def test_what_is_written_is_read(r, alpha, dropout, rslora, targets, layers, oth
         (dict(modules_to_save="lm_head"), "modules_to_save is 'lm_head'"),
         (dict(other={"use_dora": True}), "use_dora is True: not supported here"),
         (dict(other={"lora_bias": True}), "lora_bias is True"),
-        (dict(other={"ensure_weight_tying": True}), "ensure_weight_tying is True: not supported here"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields, sentence):

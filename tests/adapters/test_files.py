@@ -92,7 +92,15 @@ def test_the_files_say_what_peft_s_do(saved):
         (lambda t: [t.pop(name) for name in list(t)[:7]], "and 2 more"),
         (lambda t: t.update({FIRST: t[FIRST].T.copy()}), r"has shape \(6, 2\), expected \(2, 6\)"),
         (lambda t: t.update({FIRST: t[FIRST].astype(np.int8)}), "dtype int8, expected a floating dtype"),
-        (lambda t: t.update({"base_model.model.model.norm.weight": np.ones(6)}), "was made for another model"),
+        (
+            lambda t: t.update({"base_model.model.model.norm.weight": np.ones(5)}),
+            r"norm.weight has shape \(5,\), expected \(6",
+        ),
+        (lambda t: t.update({"base_model.model.model.norm.weight": np.full(6, np.nan)}), "norm.weight is not finite"),
+        (
+            lambda t: t.update({FIRST.replace("lora_A.", ""): np.ones((16, 6))}),
+            "q_proj.weight, which belongs to nothing",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit(model, saved, edit, sentence):
