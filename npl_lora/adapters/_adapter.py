@@ -55,3 +55,7 @@ class Adapter(ABC):
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
         """The weight or table at this path with the adapter merged in, stored as W is. sign = -1 takes it out again."""
         return W
+
+    def merged_bias(self, path: str, b: Array | None, sign: float = 1.0) -> Array | None:
+        """The bias of the linear layer at this path with the adapter merged in, or None if it has none."""
+        return b

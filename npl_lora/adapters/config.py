@@ -2,7 +2,7 @@
 
 Fields that do not affect the mathematics (who made the file, for which base model) are kept unchanged. A file that is
 read and written again still has them. A field that would change the mathematics in a way that is not supported here,
-such as use_dora, is refused. Without it the adapter would compute something else.
+such as use_qalora, is refused. Without it the adapter would compute something else.
 
 Source: PEFT 0.21.2, LoraConfig.
 """
@@ -17,13 +17,12 @@ INITS = (True, False, "gaussian")  # of a new adapter
 _OTHER_INITS = (None, "orthogonal", "eva", "mica")  # PEFT's others that leave the base model as it is
 _CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")
 BIASES = ("none", "all", "lora_only")
+SWITCHES = ("use_rslora", "fan_in_fan_out", "use_dora", "lora_bias")
 
 _ALWAYS = {"peft_type": "LORA", "inference_mode": True}  # what PEFT writes into every file
 
 # PEFT's fields that change the mathematics and are not supported: they must be off.
 _NOT_HERE = (
-    "use_dora",
-    "lora_bias",
     "use_qalora",
     "use_bdlora",
     "alora_invocation_tokens",
@@ -74,7 +73,8 @@ class LoRAConfig:
     modules_to_save: modules trained in full with the adapter. fan_in_fan_out: base weights are stored (in, out).
     init_lora_weights: True (A as He et al. with a = sqrt(5), B = 0), "gaussian" (A ~ N(0, 1/r^2), B = 0) or False (B
     like A, so the adapter changes the model from the start). A file may have any other name that PEFT knows: an adapter
-    that is loaded has its numbers already. other: all other fields of a file.
+    that is loaded has its numbers already. use_dora: the rows of W + s B A get lengths that are trained (DoRA).
+    lora_bias: B has a bias. other: all other fields of a file.
     Raises ConfigError for a value that does not fit.
     """
 
@@ -92,6 +92,8 @@ class LoRAConfig:
     modules_to_save: tuple[str, ...] | None = None
     fan_in_fan_out: bool = False
     init_lora_weights: bool | str | None = True
+    use_dora: bool = False
+    lora_bias: bool = False
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,7 +110,9 @@ class LoRAConfig:
             raise ConfigError(f"peft_type is {quote_value(found['peft_type'])}, expected 'LORA'")
         known = {f.name for f in fields(cls)} - {"other"}
         other = {name: value for name, value in found.items() if name not in known | _ALWAYS.keys()}
-        return cls(**{name: value for name, value in found.items() if name in known}, other=other)
+        own = {name: value for name, value in found.items() if name in known}
+        own |= {name: False for name in SWITCHES if name in own and own[name] is None}  # null is off, as in PEFT
+        return cls(**own, other=other)
 
     def as_json(self) -> dict[str, Any]:
         """The object of an adapter_config.json, which PEFT reads."""
@@ -136,7 +140,7 @@ def _check(config: LoRAConfig) -> None:
     _real("lora_alpha", config.lora_alpha)
     if not (_is_number(config.lora_dropout) and 0 <= config.lora_dropout < 1):
         raise ConfigError(f"lora_dropout is {quote_value(config.lora_dropout)}, expected 0 <= lora_dropout < 1")
-    for name in ("use_rslora", "fan_in_fan_out"):
+    for name in SWITCHES:
         if type(getattr(config, name)) is not bool:
             raise ConfigError(f"{name} is {quote_value(getattr(config, name))}, expected true or false")
     for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
@@ -151,6 +155,8 @@ def _check(config: LoRAConfig) -> None:
     if config.bias not in BIASES:
         raise ConfigError(f"bias is {quote_value(config.bias)}, expected one of {', '.join(BIASES)}")
     _init(config.init_lora_weights)
+    if config.use_dora and config.lora_bias:
+        raise ConfigError("use_dora and lora_bias are both true, which no library has: one of them must be false")
     for name in _NOT_HERE:
         if config.other.get(name):
             raise ConfigError(f"{name} is {quote_value(config.other[name])}: not supported here")

@@ -187,13 +187,14 @@ def _standing(
 def _key(name: str, adapter: LoRA) -> str:
     """A parameter's key. PEFT wraps a layer that it adapts, so the layer's own tensors are one name deeper."""
     path, _, last = name.rpartition(".")
-    is_base = path in adapter.places and name not in (adapter.places[path].A, adapter.places[path].B)
+    is_base = path in adapter.places and name not in adapter.places[path].names
     return f"{_PREFIX}{path}.base_layer.{last}" if is_base else _PREFIX + name
 
 
 def _name(key: str) -> str:
     """A parameter's name. PEFT reads a key with or without the name of the adapter, which is "default"."""
     plain = re.sub(r"\.(lora_\w+)\.default(\.weight|\.bias|)$", r".\1\2", key)
+    plain = plain.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
     return plain.removeprefix(_PREFIX).replace(".base_layer.", ".")
 
 

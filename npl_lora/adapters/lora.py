@@ -2,13 +2,14 @@
 
 An adapter is its configuration and its trainable arrays, {name: array}. The names are those of PEFT's files without
 their common prefix: `<path>.lora_A.weight` (r, in) and `<path>.lora_B.weight` (out, r) for a linear layer,
-`<path>.lora_embedding_A` (r, V) and `<path>.lora_embedding_B` (D, r) for an embedding. Biases and modules that are
+`<path>.lora_embedding_A` (r, V) and `<path>.lora_embedding_B` (D, r) for an embedding; with lora_bias
+`<path>.lora_B.bias` (out,), with DoRA `<path>.lora_magnitude_vector` (out,). Biases and modules that are
 trained in full have the checkpoint's own names, and replace the base model's.
 
 Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and initial values.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from .. import ops as reference
 from ..lora.init import factors, uniform
 from ..lora.scale import lora_scale
 from ..ops import Pullback
-from ..ops.compose import renamed
+from ..ops.compose import Stage, renamed
 from ..support.array import Array
 from ..support.quoting import quote_value
 from ._adapter import Adapter
@@ -33,11 +34,19 @@ _EMBEDDINGS = ("embed_tokens", "lm_head")  # PEFT's EMBEDDING_LAYER_NAMES
 
 @dataclass(frozen=True)
 class Factors:
-    """The names of A and B of one module, and the scale of their product."""
+    """The names of A and B of one module, and the scale of their product. bias: the name of B's bias, with lora_bias.
+    m: the name of the rows' lengths, with DoRA."""
 
     A: str
     B: str
     scale: float
+    bias: str | None = None
+    m: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all that is trained in this place."""
+        return tuple(name for name in (self.A, self.B, self.bias, self.m) if name is not None)
 
 
 class LoRA(Adapter):
@@ -69,12 +78,25 @@ class LoRA(Adapter):
     def linear(
         self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
     ) -> tuple[Array, Pullback]:
-        """y = x W^T + b + s ((mask o x) A^T) B^T, without the last term if no adapter sits at this path."""
+        """y = x W^T + b + s ((mask o x) A^T) B^T, without the last term if no adapter sits at this path.
+
+        With lora_bias, s b_B is added. With use_dora it is `ops.dora_linear`, which has no dropout here.
+        """
         place = self.places.get(path)
         if place is None:
             return super().linear(path, x, W, b, mask, ops)
         A, B = self.parameters[place.A], self.parameters[place.B]
-        layer = partial(ops.lora_linear, W=W, A=A, B=B, scale=place.scale, b=b, mask=mask)
+        if place.m is not None:
+            if mask is not None:
+                raise ConfigError("lora_dropout with use_dora is not supported here: train with lora_dropout 0")
+            m = self.parameters[place.m]
+            layer: Stage = partial(ops.dora_linear, W=W, A=A, B=B, m=m, scale=place.scale, b=b)
+            return renamed(layer, {"A": place.A, "B": place.B, "m": place.m})(x)
+        plain = partial(ops.lora_linear, W=W, A=A, B=B, scale=place.scale, mask=mask)
+        if place.bias is None:
+            layer = partial(plain, b=b)
+        else:
+            layer = with_bias(plain, self.parameters[place.bias], place.bias, place.scale, b)
         return renamed(layer, {"A": place.A, "B": place.B})(x)
 
     def embedding(
@@ -89,13 +111,32 @@ class LoRA(Adapter):
         return renamed(table, {"A": place.A, "B": place.B})(ids)
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
-        """W + sign s B A, for the weight or table at this path, stored as W is."""
+        """W + sign s B A, for the weight or table at this path, stored as W is. With use_dora, its rows get the lengths
+        m, which cannot be taken out again."""
         place = self.places.get(path)
         if place is None:
             return W
         A, B = self.parameters[place.A], self.parameters[place.B]
         turned = module.transposed or module.kind == "embedding"  # the table is (V, D) = (in, out)
-        return reference.merge(W, A, B, scale=sign * place.scale, fan_in_fan_out=turned)[0]
+        V = reference.merge(W, A, B, scale=sign * place.scale, fan_in_fan_out=turned)[0]
+        if place.m is None:
+            return V
+        if sign != 1.0:
+            raise ConfigError("use_dora is true: a merged DoRA cannot be taken out of the weights again")
+        c = self.parameters[place.m] / row_norms(V.T if turned else V)
+        return V * (c if turned else c[:, None])
+
+    def merged_bias(self, path: str, b: Array | None, sign: float = 1.0) -> Array | None:
+        """b + sign s b_B, for the bias at this path, or b without lora_bias."""
+        place = self.places.get(path)
+        if place is None or place.bias is None:
+            return b
+        if b is None:
+            raise ConfigError(
+                f"lora_bias is true, and {path} has no bias to merge it into; PEFT cannot merge this adapter either: "
+                "use it beside the model"
+            )
+        return b + sign * place.scale * self.parameters[place.bias]
 
 
 def places(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Factors]:
@@ -122,6 +163,7 @@ def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple
         rank, (rows, columns) = rank_of(config, path), modules[path].shape
         width, height = (columns, rows) if modules[path].kind == "linear" else (rows, columns)
         found |= {place.A: (rank, width), place.B: (height, rank)}
+        found |= {name: (height,) for name in (place.bias, place.m) if name is not None}
     return found
 
 
@@ -142,6 +184,12 @@ def attach(
     for path, place in at.items():
         A, B = _initialise(config, path, modules[path], rng, dtype)
         parameters |= {place.A: A, place.B: B}
+        if place.bias is not None:
+            parameters[place.bias] = np.zeros(len(B), dtype)
+        if place.m is not None:
+            W = np.asarray(base[modules[path].shares or f"{path}.weight"])
+            V = (W.T if modules[path].transposed else W) + place.scale * (B @ A)
+            parameters[place.m] = row_norms(V).astype(dtype)
     for name, start in names_in_full(config, modules, base).items():
         parameters[name] = np.array(base[start], dtype)
     return LoRA(config, parameters, at)
@@ -177,8 +225,34 @@ def check_saved(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping
 def _factors_at(config: LoRAConfig, path: str, module: Module) -> Factors:
     scale = lora_scale(rank_of(config, path), alpha_of(config, path), config.use_rslora)
     if module.kind == "embedding":
+        if config.use_dora or config.lora_bias:
+            name = "use_dora" if config.use_dora else "lora_bias"
+            raise ConfigError(f"{name} is true, and {path} is an embedding: not supported here, only on linear layers")
         return Factors(f"{path}.lora_embedding_A", f"{path}.lora_embedding_B", scale)
-    return Factors(f"{path}.lora_A.weight", f"{path}.lora_B.weight", scale)
+    bias = f"{path}.lora_B.bias" if config.lora_bias else None
+    m = f"{path}.lora_magnitude_vector" if config.use_dora else None
+    return Factors(f"{path}.lora_A.weight", f"{path}.lora_B.weight", scale, bias, m)
+
+
+def row_norms(V: Array) -> Array:
+    """n_o = sqrt(sum_i V_oi^2)."""
+    return np.sqrt(np.sum(V * V, axis=1))
+
+
+def with_bias(layer: Callable[..., Any], bias: Array, name: str, scale: float, b: Array | None) -> Stage:
+    """y = layer(x) + (b + s b_B): a linear layer with a bias of B. name: that of b_B's gradient, which is s db."""
+    total = scale * bias if b is None else b + scale * bias
+
+    def run(x: Array) -> tuple[Array, Pullback]:
+        y, pullback = layer(x, b=total)
+
+        def backward(dy: Array, wrt: frozenset[str]) -> dict[str, Array]:
+            grads = pullback(dy, wrt=(wrt - {name}) | ({"b"} if name in wrt else set()))
+            return grads | ({name: scale * grads["b"]} if name in wrt else {})
+
+        return y, Pullback(backward, y, (*pullback.inputs, name), pullback.frozen)
+
+    return run
 
 
 def _check_new(config: LoRAConfig) -> None:
@@ -187,6 +261,8 @@ def _check_new(config: LoRAConfig) -> None:
             f"init_lora_weights is {quote_value(config.init_lora_weights)}, expected true, false or 'gaussian' for a "
             "new adapter"
         )
+    if config.use_dora and config.lora_dropout:
+        raise ConfigError("lora_dropout with use_dora is not supported here: set lora_dropout to 0")
     if config.lora_alpha == 0 or 0 in config.alpha_pattern.values():
         raise ConfigError("lora_alpha is 0, so the adapter would change nothing: expected another number")
     if config.other.get("ensure_weight_tying"):

@@ -178,6 +178,8 @@ class Pretrained(ABC):
             W = arrays[name] if name in arrays else np.array(scope.untrained(module.shares))
             with np.errstate(over="ignore", invalid="ignore"):  # `export` refuses what overflows
                 arrays[name] = np.ascontiguousarray(adapter.merged(path, W, module, sign))
+                if (b := adapter.merged_bias(path, arrays.get(f"{path}.bias"), sign)) is not None:
+                    arrays[f"{path}.bias"] = b
         return arrays
 
 

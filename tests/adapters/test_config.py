@@ -59,8 +59,9 @@ def test_what_is_written_is_read(r, alpha, dropout, rslora, targets, layers, oth
         (dict(init_lora_weights="pizza"), "init_lora_weights is 'pizza', which is none of PEFT's; .* set it to true"),
         (dict(init_lora_weights=1), "init_lora_weights is 1, which is none of PEFT's"),
         (dict(modules_to_save="lm_head"), "modules_to_save is 'lm_head'"),
-        (dict(other={"use_dora": True}), "use_dora is True: not supported here"),
-        (dict(other={"lora_bias": True}), "lora_bias is True"),
+        (dict(other={"use_qalora": True}), "use_qalora is True: not supported here"),
+        (dict(use_dora=1), "use_dora is 1, expected true or false"),
+        (dict(use_dora=True, lora_bias=True), "use_dora and lora_bias are both true"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields, sentence):

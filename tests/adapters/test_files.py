@@ -118,7 +118,12 @@ def test_tensors_that_do_not_fit(model, saved, edit, sentence):
         (b'{"r": 0}', "r is 0"),
         (b'{"peft_type": "LOKR"}', "peft_type is 'LOKR'"),
         (b'{"target_modules": ["nothing"]}', "the name of no module"),
-        (b'{"use_dora": true}', "use_dora"),
+        (b'{"use_qalora": true}', "use_qalora is True: not supported here"),
+        (
+            b'{"use_dora": true, "target_modules": ["embed_tokens"]}',
+            "use_dora is true, and model.embed_tokens is an emb",
+        ),
+        (b'{"lora_bias": true, "target_modules": ["embed_tokens"]}', "lora_bias is true, and model.embed_tokens is an"),
         (b'{"r": 1e999}', "r is inf"),
         (b'{"r": true}', "r is True"),
         (b'{"r": 100000000000000000000}', "r is 100000000000000000000"),

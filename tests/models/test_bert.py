@@ -36,6 +36,9 @@ LORAS = {
     "layers": dict(r=3, lora_alpha=2, target_modules=["query", "intermediate.dense"], layers_to_transform=[1, 2]),
     "embedding": dict(r=3, lora_alpha=4, target_modules=["word_embeddings", "position_embeddings", "value"]),
     "saved": dict(r=3, lora_alpha=4, target_modules=["query"], modules_to_save=["classifier", "pooler"]),
+    "norms": dict(r=3, lora_alpha=4, target_modules=["query"], modules_to_save=["LayerNorm", "position_embeddings"]),
+    "dora": dict(r=3, lora_alpha=4, target_modules=["query", "intermediate.dense"], use_dora=True),
+    "lora_bias": dict(r=3, lora_alpha=4, target_modules=["value", "output.dense"], lora_bias=True),
     "biased": dict(r=3, lora_alpha=4, target_modules=["query", "key", "dense"], bias="all"),
     "biased where adapted": dict(r=3, lora_alpha=4, target_modules=["query", "value"], bias="lora_only"),
 }
@@ -64,7 +67,8 @@ def texts(seed=0):
 
 
 def by_our_names(grads):
-    return {name.replace(".modules_to_save", ""): gradient for name, gradient in grads.items()}
+    plain = {name.replace(".modules_to_save", ""): gradient for name, gradient in grads.items()}
+    return {name.replace("_vector.weight", "_vector"): gradient for name, gradient in plain.items()}
 
 
 def check_gradients(grads, right):
