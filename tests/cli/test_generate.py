@@ -56,7 +56,7 @@ def test_a_model_without_a_template_answers_nothing(folder, capsys):
         (["MODEL", ""], "tokens is empty"),
         (["MODEL", "1", "--top-p", "0"], "top_p is 0.0"),
         (["MODEL", "1", "--temperature", "-1"], "temperature is -1.0"),
-        (["MODEL", "1", "--adapter", "nowhere"], "No such file"),
+        (["MODEL", "1", "--adapter", "nowhere"], "there is no folder nowhere"),
         (["MODEL", "1 " * 20], "20 of the model's 16 positions"),
     ],
 )
