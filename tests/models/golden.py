@@ -32,6 +32,7 @@ def ours(name):
     """A tensor's name here by its name in PEFT: in its files, or with the adapter's own name in the model."""
     for part in (".default", ".base_layer", ".modules_to_save", ".original_module"):
         name = name.replace(part, "")
+    name += ".weight" if name.endswith("lora_magnitude_vector") else ""  # which the file leaves out
     return name.removeprefix("base_model.model.")
 
 
