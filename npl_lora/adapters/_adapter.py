@@ -11,6 +11,7 @@ from .. import ops as reference
 from ..ops import Pullback
 from ..support.array import Array
 from ._modules import Module
+from ._tokens import Tokens
 
 
 class Adapter(ABC):
@@ -51,6 +52,10 @@ class Adapter(ABC):
     ) -> tuple[Array, Pullback]:
         """y (..., D), rows of the embedding at this path. ids (...), E (V, D). Gradients are named as in `linear`."""
         return ops.embedding(ids, E, padding_idx=padding_idx)
+
+    def tokens(self, path: str) -> Tokens | None:
+        """Which rows of the table at this path are trained, if only some are."""
+        return None
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
         """The weight or table at this path with the adapter merged in, stored as W is. sign = -1 takes it out again."""

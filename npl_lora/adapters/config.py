@@ -28,7 +28,6 @@ _NOT_HERE = (
     "alora_invocation_tokens",
     "target_parameters",
     "layer_replication",
-    "trainable_token_indices",
     "kasa_config",
     "velora_config",
     "monteclora_config",
@@ -53,6 +52,7 @@ _CARRIED = (
     "qalora_group_size",
     "runtime_config",
     "ensure_weight_tying",
+    "trainable_token_indices",
 )
 
 

@@ -11,7 +11,7 @@ Source: PEFT 0.21.2, utils/save_and_load.py.
 import codecs
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from ..support.quoting import quote_name
 from ..support.tensor_file import TensorFileError, json_object, open_tensors
 from ._folder import CONFIG, TENSORS, find_problem
 from ._modules import Module
+from ._tokens import token_name
 from .config import ConfigError, LoRAConfig, changes_base
-from .lora import LoRA, names_in_full, places, shapes
+from .lora import LoRA, names_in_full, places, shapes, token_rows
 
 _PREFIX = "base_model.model."
 
@@ -87,20 +88,22 @@ def load(
     found = {names[key]: array for key, array in tensors.items()}
     modules = _resized(path, modules, tables, found)
     try:
-        at, trained = places(config, modules), shapes(config, modules)
+        at, some, trained = places(config, modules), token_rows(config, modules), shapes(config, modules)
         trained |= {name: _shape(name, modules, base) for name in names_in_full(config, modules, base)}
     except ConfigError as error:
         raise AdapterError(f"{folder / CONFIG}: {error}") from None
-    found = {name: array for name, array in found.items() if _within(name) not in trained}
+    sharing = {path for path, module in modules.items() if module.shares.removesuffix(".weight") in some}
+    copies = {token_name(path) for path in sharing}  # of a tied table's rows, which PEFT may write twice
+    found = {name: array for name, array in found.items() if _within(name) not in trained and name not in copies}
     brought = {
         name: _shape(name, modules, base)
         for key, name in names.items()
-        if name in found and name not in trained and _is_of_model(key, name, at, modules, base)
+        if name in found and name not in trained and _is_of_model(key, name, {*at, *some, *sharing}, modules, base)
     }
     _check_names(path, set(trained), found.keys() - brought.keys())
     arrays = _read(path, found, trained | brought, dtype, allow_nonfinite)
     frozen = _standing({name: arrays[name] for name in brought}, found, modules, base)
-    return LoRA(config, {name: arrays[name] for name in trained}, at, frozen)
+    return LoRA(config, {name: arrays[name] for name in trained}, at, frozen, some)
 
 
 def _read(
@@ -133,15 +136,15 @@ def _resized(
 ) -> dict[str, Module]:
     """The modules with as many tokens as the adapter's own tables have: it may have been trained with more."""
     own = {table: f"{table}.weight" for table in tables}
-    rows = {table: len(found[name]) for table, name in own.items() if name in found and found[name].ndim == 2}
-    sizes = {table: modules[table].shape[0] for table in tables if not modules[table].shares} | rows
-    if rows and len(set(sizes.values())) > 1:
+    counts = {table: len(found[name]) for table, name in own.items() if name in found and found[name].ndim == 2}
+    sizes = {table: modules[table].shape[0] for table in tables if not modules[table].shares} | counts
+    if counts and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{table} {size:,}" for table, size in sizes.items())
         raise AdapterError(
             f"{path}: the tables do not have equally many tokens ({listed}); the adapter was trained with a resized "
             "vocabulary: save it again with save_pretrained(FOLDER, save_embedding_layers=True), which writes them all"
         )
-    size = next(iter(rows.values()), None)
+    size = next(iter(counts.values()), None)
     return {
         name: replace(module, shape=(size, module.shape[1])) if size and name in tables else module
         for name, module in modules.items()
@@ -158,9 +161,9 @@ def _shape(name: str, modules: Mapping[str, Module], base: Mapping[str, Any]) ->
 
 
 def _is_of_model(
-    key: str, name: str, at: Mapping[str, Any], modules: Mapping[str, Module], base: Mapping[str, Any]
+    key: str, name: str, at: Collection[str], modules: Mapping[str, Module], base: Mapping[str, Any]
 ) -> bool:
-    """Whether a key is that of one of the model's own tensors, which is one name deeper where A and B sit."""
+    """Whether a key is that of one of the model's own tensors, which is one name deeper where the adapter sits."""
     path, _, last = name.rpartition(".")
     is_shared = last == "weight" and path in modules and bool(modules[path].shares)
     return (name in base or is_shared) and (".base_layer." in key) == (path in at)
@@ -188,6 +191,8 @@ def _key(name: str, adapter: LoRA) -> str:
     """A parameter's key. PEFT wraps a layer that it adapts, so the layer's own tensors are one name deeper."""
     path, _, last = name.rpartition(".")
     is_base = path in adapter.places and name not in adapter.places[path].names
+    if adapter.tokens(path):
+        return f"{_PREFIX}{path}.token_adapter.base_layer.{last}"
     return f"{_PREFIX}{path}.base_layer.{last}" if is_base else _PREFIX + name
 
 
@@ -195,7 +200,7 @@ def _name(key: str) -> str:
     """A parameter's name. PEFT reads a key with or without the name of the adapter, which is "default"."""
     plain = re.sub(r"\.(lora_\w+)\.default(\.weight|\.bias|)$", r".\1\2", key)
     plain = plain.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
-    return plain.removeprefix(_PREFIX).replace(".base_layer.", ".")
+    return plain.removeprefix(_PREFIX).replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".")
 
 
 def _within(name: str) -> str | None:

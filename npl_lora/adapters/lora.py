@@ -26,6 +26,7 @@ from ..support.quoting import quote_value
 from ._adapter import Adapter
 from ._modules import Module
 from ._targets import alpha_of, find_targets, is_in_full, rank_of
+from ._tokens import Tokens, tokens_of
 from .config import INITS, ConfigError, LoRAConfig
 
 HEADS = ("classifier", "score")  # PEFT lists both names, and a classifier has one of them
@@ -51,7 +52,8 @@ class Factors:
 
 class LoRA(Adapter):
     """config: its LoRAConfig. parameters: {name: array}, all that training changes. places: {path: Factors}. frozen:
-    {name: array}, tensors that came with the adapter in place of the model's."""
+    {name: array}, tensors that came with the adapter in place of the model's. rows: {path: Tokens}, the tables of which
+    some rows are trained."""
 
     unties = True  # as PEFT has it
 
@@ -61,9 +63,10 @@ class LoRA(Adapter):
         parameters: Mapping[str, np.ndarray],
         places: Mapping[str, Factors],
         frozen: Mapping[str, np.ndarray] | None = None,
+        rows: Mapping[str, Tokens] | None = None,
     ) -> None:
         super().__init__(parameters)
-        self.frozen = dict(frozen or {})
+        self.frozen, self.rows = dict(frozen or {}), dict(rows or {})
         self.config, self.dropout = config, config.lora_dropout
         self.places: Mapping[str, Factors] = places
 
@@ -73,7 +76,7 @@ class LoRA(Adapter):
 
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
         """The same adapter with other values."""
-        return LoRA(self.config, parameters, self.places, self.frozen)
+        return LoRA(self.config, parameters, self.places, self.frozen, self.rows)
 
     def linear(
         self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
@@ -109,6 +112,10 @@ class LoRA(Adapter):
         A, B = self.parameters[place.A], self.parameters[place.B]
         table = partial(ops.lora_embedding, E=E, A=A, B=B, scale=place.scale, padding_idx=padding_idx)
         return renamed(table, {"A": place.A, "B": place.B})(ids)
+
+    def tokens(self, path: str) -> Tokens | None:
+        """Which rows of the table at this path are trained, if only some are."""
+        return self.rows.get(path)
 
     def merged(self, path: str, W: Array, module: Module, sign: float = 1.0) -> Array:
         """W + sign s B A, for the weight or table at this path, stored as W is. With use_dora, its rows get the lengths
@@ -164,7 +171,14 @@ def shapes(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, tuple
         width, height = (columns, rows) if modules[path].kind == "linear" else (rows, columns)
         found |= {place.A: (rank, width), place.B: (height, rank)}
         found |= {name: (height,) for name in (place.bias, place.m) if name is not None}
+    for path, tokens in token_rows(config, modules).items():
+        found[tokens.name] = (len(tokens.indices), modules[path].shape[1])
     return found
+
+
+def token_rows(config: LoRAConfig, modules: Mapping[str, Module]) -> dict[str, Tokens]:
+    """{path: Tokens} of the tables of which some rows are trained. Raises ConfigError."""
+    return tokens_of(config, modules, places(config, modules))
 
 
 def attach(
@@ -192,7 +206,11 @@ def attach(
             parameters[place.m] = row_norms(V).astype(dtype)
     for name, start in names_in_full(config, modules, base).items():
         parameters[name] = np.array(base[start], dtype)
-    return LoRA(config, parameters, at)
+    some = token_rows(config, modules)
+    for path, tokens in some.items():
+        table = np.asarray(base[modules[path].shares or f"{path}.weight"])
+        parameters[tokens.name] = np.array(table[list(tokens.indices)], dtype)
+    return LoRA(config, parameters, at, rows=some)
 
 
 def names_in_full(config: LoRAConfig, modules: Mapping[str, Module], base: Mapping[str, Any]) -> dict[str, str]:

@@ -173,6 +173,10 @@ class Pretrained(ABC):
         names = dict.fromkeys([*self.base, *(name for name in own if name in adapter.parameters)])
         scope = self.scope(adapter)
         arrays = {name: np.array(scope[name]) for name in names}
+        for path, module in self.modules.items():
+            if (tokens := adapter.tokens(path)) is not None:
+                W = arrays[f"{path}.weight"] if not module.shares else np.array(scope.untrained(module.shares))
+                arrays[f"{path}.weight"] = tokens.put(adapter.parameters[tokens.name], W)
         for path in adapter.places:
             name, module = f"{path}.weight", self.modules[path]
             W = arrays[name] if name in arrays else np.array(scope.untrained(module.shares))

@@ -83,12 +83,19 @@ class Scope:
         W, b = at["weight"], at.optional("bias")
         W = W.T if transposed else W
         if self.adapter is None or path not in self.adapter.places:
-            layer: Stage = partial(at.ops.linear, W=W, b=b, frozen=self._is_frozen(path))
+            layer = self._linear_by(path, at.ops, W, b, self._is_frozen(path))
         else:
             mask = rows(self.masks(path, x)) if self.masks else None
             layer = partial(self.adapter.linear, path, W=W, b=b, mask=mask, ops=at.ops)
         layer = renamed(over_rows(layer), {"W": f"{path}.weight", "b": f"{path}.bias"})
         return _transposed(layer, f"{path}.weight")(x) if transposed else layer(x)
+
+    def _linear_by(self, path: str, ops: Any, W: Array, b: Array | None, frozen: bool) -> Stage:
+        """A layer without A and B, by the table W, of which some rows may be trained for the module at this path."""
+        tokens = None if self.adapter is None else self.adapter.tokens(path)
+        if tokens is None:
+            return partial(ops.linear, W=W, b=b, frozen=frozen)
+        return tokens.stage(partial(ops.linear, b=b), "W", self._trained[tokens.name], W)
 
     def embedding(self, name: str, padding_idx: int | None = None) -> Stage:
         """ids (...) -> rows (..., D) of the table of this name, with its adapter if there is one."""
@@ -98,7 +105,10 @@ class Scope:
             E = at["weight"]
             if self.adapter is None:
                 return at.ops.embedding(ids, E, padding_idx=padding_idx)
-            return self.adapter.embedding(path, ids, E, padding_idx=padding_idx, ops=at.ops)
+            layer = partial(self.adapter.embedding, path, padding_idx=padding_idx, ops=at.ops)
+            if (tokens := self.adapter.tokens(path)) is not None:
+                return tokens.stage(layer, "E", self._trained[tokens.name], E)(ids)
+            return layer(ids, E)
 
         return renamed(look_up, {"E": f"{path}.weight"})
 
@@ -114,7 +124,8 @@ class Scope:
         apart = full in self._trained and self.adapter is not None and self.adapter.unties
         E = self.untrained(full) if apart else self[f"{name}.weight"]
         frozen = apart or self._is_frozen(f"{self.prefix}{name}")
-        layer: Stage = partial(self.at(name).ops.linear, W=E, frozen=frozen)
+        own = self.adapter is not None and self.adapter.tokens(path) is not None
+        layer = self._linear_by(path if own else self.prefix + name, self.at(name).ops, E, None, frozen)
         if self.adapter is not None and path in self.adapter.places:
             mask = rows(self.masks(path, x)) if self.masks else None
             layer = partial(self.adapter.linear, path, W=E, b=None, mask=mask, ops=self.at(head).ops)

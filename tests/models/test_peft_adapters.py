@@ -40,6 +40,14 @@ CASES = {
     "lora-bias": ("llama-biased", dict(target_modules=["q_proj", "down_proj"], lora_bias=True)),
     "lora-bias-all": ("qwen2", dict(target_modules=["k_proj", "v_proj"], lora_bias=True, bias="lora_only")),
     "lora-bias-gpt2": ("gpt2", dict(target_modules=["c_fc"], lora_bias=True, use_rslora=True, fan_in_fan_out=True)),
+    "tokens": ("llama", dict(target_modules=["q_proj"], trainable_token_indices=[38, 60, 16])),
+    "tokens-tied": ("llama-tied", dict(target_modules=["q_proj"], trainable_token_indices=[5, 2, 40])),
+    "tokens-head": (
+        "llama",
+        dict(target_modules=["v_proj"], trainable_token_indices={"lm_head": [7, 1], "embed_tokens": [2, 9, 31]}),
+    ),
+    "tokens-gpt2": ("gpt2", dict(target_modules=["c_attn"], trainable_token_indices={"wte": [4, 8], "wpe": [1, 4]})),
+    "tokens-dora": ("qwen2", dict(target_modules=["q_proj"], use_dora=True, trainable_token_indices=[18, 12, 2])),
     "untied-both": ("llama", dict(target_modules=["lm_head", "embed_tokens"])),
 }
 
@@ -130,7 +138,7 @@ def test_a_tied_output_layer_brings_the_table_of_both(tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2"])
 @pytest.mark.parametrize("rows", [50, 67])
-@pytest.mark.parametrize("way", ["saved", "targeted", "carried"])
+@pytest.mark.parametrize("way", ["saved", "targeted", "carried", "tokens"])
 def test_a_resized_vocabulary(tmp_path, kind, rows, way):
     theirs(tmp_path, kind, dict(r=3, lora_alpha=7, target_modules=["c_attn" if kind == "gpt2" else "q_proj"]))
     table = "wte" if kind == "gpt2" else "embed_tokens"
@@ -139,6 +147,8 @@ def test_a_resized_vocabulary(tmp_path, kind, rows, way):
         lora["modules_to_save"] = [table, "lm_head"]
     elif way == "targeted":
         lora["target_modules"] += [table, "lm_head"]
+    elif way == "tokens":
+        lora["trainable_token_indices"] = {table: [rows - 1, 38, 2]}
 
     def grown():
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="sdpa")
