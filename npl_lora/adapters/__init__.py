@@ -3,7 +3,7 @@
     from npl_lora.adapters import LoRAConfig
     adapter = model.attach(LoRAConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]), rng=0)
 
-Reading order: config, _targets, _adapter, lora, full, files.
+Reading order: config, _targets, _tokens, _adapter, lora, full, _folder, files.
 """
 
 from ._adapter import Adapter

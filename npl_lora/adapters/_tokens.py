@@ -66,9 +66,11 @@ def tokens_of(config: LoRAConfig, modules: Mapping[str, Module], adapted: Mappin
         wanted = {next(path for path, module in modules.items() if module.kind == "embedding"): wanted}
     found: dict[str, Tokens] = {}
     for name, indices in wanted.items():
-        paths = [path for path in modules if path.endswith(name)]
+        paths = [path for path, module in modules.items() if path.endswith(name) and _is_table(module)]
         if not paths:
-            raise ConfigError(f"trainable_token_indices has {quote_value(name)}, which is the name of no module")
+            raise ConfigError(
+                f"trainable_token_indices has {quote_value(name)}, which is the name of no embedding or output layer"
+            )
         for path in paths:
             found[path] = Tokens(token_name(path), _checked(indices, modules[path]))
             if path in adapted:
@@ -94,6 +96,10 @@ def _without_shared(found: Mapping[str, Tokens], modules: Mapping[str, Module]) 
                 )
             del kept[path]
     return kept
+
+
+def _is_table(module: Module) -> bool:
+    return module.kind == "embedding" or module.output
 
 
 def _checked(indices: Any, module: Module) -> tuple[int, ...]:

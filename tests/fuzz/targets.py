@@ -44,7 +44,8 @@ WORDS = (
     b"__metadata__", b"data_offsets", b"shape", b"dtype", b"BF16", b"F8_E4M3", b"F64", b"I64", b"BOOL", b"bfloat16",
     b"q_proj", b"lora_A", b"model.layers.", b".*", b"(", b"[[a", b"null", b"GGUF", b"general.alignment", b"\x09\0\0\0",
     b"\xff" * 8, b"weight_map", b"config", b"alpha", b"use_rslora", b'"r": 0', b"arrays",
-    b"vectors", b"protocol", b"id", b"files",
+    b"vectors", b"protocol", b"id", b"files", b'"use_dora": true', b'"lora_bias": true', b"lora_magnitude_vector",
+    b'"trainable_token_indices": [1]', b'"ensure_weight_tying": true', b"lm_head", b"embed_tokens", b".base_layer",
 )  # fmt: skip
 CASE = next(case for case in CONTRACTS["lora_merge"].cases("float32") if case.id == "lora_merge/plain/float32")
 RIGHT = {name: right.value.astype("float32") for name, right in right_of(CASE).items()}
@@ -139,7 +140,7 @@ def _read_adapter(name: str, data: bytes) -> None:
     if name == files.CONFIG and len(re.findall(rb"[*+{]", data)) > 3:
         return
     try:
-        adapter = files.load(_FOLDER, MODEL.modules, MODEL.base)
+        adapter = MODEL.load_adapter(_FOLDER)
     except AdapterError as error:
         _one_line(str(error))
     else:
