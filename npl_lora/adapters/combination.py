@@ -27,8 +27,8 @@ from ..support.finite import describe_first_nonfinite
 from ..support.quoting import quote_name
 from ._pairs import read_tensors, sort_tensors
 from ._targets import alpha_of, rank_of
-from .config import LoRAConfig
-from .files import TENSORS, AdapterError, load_config
+from .config import ConfigError, LoRAConfig
+from .files import CONFIG, TENSORS, AdapterError, load_config
 from .lora import Factors, LoRA
 
 WAYS = ("cat", "linear", "svd")
@@ -51,25 +51,11 @@ def read_layers(folders: Sequence[Path], weights: Sequence[float]) -> Layers:
     or that was made for another model than the first."""
     layers: Layers = {}
     for folder, weight in zip(folders, weights, strict=True):
-        config, path = load_config(folder), folder / TENSORS
-        tensors = read_tensors(path)
-        with np.errstate(over="ignore"):
-            narrow = {name: array.astype(np.float32) for name, array in tensors.items()}
-        if problem := describe_first_nonfinite(narrow, tensors):
-            raise AdapterError(f"{path}: {problem}")
-        pairs, others = sort_tensors(tensors)
-        adapted = {name for name, _ in pairs}  # PEFT may save the frozen weight of such a layer too
-        if more := [name for name in others if name.removesuffix(".weight") not in adapted]:
-            raise AdapterError(
-                f"{path} has {quote_name(more[0])}, and only A and B can be combined: merge that adapter into the model"
-            )
-        for (name, kind), pair in pairs.items():
-            scale = lora_scale(rank_of(config, name), alpha_of(config, name), config.use_rslora)
-            part = _part(path, name, rank_of(config, name), pair, weight * scale)
-            _check_like_the_first(path, name, part, layers.setdefault((name, kind), []))
-            layers[name, kind].append(part)
+        for key, part in _read_parts(folder, weight).items():
+            _check_like_the_first(folder, key[0], part, layers.setdefault(key, []))
+            layers[key].append(part)
     if len({name for name, _ in layers}) < len(layers):
-        raise AdapterError(f"{path} was made for another model: a linear layer there is an embedding here")
+        raise AdapterError("the adapters were made for different models: a linear layer of one is another's embedding")
     return layers
 
 
@@ -127,6 +113,32 @@ def combine_loaded(adapters: Sequence[LoRA], weights: Sequence[float], base: Map
     return LoRA(config, parameters, places)
 
 
+def _read_parts(folder: Path, weight: float) -> dict[tuple[str, str], Part]:
+    """One adapter's part of each layer."""
+    config, path = load_config(folder), folder / TENSORS
+    tensors = read_tensors(path)
+    with np.errstate(over="ignore"):
+        narrow = {name: array.astype(np.float32) for name, array in tensors.items()}
+    if problem := describe_first_nonfinite(narrow, tensors):
+        raise AdapterError(f"{path}: {problem}")
+    pairs, others = sort_tensors(tensors)
+    adapted = {name for name, _ in pairs}  # PEFT may save the frozen weight of such a layer too
+    if more := [name for name in others if name.removesuffix(".weight") not in adapted]:
+        raise AdapterError(
+            f"{path} has {quote_name(more[0])}, and only A and B can be combined: `npl-lora merge` with --adapter more"
+            " than once also adds up what is trained in full"
+        )
+    parts = {}
+    for (name, kind), pair in pairs.items():
+        try:
+            rank, alpha = rank_of(config, name), alpha_of(config, name)
+        except ConfigError as error:
+            raise AdapterError(f"{folder / CONFIG}: {error}") from None
+        share = weight * lora_scale(rank, alpha, config.use_rslora)
+        parts[name, kind] = _part(path, name, rank, pair, share)
+    return parts
+
+
 def _part(path: Path, name: str, rank: int, pair: Mapping[str, np.ndarray], share: float) -> Part:
     if len(pair) < 2:
         raise AdapterError(f"{path} lacks {'A' if 'B' in pair else 'B'} of {quote_name(name)}")
@@ -139,11 +151,11 @@ def _part(path: Path, name: str, rank: int, pair: Mapping[str, np.ndarray], shar
     return Part(share, A.astype(np.float64), B.astype(np.float64))
 
 
-def _check_like_the_first(path: Path, name: str, part: Part, before: list[Part]) -> None:
+def _check_like_the_first(folder: Path, name: str, part: Part, before: list[Part]) -> None:
     shapes = [(one.B.shape[0], one.A.shape[1]) for one in (part, *before[:1])]
     if shapes[0] != shapes[-1]:
         raise AdapterError(
-            f"{path} was made for another model: {quote_name(name)} is {shapes[0]} there, {shapes[-1]} in the first"
+            f"{folder} was made for another model: {quote_name(name)} is {shapes[0]} there, {shapes[-1]} in the first"
         )
 
 

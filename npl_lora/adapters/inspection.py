@@ -28,6 +28,7 @@ from .lora import HEADS
 
 _DEFAULT = "default"  # the one adapter's name that PEFT takes in a key
 _TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "bias")
+# The fields that say where A and B are, and what scale they have.
 _USED = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", *_TARGETS)
 
 _RANDOM = "PEFT warns of missing keys, and starts the layer anew: it is not what was trained"
@@ -82,8 +83,15 @@ class Inspection:
 def inspect(folder: Path) -> Inspection:
     """Inspect the adapter in a folder. Raises AdapterError for files that cannot be read at all, or hold no LoRA."""
     about = _read_config(folder / CONFIG)
-    config = _used_config(folder / CONFIG, about)
     tensors = read_tensors(folder / TENSORS)
+    try:
+        return _inspect(about, tensors)
+    except ConfigError as error:
+        raise AdapterError(f"{folder / CONFIG}: {error}") from None
+
+
+def _inspect(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Inspection:
+    config = LoRAConfig(**{name: about[name] for name in _USED if about.get(name) is not None})
     pairs, others = sort_tensors(tensors)
     layers, findings = list[Layer](), list(_findings_of_tensors(tensors))
     for (path, kind), pair in pairs.items():
@@ -118,14 +126,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if about.get("peft_type", "LORA") != "LORA":
         raise AdapterError(f"{path}: peft_type is {quote_value(about['peft_type'])}, expected 'LORA'")
     return about
-
-
-def _used_config(path: Path, about: Mapping[str, Any]) -> LoRAConfig:
-    """The fields that say where A and B are, and what scale they have."""
-    try:
-        return LoRAConfig(**{name: about[name] for name in _USED if about.get(name) is not None})
-    except (ConfigError, TypeError) as error:
-        raise AdapterError(f"{path}: {error}") from None
 
 
 def _matrix(array: np.ndarray) -> np.ndarray:

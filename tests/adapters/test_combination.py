@@ -174,6 +174,13 @@ def test_a_folder_whose_name_ends_like_a_weight_is_taken_as_it_is(model, tmp_pat
     assert read_layers([tmp_path / "run:2"], [1.0]).keys() == read_layers([tmp_path / "new"], [1.0]).keys()
 
 
+def test_a_pattern_that_is_no_regular_expression_is_named_with_its_file(folders):
+    path = folders[0] / files.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rank_pattern": {"(v": 2}}))
+    with pytest.raises(AdapterError, match=r"a/adapter_config\.json: .* is no regular expression"):
+        read_layers(folders, WEIGHTS)
+
+
 def broken(folder, **more):
     save_file({**load_file(folder / files.TENSORS), **more}, folder / files.TENSORS)
 
