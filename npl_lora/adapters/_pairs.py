@@ -20,11 +20,6 @@ Pair = dict[str, np.ndarray]  # by "A" and "B"
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """{key: array} of a file that has factors. Raises AdapterError."""
-    if not path.exists() and path.with_suffix(".bin").exists():
-        raise AdapterError(
-            f"{path.parent} has {path.stem}.bin alone, a pickle, which is never opened here: load it with PEFT, and"
-            " save_pretrained writes safetensors"
-        )
     try:
         tensors, _ = open_tensors(path)
     except TensorFileError as error:

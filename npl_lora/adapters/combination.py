@@ -27,7 +27,7 @@ from ..support.finite import describe_first_nonfinite
 from ..support.quoting import quote_name
 from ._pairs import read_tensors, sort_tensors
 from ._targets import alpha_of, rank_of
-from .config import ConfigError, LoRAConfig
+from .config import ConfigError, LoRAConfig, changes_base
 from .files import CONFIG, TENSORS, AdapterError, load_config
 from .lora import Factors, LoRA
 
@@ -94,7 +94,9 @@ def error(layers: Layers, combined: LoRA) -> float:
 def combine_loaded(adapters: Sequence[LoRA], weights: Sequence[float], base: Mapping[str, np.ndarray]) -> LoRA:
     """Adapters of one model as one, exactly: the factors side by side, and of what they train in full the base's values
     and the sum of all changes. base: the model's tensors. To compute with, not to train or save: the configuration is
-    the first one's. Raises AdapterError for a tensor that the base does not have."""
+    the first one's. Raises AdapterError for what has no sum: DoRA, B's bias, tensors that are not the model's."""
+    for adapter in adapters:
+        _check_is_a_sum(adapter, base)
     parameters: dict[str, np.ndarray] = {}
     places: dict[str, Factors] = {}
     pairs = list(zip(adapters, weights, strict=True))
@@ -105,17 +107,31 @@ def combine_loaded(adapters: Sequence[LoRA], weights: Sequence[float], base: Map
         A, B = _side_by_side([Part(s, a.parameters[place.A], a.parameters[place.B]) for a, s in having])
         places[path], parameters[place.A], parameters[place.B] = place, A, B
     for name in dict.fromkeys(n for adapter in adapters for n in adapter.parameters if n not in factors):
-        if name not in base:
-            raise AdapterError(f"{name} is trained in full, and is no tensor of the model: it cannot be added up")
+        if any(a.parameters[name].shape != base[name].shape for a in adapters if name in a.parameters):
+            raise AdapterError(f"{name} has another shape than the model's, and cannot be added up")
         changes = [w * (a.parameters[name] - base[name]) for a, w in pairs if name in a.parameters]
         parameters[name] = base[name] + sum(changes)
     config = replace(adapters[0].config, lora_dropout=0.0)
     return LoRA(config, parameters, places)
 
 
+def _check_is_a_sum(adapter: LoRA, base: Mapping[str, np.ndarray]) -> None:
+    """Whether the adapter changes the model by s B A and by tensors of the model that it trains in full, alone."""
+    for path, place in adapter.places.items():
+        if place.names != (place.A, place.B):
+            more = quote_name(next(name for name in place.names if name not in (place.A, place.B)))
+            raise AdapterError(f"{path} has {more} beside A and B, and cannot be added up with a weight")
+    factors = {name for place in adapter.places.values() for name in place.names}
+    own = [name for name in adapter.parameters if name not in factors and name not in base]
+    if own := [*own, *adapter.frozen]:
+        raise AdapterError(f"{quote_name(own[0])} is the adapter's own, and cannot be added up with a weight")
+
+
 def _read_parts(folder: Path, weight: float) -> dict[tuple[str, str], Part]:
     """One adapter's part of each layer."""
     config, path = load_config(folder), folder / TENSORS
+    if problem := changes_base(config):
+        raise AdapterError(f"{folder / CONFIG}: {problem}")
     tensors = read_tensors(path)
     with np.errstate(over="ignore"):
         narrow = {name: array.astype(np.float32) for name, array in tensors.items()}
@@ -124,10 +140,8 @@ def _read_parts(folder: Path, weight: float) -> dict[tuple[str, str], Part]:
     pairs, others = sort_tensors(tensors)
     adapted = {name for name, _ in pairs}  # PEFT may save the frozen weight of such a layer too
     if more := [name for name in others if name.removesuffix(".weight") not in adapted]:
-        raise AdapterError(
-            f"{path} has {quote_name(more[0])}, and only A and B can be combined: `npl-lora merge` with --adapter more"
-            " than once also adds up what is trained in full"
-        )
+        advice = "" if ".lora_" in more[0] else ": `npl-lora merge` with several --adapter adds up more"
+        raise AdapterError(f"{path} has {quote_name(more[0])}, and only A and B can be combined{advice}")
     parts = {}
     for (name, kind), pair in pairs.items():
         try:

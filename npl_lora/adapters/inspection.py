@@ -8,6 +8,7 @@ Source: PEFT 0.21.2, set_peft_model_state_dict in utils/save_and_load.py and Pef
 finding.
 """
 
+import codecs
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..lora.spectrum import decompose, effective_rank
 from ..support.finite import describe_nonfinite, is_finite
 from ..support.quoting import quote_name, quote_value
 from ..support.tensor_file import TensorFileError, json_object
+from ._folder import find_problem
 from ._pairs import FACTOR, PREFIX, Pair, read_tensors, sort_tensors
 from ._targets import alpha_of, is_saved, is_targeted, rank_of
 from .config import ConfigError, LoRAConfig
@@ -82,6 +84,8 @@ class Inspection:
 
 def inspect(folder: Path) -> Inspection:
     """Inspect the adapter in a folder. Raises AdapterError for files that cannot be read at all, or hold no LoRA."""
+    if problem := find_problem(folder):
+        raise AdapterError(problem)
     about = _read_config(folder / CONFIG)
     tensors = read_tensors(folder / TENSORS)
     try:
@@ -118,7 +122,7 @@ def _inspect(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Ins
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        about = json_object(path.read_bytes(), "it")
+        about = json_object(path.read_bytes().removeprefix(codecs.BOM_UTF8), "it")
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}") from None
     except TensorFileError as error:

@@ -292,7 +292,7 @@ def _begin(arguments: argparse.Namespace, model: Pretrained, task: str) -> LoRA:
     found = model.load_adapter(arguments.adapter[0], allow_nonfinite=arguments.allow_nonfinite)
     if arguments.dropout is None:
         return found
-    return LoRA(replace(found.config, lora_dropout=arguments.dropout), found.parameters, found.places)
+    return LoRA(replace(found.config, lora_dropout=arguments.dropout), found.parameters, found.places, found.frozen)
 
 
 def _look(arguments: argparse.Namespace) -> None:

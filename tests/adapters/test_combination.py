@@ -10,7 +10,7 @@ from models import tiny
 from safetensors.numpy import load_file, save_file
 
 from npl_lora import ops
-from npl_lora.adapters import AdapterError, LoRAConfig, files
+from npl_lora.adapters import AdapterError, LoRA, LoRAConfig, files
 from npl_lora.adapters.combination import WAYS, combine, combine_loaded, error, read_layers
 from npl_lora.cli import main
 from npl_lora.lora.low_rank import amplification
@@ -126,11 +126,20 @@ def test_a_sum_of_loaded_adapters_merges_as_their_changes_do(model, folders, tmp
         np.testing.assert_allclose(merged.base[tensor], model.base[tensor] + delta, rtol=0, atol=1e-13)
 
 
-def test_a_tensor_that_the_model_does_not_have_cannot_be_added_up(model, folders):
-    adapter = model.load_adapter(folders[0])
-    more = adapter.with_parameters({**adapter.parameters, "score.weight": np.ones((2, 6))})
-    with pytest.raises(AdapterError, match=r"score\.weight is trained in full, and is no tensor of the model"):
-        combine_loaded([more, adapter], WEIGHTS, model.base)
+def test_what_is_no_sum_is_refused(model, folders):
+    plain = model.load_adapter(folders[0])
+    trained = plain.with_parameters({**plain.parameters, "score.weight": np.ones((2, 6))})
+    large = plain.with_parameters({**plain.parameters, "lm_head.weight": np.ones((14, 6))})
+    frozen = LoRA(FIRST, plain.parameters, plain.places, {"model.norm.weight": np.ones(6)})
+    dora = model.attach(replace(FIRST, use_dora=True), rng=0)
+    for other, says in (
+        (trained, r"score\.weight is the adapter's own, and cannot be added up"),
+        (frozen, r"model\.norm\.weight is the adapter's own, and cannot be added up"),
+        (large, r"lm_head\.weight has another shape than the model's"),
+        (dora, r"q_proj has .*lora_magnitude_vector.* beside A and B, and cannot be added up"),
+    ):
+        with pytest.raises(AdapterError, match=says):
+            combine_loaded([plain, other], WEIGHTS, model.base)
 
 
 def test_the_command_prints_all_errors_and_writes_one(folders, tmp_path, capsys):
@@ -172,6 +181,13 @@ def test_a_folder_whose_name_ends_like_a_weight_is_taken_as_it_is(model, tmp_pat
     files.save(model.attach(FIRST, rng=0), tmp_path / "run:2")
     assert main(["combine", str(tmp_path / "run:2"), "--out", str(tmp_path / "new")]) == 0
     assert read_layers([tmp_path / "run:2"], [1.0]).keys() == read_layers([tmp_path / "new"], [1.0]).keys()
+
+
+def test_factors_of_a_changed_base_are_refused(folders):
+    path = folders[1] / files.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "init_lora_weights": "pissa_niter_4"}))
+    with pytest.raises(AdapterError, match=r"b/adapter_config\.json: init_lora_weights is 'pissa_niter_4', which also"):
+        read_layers(folders, WEIGHTS)
 
 
 def test_a_pattern_that_is_no_regular_expression_is_named_with_its_file(folders):

@@ -162,6 +162,12 @@ def test_damage_is_named(adapter, name, capsys):
     assert says in capsys.readouterr().out
 
 
+def test_a_byte_order_mark_is_no_fault(adapter):
+    path = adapter / files.CONFIG
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert inspect(adapter).findings == ()
+
+
 def test_peft_takes_the_name_default_in_a_key(adapter):
     edit(adapter, rename(lambda key: key.replace(".weight", ".default.weight")))
     assert inspect(adapter).findings == ()
@@ -194,7 +200,7 @@ def test_the_picture_is_one_svg_with_a_line_for_each_layer(adapter, tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
-        (lambda folder: (folder / files.CONFIG).unlink(), "adapter_config.json: No such file or directory"),
+        (lambda folder: (folder / files.CONFIG).unlink(), "has no adapter_config.json: expected the folder"),
         (lambda folder: (folder / files.CONFIG).write_text("["), "adapter_config.json: it is not JSON"),
         (lambda folder: edit(folder, r=0), "adapter_config.json: r is 0, expected an integer of at least 1"),
         (lambda folder: edit(folder, rank_pattern={"(v": 2}), "is no regular expression: missing )"),
@@ -202,7 +208,7 @@ def test_the_picture_is_one_svg_with_a_line_for_each_layer(adapter, tmp_path):
         (lambda folder: (folder / files.TENSORS).write_bytes(b""), "is no safetensors file"),
         (
             lambda folder: (folder / files.TENSORS).rename(folder / "adapter_model.bin"),
-            "adapter_model.bin alone",
+            "adapter_model.bin, a pickle, and no adapter_model.safetensors",
         ),
         (lambda folder: save_file({"x": np.ones(2)}, folder / files.TENSORS), "has 1 tensors and none of LoRA"),
     ],
