@@ -186,6 +186,7 @@ def test_the_command_prints_and_writes(adapter, tmp_path, capsys):
         assert len(layer["singular_values"]) == layer["rank"]
 
 
+@pytest.mark.slow
 def test_the_picture_is_one_svg_with_a_line_for_each_layer(adapter, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "spectra.svg"

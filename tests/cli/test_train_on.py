@@ -46,6 +46,7 @@ def held_out(out):
         return [float(row["held_out_loss"]) for row in csv.DictReader(file) if row["held_out_loss"]]
 
 
+@pytest.mark.slow
 def test_it_begins_where_the_adapter_ended_and_keeps_its_configuration(model, text, tmp_path):
     whole = ["--steps", "2", "--schedule", "constant"]
     assert train(model, text, tmp_path / "first", *whole, "--rank", "3") == 0
@@ -88,6 +89,7 @@ def test_the_adapter_is_not_written_over(model, text, start, tmp_path, capsys):
     assert "already exists, without a checkpoint: choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_bits(model, text, start, tmp_path, monkeypatch):
     more = ["--steps", "4", "--adapter", str(start)]
     assert train(model, text, tmp_path / "whole", *more) == 0
