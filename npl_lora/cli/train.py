@@ -4,26 +4,23 @@ import argparse
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import Adapter, ConfigError, LoRA, LoRAConfig
-from ..adapters.config import check_names
+from ..adapters import Adapter, LoRA
+from ..adapters.lora import check_trained
 from ..models import Model, Pretrained, Tokenizer, generate, load, load_classifier, load_tokenizer
 from ..support.extras import MissingExtraError
 from ..support.quoting import quote_value
 from ..support.ranks import Ranks, RanksError, join_ranks
-from ..support.tensor_file import TensorFileError, json_object
 from ..training import checkpoint
 from ..training.classes import read_classes
 from ..training.curve import draw
 from ..training.data import Data, is_classified
 from ..training.run import CHECKPOINT, Event, Run
-from ..training.schedule import SCHEDULES
-from ..training.step import OPTIMIZERS, NonFiniteError, Recipe
-from . import _arguments, _data
+from ..training.step import NonFiniteError
+from . import _arguments, _data, _train_options
 from ._errors import CommandError, command_errors, end_together
 from ._models import ready
 
@@ -91,101 +88,10 @@ def add_command(commands: _arguments.Commands) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the checkpoint in --out (default: start a new run)"
     )
-    _add_adapter_options(parser.add_argument_group("the adapter"))
-    _add_training_options(parser.add_argument_group("the training"))
-    _add_evaluation_options(parser.add_argument_group("the evaluation"))
+    _train_options.add_adapter_options(parser.add_argument_group("the adapter"))
+    _train_options.add_training_options(parser.add_argument_group("the training"))
+    _train_options.add_evaluation_options(parser.add_argument_group("the evaluation"))
     parser.set_defaults(run=run)
-
-
-def _add_adapter_options(group: argparse._ArgumentGroup) -> None:
-    """Options that --lora can give too have no default of their own: see _lora_config."""
-    group.add_argument(
-        "--adapter",
-        metavar="DIR",
-        type=Path,
-        action="append",
-        help="go on from this adapter, a folder that PEFT or `npl-lora train` wrote: its rank, scale and modules stay,"
-        " and the optimiser starts anew (default: a new adapter)",
-    )
-    _arguments.add_rank(group, None)
-    group.add_argument("--alpha", type=float, metavar="X", help="the scale is alpha / R (default: 16)")
-    group.add_argument(
-        "--rslora", action="store_true", default=None, help="the scale is alpha / sqrt(R) (default: alpha / R)"
-    )
-    group.add_argument(
-        "--dropout", type=float, metavar="P", help="share of the adapter's inputs that is dropped (default: 0)"
-    )
-    _arguments.add_target_modules(group)
-    group.add_argument(
-        "--lora",
-        metavar="FILE",
-        type=Path,
-        help="a JSON object with fields of PEFT's LoraConfig (bias, rank_pattern, layers_to_transform, modules_to_save,"
-        " ...), for example an adapter_config.json; options on the command line override it (default: none)",
-    )
-
-
-def _add_training_options(group: argparse._ArgumentGroup) -> None:
-    _arguments.add_steps(group, 100, "training steps")
-    _arguments.add_batch(group, 4, "rows in a step")
-    group.add_argument(
-        "--micro-batch",
-        type=int,
-        metavar="N",
-        help="rows at a time, to save memory (default: the batch, or a rank's share)",
-    )
-    _data.add_options(group)
-    group.add_argument(
-        "--lr", type=float, default=2e-4, metavar="X", help="highest learning rate (default: %(default)g)"
-    )
-    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="optimiser (default: %(default)s)")
-    group.add_argument(
-        "--loraplus",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="LoRA+: B learns at X times the rate of A (default: %(default)g)",
-    )
-    group.add_argument(
-        "--weight-decay", type=float, default=0.0, metavar="X", help="decoupled weight decay (default: %(default)g)"
-    )
-    group.add_argument(
-        "--clip", type=float, default=1.0, metavar="X", help="largest norm of the gradient (default: %(default)g)"
-    )
-    group.add_argument(
-        "--schedule", choices=SCHEDULES, default="cosine", help="course of the learning rate (default: %(default)s)"
-    )
-    group.add_argument(
-        "--warmup", type=int, default=0, metavar="N", help="steps until the full learning rate (default: %(default)s)"
-    )
-    _arguments.add_seed(group, "A, of the order of the data, and of dropout")
-    _arguments.add_coded(group)
-    _arguments.add_allow_nonfinite(group)
-
-
-def _add_evaluation_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--held-out",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="share of the data to evaluate on (default: %(default)g)",
-    )
-    group.add_argument(
-        "--every",
-        type=int,
-        default=25,
-        metavar="N",
-        help="steps between evaluations, each of which saves (default: %(default)s)",
-    )
-    group.add_argument(
-        "--patience",
-        type=int,
-        metavar="N",
-        help="stop after N evaluations in a row without a new lowest loss, and keep the best adapter (default: take all"
-        " steps, and keep the last)",
-    )
-    group.add_argument("--sample", metavar="PROMPT", help="a text to continue after each evaluation (default: none)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -215,7 +121,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> None:
     """Whatever can be refused is refused before the first step."""
     from ._screen import Screen
 
-    recipe, tokenizer = _recipe(arguments), load_tokenizer(arguments.model)
+    recipe, tokenizer = _train_options.recipe(arguments), load_tokenizer(arguments.model)
     if arguments.resume and tokenizer.template is not None:
         tokenizer.template.now = _begun(arguments.out / CHECKPOINT) or tokenizer.template.now
     rows, pooling = _read(arguments, tokenizer)
@@ -288,11 +194,11 @@ def _check_adapter_alone(arguments: argparse.Namespace) -> None:
 def _begin(arguments: argparse.Namespace, model: Pretrained, task: str) -> LoRA:
     """A new adapter, or the one to go on from. Dropout is of the training, and may be another."""
     if arguments.adapter is None:
-        return model.attach(_lora_config(arguments, task), rng=arguments.seed)
+        return model.attach(_train_options.lora_config(arguments, task), rng=arguments.seed)
     found = model.load_adapter(arguments.adapter[0], allow_nonfinite=arguments.allow_nonfinite)
-    if arguments.dropout is None:
-        return found
-    return LoRA(replace(found.config, lora_dropout=arguments.dropout), found.parameters, found.places, found.frozen)
+    found = found if arguments.dropout is None else found.with_dropout(arguments.dropout)
+    check_trained(found.config)
+    return found
 
 
 def _look(arguments: argparse.Namespace) -> None:
@@ -357,40 +263,6 @@ def _sample(model: Model, adapter: Adapter, tokenizer: Tokenizer, prompt: str) -
     tokens = tokenizer.encode_beginning(prompt)
     new = generate(model, tokens, adapter, max_tokens=40, stop=tokenizer.stop)
     return tokenizer.decode([*tokens, *new])
-
-
-def _recipe(arguments: argparse.Namespace) -> Recipe:
-    return Recipe(
-        steps=arguments.steps,
-        lr=arguments.lr,
-        optimizer=arguments.optimizer,
-        weight_decay=arguments.weight_decay,
-        loraplus_ratio=arguments.loraplus,
-        clip=arguments.clip,
-        schedule=arguments.schedule,
-        warmup=arguments.warmup,
-        seed=arguments.seed,
-    )
-
-
-def _lora_config(arguments: argparse.Namespace, task: str) -> LoRAConfig:
-    """The defaults, overridden by the file of --lora, overridden by the command line."""
-    fields: dict[str, Any] = {"r": 8, "lora_alpha": 16.0}
-    if arguments.lora is not None:
-        try:
-            fields |= json_object(arguments.lora.read_bytes(), str(arguments.lora))
-        except TensorFileError as error:
-            raise ConfigError(str(error)) from None
-        check_names(fields)
-    options = {
-        "r": arguments.rank,
-        "lora_alpha": arguments.alpha,
-        "lora_dropout": arguments.dropout,
-        "use_rslora": arguments.rslora,
-        "target_modules": arguments.target_modules,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    return LoRAConfig.from_json({**fields, **options, "task_type": task})
 
 
 @contextlib.contextmanager
