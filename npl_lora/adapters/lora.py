@@ -10,7 +10,7 @@ Source: Hu et al. 2021, sections 4.1 and 4.2; PEFT 0.21.2 for names and initial 
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -77,6 +77,10 @@ class LoRA(Adapter):
     def with_parameters(self, parameters: Mapping[str, np.ndarray]) -> "LoRA":
         """The same adapter with other values."""
         return LoRA(self.config, parameters, self.places, self.frozen, self.rows)
+
+    def with_dropout(self, p: float) -> "LoRA":
+        """The same adapter with another lora_dropout, which is of the training alone."""
+        return LoRA(replace(self.config, lora_dropout=p), self.parameters, self.places, self.frozen, self.rows)
 
     def linear(
         self, path: str, x: Array, W: Array, b: Array | None, mask: Array | None = None, ops: Any = reference
@@ -279,12 +283,17 @@ def _check_new(config: LoRAConfig) -> None:
             f"init_lora_weights is {quote_value(config.init_lora_weights)}, expected true, false or 'gaussian' for a "
             "new adapter"
         )
+    check_trained(config)
+
+
+def check_trained(config: LoRAConfig) -> None:
+    """Raise ConfigError for what is computed here, and cannot be trained."""
     if config.use_dora and config.lora_dropout:
         raise ConfigError("lora_dropout with use_dora is not supported here: set lora_dropout to 0")
     if config.lora_alpha == 0 or 0 in config.alpha_pattern.values():
         raise ConfigError("lora_alpha is 0, so the adapter would change nothing: expected another number")
     if config.other.get("ensure_weight_tying"):
-        raise ConfigError("ensure_weight_tying is true: not supported here for a new adapter; set it to false")
+        raise ConfigError("ensure_weight_tying is true: not supported here in training; set it to false")
 
 
 def _initialise(

@@ -123,7 +123,7 @@ def test_ensure_weight_tying_puts_an_adapter_on_both(tmp_path):
     assert read.config.target_modules == ("embed_tokens",)
     assert read.places == adapter.places
     np.testing.assert_array_equal(model.logits(IDS, read)[0], model.logits(IDS, adapter)[0])
-    with pytest.raises(ConfigError, match="ensure_weight_tying is true: not supported here for a new adapter"):
+    with pytest.raises(ConfigError, match="ensure_weight_tying is true: not supported here in training"):
         model.attach(LoRAConfig(other={"ensure_weight_tying": True}))
 
 

@@ -84,6 +84,25 @@ def test_dropout_alone_may_change(model, text, start, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+def test_trained_tokens_stay_trained_tokens_with_another_dropout(model, text, tmp_path):
+    config = LoRAConfig(r=2, target_modules=["q_proj"], other={"trainable_token_indices": [4, 2]})
+    files.save(load(model).attach(config, rng=7), tmp_path / "start")
+    more = ["--steps", "2", "--adapter", str(tmp_path / "start"), "--dropout", "0.5"]
+    assert train(model, text, tmp_path / "out", *more) == 0
+    start, trained = (load(model).load_adapter(tmp_path / name) for name in ("start", "out"))
+    assert trained.rows == start.rows
+    name = "model.embed_tokens.token_adapter.trainable_tokens_delta"
+    assert np.any(start.parameters[name] != trained.parameters[name])
+
+
+def test_what_cannot_be_trained_is_refused_before_the_first_step(model, text, start, tmp_path, capsys):
+    about = json.loads((start / files.CONFIG).read_text())
+    (start / files.CONFIG).write_text(json.dumps({**about, "ensure_weight_tying": True}))
+    assert train(model, text, tmp_path / "out", "--adapter", str(start)) == 2
+    assert "ensure_weight_tying is true: not supported here in training" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_adapter_is_not_written_over(model, text, start, tmp_path, capsys):
     assert train(model, text, start, "--adapter", str(start)) == 2
     assert "already exists, without a checkpoint: choose another --out" in capsys.readouterr().err
