@@ -64,7 +64,7 @@ def dora_linear(tap, x, W, A, B, m, *, scale, b=None, n=None):
     return y if b is None else y + b, Pullback(backward, y, ("x", "A", "B", "m"))
 
 
-def attention(tap, q, k, v, *, scale=None, causal=False, offset=0, window=None, key_mask=None):
+def attention(tap, q, k, v, *, scale=None, causal=False, offset=0, window=None, key_mask=None, softcap=None):
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group = q.shape[-3] // k.shape[-3]
     kh, vh = tap("k_heads", np.repeat(k, group, axis=-3)), tap("v_heads", np.repeat(v, group, axis=-3))
