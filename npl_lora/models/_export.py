@@ -80,6 +80,7 @@ def export(
         write_atomically(new / "model.safetensors", encode(_narrowed(model, dtype, allow_nonfinite), {"format": "pt"}))
         about = {**model.about, "dtype": dtype}
         about.pop("torch_dtype", None)  # its older name
+        about.pop("quantization_config", None)  # what is written is decoded
         if path_is_gguf := source.suffix == ".gguf":
             about |= {"architectures": [_ARCHITECTURES[model.kind]]}
             about |= _special_ids(GGUF(source))

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from models import tiny, tiny_gguf
+from models.four_bits import all_packed
 from oracle.dump_files import metadata, step
 from oracle.variants import right_of
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save
 
 from npl_lora.adapters import AdapterError, LoRAConfig, files
 from npl_lora.adapters.combination import combine, error, read_layers
@@ -281,7 +284,7 @@ def _targets() -> dict[str, Target]:
         "checkpoint": Target(_checkpoint, (RIGHT_CHECKPOINT, b"+" + RIGHT_CHECKPOINT[8:])),
         "model": Target(_model_config, _configs()),
         "plan": Target(_plan, _configs()),
-        "weights": Target(_model_tensors, (RIGHT_MODEL, b"+" + RIGHT_MODEL[8:])),
+        "weights": Target(_model_tensors, (RIGHT_MODEL, RIGHT_FOUR_BITS, b"+" + RIGHT_MODEL[8:])),
         "index": Target(_model_index, (b'{"weight_map": {"lm_head.weight": "shard.safetensors"}}',)),
         "gguf": Target(_gguf, (RIGHT_GGUF,)),
         "rows": Target(_rows, _seeds_of_rows()),
@@ -321,6 +324,7 @@ _LLAMA = tiny.folder(_FOLDER / "right", dtype="float32")
 MODEL = load(_LLAMA)
 TOKENIZER = load_tokenizer(tiny.with_tokenizer(_LLAMA, chat_template=_TEMPLATE))
 RIGHT_CONFIG, RIGHT_MODEL = ((_LLAMA / name).read_bytes() for name in ("config.json", "model.safetensors"))
+RIGHT_FOUR_BITS = save(all_packed(load_arrays(RIGHT_MODEL), nested=True)[0])
 ADAPTER = MODEL.attach(LoRAConfig(r=1, target_modules=["q_proj"]), rng=0)
 files.save(ADAPTER, _LLAMA)
 RIGHT_ADAPTER = tuple((_LLAMA / name).read_bytes() for name in (files.CONFIG, files.TENSORS))
