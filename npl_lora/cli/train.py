@@ -27,7 +27,7 @@ from ._models import ready
 if TYPE_CHECKING:
     from ._screen import Screen
 
-SUMMARY = "Fine-tune a language model, or a BERT as a classifier, with LoRA."
+SUMMARY = "Fine-tune a language model, or a classifier of texts, with LoRA."
 
 _DESCRIPTION = f"""\
 Trains in NumPy on the CPU, and writes an adapter that PEFT loads. A run that is

@@ -1,14 +1,17 @@
-"""A classifier of texts: a pretrained encoder, one vector of features for a text, and a linear head.
+"""A classifier of texts: a pretrained model, one vector of features for a text, and a linear head.
 
-    h      = encoder(tokens)                    (B, T, C)
+    h      = model(tokens)                      (B, T, C)
     f      = features of h                      (B, C)
     logits = f W^T + b                          (B, n)        W (n, C), b (n,)
 
 With pooling "mean", the features are the mean of h over the tokens that are not padding, as in sentence-transformers'
-models. With pooling "pooler" they are tanh(pooler(h at the first token)), as in BERT. Most checkpoints have no head. A
-new head is small and random, and is trained in full with the adapter, as PEFT does when task_type is SEQ_CLS.
+models. With pooling "pooler" they are tanh(pooler(h at the first token)), as in BERT. A language model has pooling
+"last", h at the last token that is not padding, which has seen all others; its head is called score and has no b. Most
+checkpoints have no head. A new head is small and random, and is trained in full with the adapter, as PEFT does when
+task_type is SEQ_CLS.
 
-Source: transformers 5.23.0, BertForSequenceClassification; Reimers and Gurevych, "Sentence-BERT", 2019, section 3.
+Source: transformers 5.23.0, BertForSequenceClassification and GenericForSequenceClassification; Reimers and Gurevych,
+"Sentence-BERT", 2019, section 3.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,26 +29,26 @@ from ..support.array import Array
 from ..support.tensor_file import TensorFileError, json_object
 from . import bert
 from ._config import ModelError, read_number
-from ._family import EncoderFamily
+from ._family import CausalFamily, Family
 from ._huggingface import read_config, read_weights
+from ._model import Model
 from ._options import LossOptions
 from ._pretrained import Pretrained
 from ._scope import Scope
 from ._weights import Weights, weights_of
 
-HEAD = "classifier"
-POOLINGS = ("mean", "pooler")
+_DECODERS: tuple[CausalFamily, ...] = Model.FAMILIES
+_POOLINGS = ("mean", "pooler", "last")
 
 
 class Classifier(Pretrained):
-    """A frozen encoder and a head for `classes`. See `load_classifier`.
+    """A frozen model and a head for `classes`. See `load_classifier`.
 
     attach gives a new adapter and a head: the checkpoint's head if it has one, a new one otherwise. full() trains
-    everything in full. full(["classifier"]) trains the head alone, on frozen features.
+    everything in full. full([head]) trains the head alone, on frozen features. head: its name, "classifier" or "score".
     """
 
-    FAMILIES: ClassVar[tuple[EncoderFamily, ...]] = (bert,)
-    family: EncoderFamily
+    FAMILIES: ClassVar[tuple[Family, ...]] = (bert, *_DECODERS)
 
     def __init__(
         self, about: Mapping[str, Any], base: Weights, classes: Sequence[str], pooling: str = "pooler"
@@ -53,16 +56,19 @@ class Classifier(Pretrained):
         self.classes = tuple(classes)
         if isinstance(classes, str) or len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise ValueError(f"classes is {str(classes)[:60]!r}, expected at least two different names")
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling is {pooling!r}, expected one of {', '.join(POOLINGS)}")
-        self.pooling = pooling
+        if pooling not in _POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}, expected one of {', '.join(_POOLINGS)}")
+        is_decoder = any(about.get("model_type") in family.KINDS for family in _DECODERS)
+        if is_decoder != (pooling == "last"):
+            raise ValueError(f"pooling is {pooling!r}, expected 'last' for a language model, and for that alone")
+        self.pooling, self.head = pooling, "score" if is_decoder else "classifier"
         super().__init__(about, base)
 
     def load_adapter(self, folder: str | Path, dtype: Any = None, allow_nonfinite: bool = False) -> LoRA:
         """The adapter in a folder that PEFT or `adapters.files.save` wrote, and its head. Raises AdapterError."""
         adapter = super().load_adapter(folder, dtype, allow_nonfinite)
-        if f"{HEAD}.weight" not in self.scope(adapter):
-            raise AdapterError(f"{folder} has no {HEAD}, and the model's checkpoint has none either")
+        if f"{self.head}.weight" not in self.scope(adapter):
+            raise AdapterError(f"{folder} has no {self.head}, and the model's checkpoint has none either")
         return adapter
 
     def scores(
@@ -92,49 +98,60 @@ class Classifier(Pretrained):
         return self._with_base(weights_of(self._merge(adapter, sign), self.base.dtype))
 
     def _stages(self, scope: Scope, tokens: Array, key_mask: Array | None, recompute: bool | None) -> list[Stage]:
-        if f"{HEAD}.weight" not in scope:
-            raise ValueError("the checkpoint has no classifier, expected an adapter that brings one")
+        if f"{self.head}.weight" not in scope:
+            raise ValueError(f"the checkpoint has no {self.head}, expected an adapter that brings one")
         encode = self._hidden(scope, tokens, key_mask=key_mask, recompute=recompute)
-        head = scope.linear(HEAD)
+        head, xp = scope.linear(self.head), tokens.__array_namespace__()
+        place = xp.arange(tokens.shape[1])
         if self.pooling == "mean":
             return [encode, partial(scope.ops.masked_mean, mask=key_mask), head]
-        xp = tokens.__array_namespace__()
-        first = xp.broadcast_to(xp.arange(tokens.shape[1]) == 0, tokens.shape)  # the mean of one token is the token
-        return [encode, partial(scope.ops.masked_mean, mask=first), self.family.pooled(scope), head]
+        if self.pooling == "pooler":
+            first = xp.broadcast_to(place == 0, tokens.shape)  # the mean of one token is the token
+            return [encode, partial(scope.ops.masked_mean, mask=first), bert.pooled(scope), head]
+        seen = xp.ones(tokens.shape, dtype=xp.bool) if key_mask is None else key_mask
+        last = xp.max(xp.where(seen, place, xp.zeros_like(place)), axis=1, keepdims=True)
+        return [encode, partial(scope.ops.masked_mean, mask=place == last), head]
 
     def _rename(self, base: Weights) -> Weights:
-        return base.rename(self.family.name_of)
+        return base if self.pooling == "last" else base.rename(bert.name_of)
 
     def _modules(self, base: Weights) -> dict[str, Module]:
         modules = super()._modules(base)
         if self.pooling == "mean":
-            modules.pop(self.family.POOLER, None)
-        elif self.family.POOLER not in modules:
-            raise ModelError(f"the checkpoint lacks {self.family.POOLER}.weight, which pooling 'pooler' needs")
-        head = Module("linear", (len(self.classes), self.config.width), (f"{HEAD}.weight", f"{HEAD}.bias"), output=True)
-        if f"{HEAD}.weight" in base and base.shape(f"{HEAD}.weight") != head.shape:
-            found = base.shape(f"{HEAD}.weight")
-            raise ModelError(f"{HEAD}.weight has shape {found}, expected {head.shape} for {len(self.classes)} classes")
-        return {**modules, HEAD: head}
+            modules.pop(bert.POOLER, None)
+        elif self.pooling == "pooler" and bert.POOLER not in modules:
+            raise ModelError(f"the checkpoint lacks {bert.POOLER}.weight, which pooling 'pooler' needs")
+        for family in _DECODERS:  # the output layer has no part in it
+            modules.pop(family.HEAD, None)
+        name = f"{self.head}.weight"
+        tensors = (name,) if self.pooling == "last" else (name, f"{self.head}.bias")
+        head = Module("linear", (len(self.classes), self.config.width), tensors, output=True)
+        if name in base and base.shape(name) != head.shape:
+            found = base.shape(name)
+            raise ModelError(f"{name} has shape {found}, expected {head.shape} for {len(self.classes)} classes")
+        return {**modules, self.head: head}
 
     def _shapes(self, base: Weights) -> dict[str, tuple[int, ...]]:
         expected = super()._shapes(base)
-        own = [] if f"{HEAD}.weight" in base else self.modules[HEAD].tensors
+        own = [] if f"{self.head}.weight" in base else self.modules[self.head].tensors
         return {name: shape for name, shape in expected.items() if name not in own}
 
     def _with_defaults(self, config: LoRAConfig) -> LoRAConfig:
         """The head is trained in full, as PEFT does for task_type SEQ_CLS."""
         saved = config.modules_to_save or ()
-        fields = {**super()._with_defaults(config).as_json(), "modules_to_save": tuple(dict.fromkeys((*saved, HEAD)))}
+        fields = {
+            **super()._with_defaults(config).as_json(),
+            "modules_to_save": tuple(dict.fromkeys((*saved, self.head))),
+        }
         return LoRAConfig.from_json({"task_type": "SEQ_CLS", **fields})
 
     def _initial(self, rng: np.random.Generator | None) -> Weights:
         """With a head: W ~ N(0, initializer_range^2), b = 0, as in transformers; all zeros without an rng."""
-        if f"{HEAD}.weight" in self.base:
+        if f"{self.head}.weight" in self.base:
             return self.base
-        shape, spread = self.modules[HEAD].shape, read_number(self.about, "initializer_range", 0.02)
-        W = np.zeros(shape) if rng is None else spread * rng.standard_normal(shape)
-        return self.base.with_arrays({f"{HEAD}.weight": W, f"{HEAD}.bias": np.zeros(shape[0])})
+        head, spread = self.modules[self.head], read_number(self.about, "initializer_range", 0.02)
+        W = np.zeros(head.shape) if rng is None else spread * rng.standard_normal(head.shape)
+        return self.base.with_arrays(dict(zip(head.tensors, (W, np.zeros(head.shape[0])), strict=False)))
 
     def _with_base(self, base: Weights) -> Self:
         return type(self)(self.about, base, self.classes, self.pooling)
@@ -147,19 +164,23 @@ def load_classifier(
     pooling: str | None = None,
     allow_nonfinite: bool = False,
 ) -> Classifier:
-    """A classifier on the encoder in a folder (config.json and safetensors). It computes in dtype.
+    """A classifier on the model in a folder (config.json and safetensors). It computes in dtype.
 
-    classes: their names, in the order of their indices. pooling: "mean" or "pooler"; by default "mean" if the folder
-    asks for it (sentence-transformers' 1_Pooling/config.json), "pooler" otherwise. Weights stored in dtype are
-    memory-mapped. Raises ModelError for files that are not a model supported here. allow_nonfinite: as in `load`.
+    classes: their names, in the order of their indices. pooling: "mean" or "pooler" for a BERT; by default "mean" if
+    the folder asks for it (sentence-transformers' 1_Pooling/config.json), "pooler" otherwise. "last" for a language
+    model. Weights stored in dtype are memory-mapped. Raises ModelError for files that are not a model supported here.
+    allow_nonfinite: as in `load`.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise ModelError(
-            f"{folder} is not a folder, expected a BERT with config.json and safetensors, to classify texts"
+            f"{folder} is not a folder, expected a model with config.json and safetensors, to classify texts"
         )
-    pooling = _pooling(folder) if pooling is None else pooling
-    return Classifier(read_config(folder), read_weights(folder, dtype, allow_nonfinite), classes, pooling)
+    about = read_config(folder)
+    if pooling is None:
+        is_decoder = any(about.get("model_type") in family.KINDS for family in _DECODERS)
+        pooling = "last" if is_decoder else _pooling(folder)
+    return Classifier(about, read_weights(folder, dtype, allow_nonfinite), classes, pooling)
 
 
 def _pooling(folder: Path) -> str:

@@ -94,17 +94,3 @@ class CausalFamily(Family, Protocol):
 
     def logits(self, model: Scope, config: Any) -> Stage:
         """x (..., C), the output of `hidden` -> the logits (..., V)."""
-
-
-class EncoderFamily(Family, Protocol):
-    """A family of encoders, for `Classifier`."""
-
-    @property
-    def POOLER(self) -> str:
-        """The path of the pooler's linear layer."""
-
-    def name_of(self, tensor: str) -> str:
-        """The current name of a tensor, for checkpoints with older names."""
-
-    def pooled(self, model: Scope) -> Stage:
-        """x (B, C), the first token's features -> the text's features (B, C)."""

@@ -491,6 +491,19 @@ def test_what_is_learned_is_seen_before_hours_are_spent(tmp_path, capsys):
     assert "shown    x 1 2 z y  10 1 2 12 11" in capsys.readouterr().err
 
 
+def test_a_language_model_learns_to_classify(tmp_path, capsys):
+    folder = tiny.with_tokenizer(tiny.folder(tmp_path / "model", "qwen3", dtype="float32"))
+    table, out = tmp_path / "a.csv", tmp_path / "out"
+    table.write_text("text,label\n" + "1 2 3,low\n8 9,high\n" * 9)
+    assert train(folder, table, out, "--steps", "30") == 0
+    assert json.loads((out / "classes.json").read_text()) == {"classes": ["high", "low"], "pooling": "last"}
+    capsys.readouterr()
+    assert main(["eval", str(folder), str(table), "--adapter", str(out), "--length", "8"]) == 0
+    assert "accuracy 1.0000" in capsys.readouterr().out
+    assert main(["eval", str(folder), str(table), "--length", "8"]) == 2
+    assert "--adapter" in capsys.readouterr().err
+
+
 def test_a_classifier_is_shown_with_its_class(tmp_path, capsys):
     folder = tiny.with_tokenizer(tiny.folder(tmp_path / "model", "bert", dtype="float32"))
     table = tmp_path / "a.csv"

@@ -298,3 +298,46 @@ def test_full_fine_tuning_says_what_it_is(tmp_path):
     assert isinstance(everything.with_parameters(everything.parameters), Full)
     assert repr(model.full(["classifier"])) == "Full(2 tensors, 21 parameters)"
     assert "tensors, " in repr(model)
+
+
+DECODERS = ("llama", "qwen2", "gemma3", "phi3", "gpt2")
+ALL_LINEAR = LoRAConfig(r=2, lora_alpha=5, target_modules="all-linear", init_lora_weights=False)
+
+
+def decoder(tmp_path, kind, dtype=np.float64):
+    return load_classifier(tiny.folder(tmp_path / "model", kind), tiny.CLASSES, dtype=dtype)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_language_model_classifies_by_its_last_token(tmp_path, kind):
+    model, (ids, _, mask) = decoder(tmp_path, kind), tiny.texts()
+    adapter = model.attach(ALL_LINEAR, rng=1)
+    assert "score.weight" in adapter.parameters
+    assert "score.bias" not in adapter.parameters
+    assert not [path for path in adapter.places if path.startswith("lm_head")]
+    together, _ = model.scores(np.where(mask, ids, 7), adapter, key_mask=mask)
+    for i, length in enumerate(mask.sum(axis=1)):
+        np.testing.assert_allclose(
+            together[i], model.scores(ids[i : i + 1, :length], adapter)[0][0], rtol=1e-11, atol=1e-12
+        )
+    changed = np.array(ids)
+    changed[:, 0] = (ids[:, 0] + 1) % 13  # the last token has seen the first
+    assert np.all(np.any(model.scores(changed, adapter, key_mask=mask)[0] != together, axis=1))
+    merged = model.merged(adapter).scores(ids, key_mask=mask)[0]
+    np.testing.assert_allclose(merged, together, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_gradient_of_a_language_model_that_classifies(tmp_path, kind):
+    model = decoder(tmp_path, kind)
+    adapter = model.attach(ALL_LINEAR, rng=1)
+    check_gradients(model, adapter, tuple(adapter.parameters))
+
+
+def test_the_pooling_follows_from_the_kind(tmp_path):
+    folder = tiny.folder(tmp_path / "model")
+    with pytest.raises(ValueError, match="pooling is 'mean', expected 'last' for a language model, and for that alone"):
+        load_classifier(folder, tiny.CLASSES, pooling="mean")
+    with pytest.raises(ValueError, match="pooling is 'last', expected 'last' for a language model, and for that alone"):
+        tiny_classifier(tmp_path / "bert", pooling="last")
