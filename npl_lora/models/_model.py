@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import ops as reference
-from ..adapters import Adapter
+from ..adapters import Adapter, AdapterError, LoRA
+from ..adapters.files import load_config
 from ..ops import Pullback
 from ..ops.compose import Stage, chain, reopen
 from ..support.array import Array
@@ -69,6 +70,12 @@ class Model(Pretrained):
         )
         encode = self._hidden(scope, tokens, key_mask=options.key_mask, recompute=options.recompute)
         return chain(encode, judge)(tokens)
+
+    def load_adapter(self, folder: str | Path, dtype: Any = None, allow_nonfinite: bool = False) -> LoRA:
+        """The adapter in a folder that PEFT or `adapters.files.save` wrote. Raises AdapterError."""
+        if load_config(Path(folder)).other.get("task_type") == "SEQ_CLS":
+            raise AdapterError(f"{folder} is the adapter of a classifier, expected that of a language model")
+        return super().load_adapter(folder, dtype, allow_nonfinite)
 
     def merged(self, adapter: Adapter, sign: float = 1.0) -> "Model":
         """The model with the adapter in its weights, W + s B A; sign = -1 takes it out again."""

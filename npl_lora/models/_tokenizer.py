@@ -169,8 +169,9 @@ def _of_gguf(file: GGUF) -> Tokenizer:
     keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     numbers = {name: file.field(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
     known = {f"{name}_token": names[n] for name, n in numbers.items() if isinstance(n, int) and 0 <= n < len(names)}
-    source = file.field("tokenizer.chat_template")
-    template = ChatTemplate(source, known) if isinstance(source, str) else None
+    source, with_tools = (file.field(f"tokenizer.chat_template{name}") for name in ("", ".tool_use"))
+    with_tools = with_tools if isinstance(with_tools, str) else None
+    template = ChatTemplate(source, known, with_tools) if isinstance(source, str) else None
     return Tokenizer(inner, _check_ends(end, file.path), template)
 
 

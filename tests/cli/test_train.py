@@ -502,6 +502,8 @@ def test_a_language_model_learns_to_classify(tmp_path, capsys):
     assert "accuracy 1.0000" in capsys.readouterr().out
     assert main(["eval", str(folder), str(table), "--length", "8"]) == 2
     assert "--adapter" in capsys.readouterr().err
+    assert main(["generate", str(folder), "1", "--adapter", str(out)]) == 2
+    assert "is the adapter of a classifier, expected that of a language model" in capsys.readouterr().err
 
 
 def test_a_classifier_is_shown_with_its_class(tmp_path, capsys):

@@ -159,6 +159,15 @@ def test_rope_that_is_scaled_otherwise(tmp_path, arrays, write, sentence):
         load(path)
 
 
+def test_a_template_for_conversations_with_tools(tmp_path, arrays):
+    def both(writer):
+        writer.add_chat_template([{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}])
+
+    path, _ = written(tmp_path / "model.gguf", "F32", arrays, more=both)
+    template = load_tokenizer(path).template
+    assert [template.render([]), template.render([], more={"tools": [{}]})] == ["a", "b"]
+
+
 @pytest.mark.parametrize("arch", ["gemma", "phi3", "mamba"])
 def test_kinds_that_a_gguf_file_stores_otherwise(tmp_path, arrays, arch):
     path, _ = written(tmp_path / "model.gguf", "F32", arrays, arch=arch)
