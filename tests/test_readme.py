@@ -58,7 +58,10 @@ def commands(page):
 def all_commands(*, torch):
     """Those that need no real model, and torch or not. The one of the README is checked with what it prints."""
     pairs = [
-        (page, command) for page in PAGES for command in commands(page) if not re.search(r"\$MODEL|dumps| hamlet$", command)
+        (page, command)
+        for page in PAGES
+        for command in commands(page)
+        if not re.search(r"\$MODEL|dumps| hamlet$", command)
     ]
     pairs.remove((README, record_readme.COMMAND))
     return [(page, command) for page, command in pairs if bool(re.search("peft|our_layers?", command)) == torch]

@@ -1,4 +1,4 @@
-"""What a family of models has to offer. A family is a module: llama, gpt2 and bert are the three there are."""
+"""What a family of models has to offer. A family is a module: llama, gemma, phi3, gpt2 and bert are those there are."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, Self
